@@ -1,0 +1,139 @@
+"""What every script shares at its door: one-line errors, JSON in, files out whole.
+
+Imports nothing local and nothing heavy, so that `--help` answers at once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import sys
+import tempfile
+import types
+import typing
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: the file or flag, what was found, what was expected."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line and whose help shows the defaults."""
+
+    def __init__(self, **kwargs):
+        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs)
+
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+
+    def add_dataclass(self, cls):
+        """One option per field of a dataclass: its type, default, `help` and `choices` (from the field's metadata)."""
+        for name, kind in typing.get_type_hints(cls).items():
+            field = next(f for f in dataclasses.fields(cls) if f.name == name)
+            if isinstance(kind, types.UnionType):  # `int | None`: an option that may stay unset
+                kind = next(k for k in kind.__args__ if k is not type(None))
+            options = {"help": field.metadata["help"], "default": field.default}
+            if kind is bool:  # --flag and --no-flag, never `--flag False`
+                options["action"] = argparse.BooleanOptionalAction
+            else:
+                options |= {"type": kind, "choices": field.metadata.get("choices")}
+                if options["choices"] is None:
+                    options["metavar"] = field.metadata.get("metavar", kind.__name__.upper())
+            self.add_argument(f"--{name}", **options)
+        return self
+
+
+def option(default, help, **metadata):
+    """A dataclass field that is a command-line option."""
+    return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+def positive_int(text):
+    """argparse type: a whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
+    return value
+
+
+def run(main):
+    """Run a script's main(); a user's mistake becomes one line on stderr and exit status 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        message = str(error)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `| head` closed our output: nothing is wrong
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        where = f"{error.filename}: " if error.filename else ""
+        fix = " (free some space, then run the same command again)" if error.errno == errno.ENOSPC else ""
+        message = f"{where}{error.strerror or error}{fix}"
+    except KeyboardInterrupt:
+        print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
+        sys.exit(130)
+    one_line = " ".join(message.split())
+    print(f"{Path(sys.argv[0]).name}: {one_line}", file=sys.stderr)
+    sys.exit(2)
+
+
+def read_json(path, expected):
+    """The object in a JSON file. `expected` says, in the error, what the file should have held.
+
+    Raises UserError where the file is missing, is a folder, is not UTF-8 or is not JSON.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {found}; expected {expected}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8 text; expected {expected}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; expected {expected}") from None
+
+
+@contextlib.contextmanager
+def whole(path):
+    """A temporary path (beside `path`) to write to; renamed to `path` on success, removed on failure.
+
+    For a file or a directory: what stands at `path` is always complete, the old one until the new one is.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield holder / path.name
+        if path.is_dir():  # a directory cannot be replaced in one step: the old one steps aside first
+            path.rename(holder / "replaced")
+        os.replace(holder / path.name, path)
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def write_json(path, value):
+    """Write `value` as JSON, whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def loading(option_and_value, otherwise):
+    """Around a load by name or path: a name that cannot be fetched, or a bad file, becomes one clear line.
+
+    `otherwise` says which option names a local path, or trains from scratch. Nothing is ever substituted silently.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{option_and_value}: cannot be loaded, neither from disk nor from a hub ({reason}); {otherwise}") from None
