@@ -60,6 +60,27 @@ def positive_int(text):
     return value
 
 
+def positive_float(text):
+    """argparse type: a finite number above 0."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
+
+
+def share(text):
+    """argparse type: a number above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
+    return value
+
+
+def warn(message):
+    """A line on stderr: something was left aside or looks wrong, and the work goes on."""
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+
+
 def run(main):
     """Run a script's main(); a user's mistake becomes one line on stderr and exit status 2."""
     try:

@@ -4,6 +4,7 @@ Shapes: B stories in a batch, T beats, L sequence length, K image slots a photo,
 V vocabulary, F photo feature size, N predicted words in the batch. A batch is what `dataset.collate` makes.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models as torchvision_models
 from torchvision.transforms import functional as vision
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, GPT2Model, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPT2Model,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
@@ -89,11 +99,10 @@ class ImageEncoder(PreTrainedModel):
         return cls(config, resnet)
 
     def preprocess(self, image):
-        """A PIL RGB image -> uint8 (3, S, S): the shorter side reduced to S, the middle cut out."""
-        size = self.config.image_size
-        if image.size != (size, size):
-            image = vision.center_crop(vision.resize(image, size, antialias=True), [size, size])
-        return vision.pil_to_tensor(image)
+        """A PIL RGB image -> uint8 (3, S, S): the square in its middle, reduced to S."""
+        size, side = self.config.image_size, min(image.size)
+        square = vision.center_crop(image, [side, side])  # first, so that a strip does not grow before it is cut
+        return vision.pil_to_tensor(vision.resize(square, [size, size], antialias=True))
 
     def forward(self, pixels):
         """uint8 pixels (N, 3, S, S) -> features (N, F)."""
@@ -218,6 +227,7 @@ class PlanCVAE(PreTrainedModel):
             self.bow_mlp = nn.Sequential(nn.Linear(Z, D), nn.GELU(), nn.Linear(D, D))
         if config.plan == "cvae":
             self.posterior_mlp = nn.Sequential(nn.Linear(2 * D, D), nn.GELU(), nn.Linear(D, 2 * Z))
+        self.first_dyn.requires_grad_(config.plan != "none")
         self.image_encoder.requires_grad_(config.train_encoder)
         self.post_init()
 
@@ -258,17 +268,19 @@ class PlanCVAE(PreTrainedModel):
     # ------------------------------------------------------------------------------------------ stages
 
     def project_photos(self, photos, photo_mask):
-        """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> image slots (B, T, K, D)."""
+        """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> image slots (B, T, K, D).
+
+        Where no photo is there at all, `photos` may have any size: only those that photo_mask tells of are read.
+        """
         B, T = photo_mask.shape
         K = self.config.image_slots
-        if photos.dim() == 5:
-            features = photos.new_zeros(B, T, self.image_encoder.config.feature_size, dtype=self.dtype)
-            if photo_mask.any():
+        features = torch.zeros(B, T, self.image_encoder.config.feature_size, dtype=self.dtype, device=photos.device)
+        if photo_mask.any():
+            seen = photos[photo_mask]  # the photos there are
+            if photos.dim() == 5:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
-                    seen = self.image_encoder(photos[photo_mask])  # photos there are, F
-                features[photo_mask] = seen.to(features.dtype)
-        else:
-            features = photos.to(self.dtype)
+                    seen = self.image_encoder(seen)
+            features[photo_mask] = seen.to(features.dtype)
         slots = self.photo_mlp(features).view(B, T, K, self.width)
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
 
@@ -311,6 +323,23 @@ class PlanCVAE(PreTrainedModel):
     def plan_bias(self, z):
         """W_z z: what plans (..., Z) add to every word's logit, (..., V)."""
         return self.plan_head(z.to(self.plan_head.weight.dtype))
+
+    @contextmanager
+    def planned(self, bias):
+        """Within it the decoder writes under plans: the bias (B, V) is added to every logit of its own generate().
+
+        The bias enters where the logits arise, before any softmax, so that it is right for greedy, beam and nucleus
+        alike. (transformers applies a logits processor to beam search only after the softmax.)
+        """
+
+        def add(head, inputs, logits):  # logits: B times the beams, positions, V
+            return logits + bias.repeat_interleave(len(logits) // len(bias), dim=0)[:, None]
+
+        hook = self.decoder.lm_head.register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def word_logits(self, hidden, bias=None):
         """Logits (N, V) from states (N, D) and the plan's bias (N, V): the linear layer over [h; z], W_h tied."""
@@ -415,6 +444,10 @@ class PlanCVAE(PreTrainedModel):
                 weight = weight + ((prior.log_prob(z) - posterior.log_prob(z)) * beat_mask).sum(1)
             weights.append(weight)
         return torch.stack(weights)
+
+
+AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
+AutoModel.register(PlanCVAEConfig, PlanCVAE)
 
 
 def load_checkpoint(path):

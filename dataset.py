@@ -1,0 +1,940 @@
+"""Stories as tensors: VIST, VIST-Edit and the picturebook -> one pair of files a split -> batches.
+
+    python dataset.py                          preprocess what lies under dataset/
+    python dataset.py --vist dataset/VIST      name it
+
+Part 1 (special tokens, packing, batches) is what training, generation and scoring share: nothing else knows positions.
+Part 2 is the preprocessing. A split is `<split>.json` (stories) and `<split>.safetensors` (their photos).
+"""
+
+import argparse
+import contextlib
+import copy
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from itertools import accumulate
+from operator import itemgetter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
+
+from cli import Parser, UserError, loading, positive_int, read_json, run, whole, write_json
+from model import ImageEncoder, PlanCVAEConfig, best_device
+
+IGNORED = -100  # the label of a position that predicts nothing (PyTorch's own default)
+DATASET = Path("dataset")
+PREPROCESSED = DATASET / "preprocessed"
+SPLITS = ("train", "val", "test")
+SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
+SPLIT_SHAPE = "a preprocessed split (python dataset.py writes <split>.json)"
+PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+CHUNK = 50  # batches of photos between two notes of the progress
+EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
+FUNCTION_WORDS = frozenset(
+    "a an and are as at be but by for from had has have he her his i in is it its my n of on or our s she so that the "
+    "their them then there they this to us was we were with you".split()
+)
+
+
+# ---------------------------------------------------------------------------------------------- tokens
+
+
+class SpecialIds(NamedTuple):
+    """Ids of the special tokens; the field names are the tokens' names, `[bos]` to `[pad]`."""
+
+    bos: int
+    eos: int
+    img: int
+    txt: int
+    dyn: int
+    pad: int
+
+
+SPECIAL_TOKENS = tuple(f"[{name}]" for name in SpecialIds._fields)
+
+
+def special_ids(tokenizer):
+    return SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+
+
+def add_special_tokens(tokenizer):
+    """The tokenizer with our special tokens (it may have them already), decoding exactly what was encoded."""
+    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
+    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "[bos]", "[eos]", "[pad]"
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
+
+
+def load_tokenizer(name_or_path):
+    """GPT-2's tokenizer, or another of transformers', by name or local folder, with the special tokens.
+
+    Raises UserError where it cannot be loaded.
+    """
+    folder = Path(name_or_path)
+    with loading(f"--tokenizer {name_or_path}", "name a local folder, or --tokenizer bpe to train one on the stories"):
+        # GPT-2 was published as these two files, and a folder that holds no others does not say what it is
+        bare = (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file()
+        return add_special_tokens((GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(name_or_path))
+
+
+def train_tokenizer(sentences, vocab_size):
+    """A byte-level BPE of at most `vocab_size` entries plus the special tokens, trained on `sentences` (strings).
+
+    Raises UserError where `vocab_size` leaves no room for the 256 bytes.
+    """
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    if vocab_size < len(alphabet):
+        raise UserError(f"--vocab_size {vocab_size}: expected at least {len(alphabet)}, one entry for every byte")
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=sorted(alphabet), show_progress=False)
+    bpe.train_from_iterator(sentences, trainer)
+    return add_special_tokens(PreTrainedTokenizerFast(tokenizer_object=bpe))
+
+
+def encode(tokenizer, sentences):
+    """Token ids of each sentence, without special tokens: "[eos]" in a user's text is six characters, not a token."""
+    if not sentences:
+        return []
+    plain = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
+    return tokenizer(list(sentences), **plain)["input_ids"]
+
+
+# ---------------------------------------------------------------------------------------------- one story, one sequence
+
+
+def story_length(sentences, image_slots):
+    """Positions that `pack` gives a story: image slots, [bos], words, [eos] and [dyn] of each beat."""
+    return sum(image_slots + len(words) + 3 for words in sentences)
+
+
+def pack(sentences, special, image_slots, open_last=False):
+    """One story as one sequence: `[img]*K [bos] words [eos] [dyn]` for each beat.
+
+    sentences: T lists of token ids. With `open_last`, one more beat follows them that ends after its [bos]: the
+    prefix from which sentence T + 1 is generated (T may be 0).
+
+    Returns 1-D long tensors. Of length L: input_ids, segment_ids, beat (the beat of each position) and labels, already
+    shifted (labels[i] is what position i predicts; -100 where nothing is). Of length T: image_at (the last image slot
+    of each beat; of the open beat too) and dyn_at (each beat's [dyn]; an open beat has none yet).
+    """
+    input_ids, segment_ids, labels, beat, image_at, dyn_at = [], [], [], [], [], []
+    for t, words in enumerate([*sentences, None] if open_last else sentences):
+        image_at.append(len(input_ids) + image_slots - 1)
+        spoken = [special.bos] if words is None else [special.bos, *words, special.eos, special.dyn]
+        input_ids += [special.img] * image_slots + spoken
+        segment_ids += [special.img] * image_slots + [special.txt] * len(spoken)
+        predicted = [IGNORED] if words is None else [*words, special.eos, IGNORED, IGNORED]
+        labels += [IGNORED] * image_slots + predicted
+        beat += [t] * (image_slots + len(spoken))
+        if words is not None:
+            dyn_at.append(len(input_ids) - 1)
+    places = dict(image_at=image_at, dyn_at=dyn_at)
+    fields = dict(input_ids=input_ids, segment_ids=segment_ids, labels=labels, beat=beat) | places
+    return {name: torch.tensor(values, dtype=torch.long) for name, values in fields.items()}
+
+
+def collate(examples, pad_id):
+    """Examples of StoryDataset -> one batch, padded on the right to its longest story (L) and most beats (T).
+
+    input_ids, segment_ids, labels, beat: (B, L) long, padded with pad_id, pad_id, -100, 0.
+    image_at, dyn_at: (B, T) long, 0 on padded beats; beat_mask: (B, T) bool.
+    photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is False: photo missing or beat
+    padded. index: (B), the stories' places in the split.
+    """
+    padding = {"input_ids": pad_id, "segment_ids": pad_id, "labels": IGNORED}
+
+    def pad(name):
+        return pad_sequence([example[name] for example in examples], True, padding.get(name, 0))
+
+    batch = {name: pad(name) for name in examples[0] if name != "index"}
+    batch["beat_mask"] = pad_sequence([torch.ones_like(example["photo_mask"]) for example in examples], True, False)
+    batch["index"] = torch.tensor([example["index"] for example in examples])
+    return batch
+
+
+class Photos:
+    """The photos of a preprocessed split, memory-mapped: a row is read when it is asked for.
+
+    kind: "features" or "pixels"; shape: (rows, F) or (rows, 3, S, S). Raises UserError where the file is not there.
+    """
+
+    def __init__(self, json_path, split):
+        self.kind, self.file = split["photos"]["kind"], Path(json_path).parent / split["photos"]["file"]
+        self.rows = None
+        self.shape = tuple(self.open().get_shape())
+
+    def open(self):
+        if not self.file.is_file():
+            raise UserError(f"{self.file}: no such file; expected the photos of the split beside it")
+        try:
+            return safe_open(self.file, framework="pt").get_slice("photos")
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{self.file}: {error}; expected the photos of a preprocessed split") from None
+
+    def __getitem__(self, row):
+        if self.rows is None:  # opened by whoever reads first, so that each worker process has its own
+            self.rows = self.open()
+        return self.rows[row]
+
+    def __getstate__(self):
+        return self.__dict__ | {"rows": None}  # an open file does not travel to a spawned worker
+
+
+def take_photos(rows, photos):
+    """Photos (T, ...) of one story, zeros where a row is None, and photo_mask (T).
+
+    photos is a Photos or a tensor of them; None gives a story without photos, (T, 0).
+    """
+    mask = torch.tensor([row is not None for row in rows])
+    if photos is None:
+        return torch.zeros(len(rows), 0), mask
+    kind = torch.uint8 if len(photos.shape) == 4 else torch.float32
+    taken = torch.zeros(len(rows), *photos.shape[1:], dtype=kind)
+    for t, row in enumerate(rows):
+        if row is not None:
+            taken[t] = photos[row]
+    return taken, mask
+
+
+class StoryDataset(Dataset):
+    """Stories with their photos: `pack`'s tensors and `take_photos`'s, story by story.
+
+    stories: as in a preprocessed split; photos: a Photos, a tensor, or None (text alone). lengths: positions of each
+    story; shortened: how many stories lost trailing beats (or the end of a lone sentence) to fit `max_length`.
+    """
+
+    def __init__(self, stories, photos, tokenizer, image_slots, max_length):
+        if max_length < image_slots + 4:
+            raise UserError(
+                f"a model of {max_length} positions holds no beat of {image_slots} image slots; expected at least "
+                f"{image_slots + 4} positions, for [bos], a word, [eos] and [dyn] too"
+            )
+        self.stories, self.photos, self.image_slots = stories, photos, image_slots
+        self.special = special_ids(tokenizer)
+        self.rows = [[beat["photo"] for beat in story["beats"]] for story in stories]
+        complete = encode_stories(tokenizer, stories)
+        self.sentences = [fit(sentences, image_slots, max_length) for sentences in complete]
+        self.lengths = [story_length(sentences, image_slots) for sentences in self.sentences]
+        self.shortened = sum(now is not before for now, before in zip(self.sentences, complete, strict=True))
+
+    @classmethod
+    def load(cls, json_path, tokenizer, image_slots, max_length):
+        """A preprocessed split. Raises UserError where its files are missing or are not a split."""
+        split = read_split(json_path)
+        photos = Photos(json_path, split)
+        for story in split["stories"]:
+            for beat in story["beats"]:
+                if beat["photo"] is not None and beat["photo"] >= photos.shape[0]:
+                    found = f"{json_path}: story {story['story_id']}: photo {beat['photo']}"
+                    raise UserError(f"{found}; expected one of the {photos.shape[0]} rows in {photos.file.name}")
+        return cls(split["stories"], photos, tokenizer, image_slots, max_length)
+
+    @property
+    def max_beats(self):
+        return max(map(len, self.sentences))
+
+    def __len__(self):
+        return len(self.stories)
+
+    def __getitem__(self, i):
+        photos, photo_mask = take_photos(self.rows[i][: len(self.sentences[i])], self.photos)
+        packed = pack(self.sentences[i], self.special, self.image_slots)
+        return packed | {"photos": photos, "photo_mask": photo_mask, "index": i}
+
+
+def sentences_of(stories):
+    return [beat["sentence"] for story in stories for beat in story["beats"]]
+
+
+def encode_stories(tokenizer, stories):
+    """Token ids of each sentence of each story, in one call."""
+    words = iter(encode(tokenizer, sentences_of(stories)))
+    return [[next(words) for _ in story["beats"]] for story in stories]
+
+
+def fit(sentences, image_slots, max_length):
+    """The sentences without the trailing beats that do not fit; a lone one is cut. The same object where all fit."""
+    while len(sentences) > 1 and story_length(sentences, image_slots) > max_length:
+        sentences = sentences[:-1]
+    if story_length(sentences, image_slots) > max_length:
+        sentences = [sentences[0][: max_length - image_slots - 3]]
+    return sentences
+
+
+def read_split(path):
+    """The object in a split's JSON, checked. Raises UserError that names the story and what was expected."""
+    split = read_json(path, SPLIT_SHAPE)
+    if not isinstance(split, dict) or split.get("format") != 1:
+        raise UserError(f'{path}: no "format": 1 at its top; expected {SPLIT_SHAPE}')
+    photos = split.get("photos")
+    file, kind = (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
+    if not isinstance(file, str) or kind not in ("features", "pixels"):
+        raise UserError(f'{path}: expected "photos": {{"file": "<split>.safetensors", "kind": "features" or "pixels"}}')
+    if not isinstance(split.get("stories"), list) or not split["stories"]:
+        raise UserError(f"{path}: holds no stories; expected {SPLIT_SHAPE}")
+    for number, story in enumerate(split["stories"]):
+        if not isinstance(story, dict) or "story_id" not in story:
+            raise UserError(f'{path}: story number {number}: no "story_id"; expected one in each')
+        place = f"{path}: story {story['story_id']}"
+        if not isinstance(story.get("beats"), list) or not story["beats"]:
+            raise UserError(f'{place}: no "beats"; expected a list of at least one')
+        for beat in story["beats"]:
+            if not isinstance(beat, dict) or not isinstance(beat.get("sentence"), str):
+                raise UserError(f'{place}: a beat has no "sentence"; expected a string in each')
+            row = beat.get("photo", "absent")
+            if row is not None and (type(row) is not int or row < 0):
+                raise UserError(f'{place}: "photo" of a beat is {row!r}; expected a row number or null')
+    return split
+
+
+class BucketBatches(Sampler):
+    """Batches (lists of story numbers) of like length: each story once an epoch, the order a function of (seed, epoch).
+
+    Shuffled stories are sorted by length inside windows of 50 batches, and the batches shuffled. Without `shuffle`:
+    all sorted by length, the same every epoch.
+    """
+
+    def __init__(self, lengths, batch_size, seed=0, shuffle=True):
+        self.lengths, self.batch_size, self.seed, self.shuffle = lengths, batch_size, seed, shuffle
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch, start=0):
+        """The epoch to run next, from its batch number `start` on (where a stopped run goes on)."""
+        self.epoch, self.start = epoch, start
+
+    def __len__(self):
+        return -(-len(self.lengths) // self.batch_size) - self.start
+
+    def __iter__(self):
+        order, chance = list(range(len(self.lengths))), random.Random(f"{self.seed}, {self.epoch}")
+        if self.shuffle:
+            chance.shuffle(order)
+        window = 50 * self.batch_size if self.shuffle else len(order)
+        order = [i for part in cut(order, window) for i in sorted(part, key=self.lengths.__getitem__)]
+        batches = cut(order, self.batch_size)
+        if self.shuffle:
+            chance.shuffle(batches)
+        return iter(batches[self.start :])
+
+
+def cut(items, size):
+    """Consecutive parts of `size` items, the last as long as what is left."""
+    return [items[at : at + size] for at in range(0, len(items), size)] if items else []
+
+
+def latest_split(split):
+    """The newest dataset/preprocessed/*/<split>.json, or None."""
+    return max(PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None)
+
+
+# ---------------------------------------------------------------------------------------------- photos
+
+
+class BrokenPhoto(Exception):
+    """A file that is not a readable photo; the message is a short reason."""
+
+
+def load_photo(path, size):
+    """The photo as a PIL RGB image, upright, its transparency over white; an animation's first picture.
+
+    size: the side in pixels that the photo will be reduced to (big JPEGs are decoded at a fraction of their size).
+    Raises BrokenPhoto.
+    """
+    try:
+        if Path(path).stat().st_size == 0:
+            raise BrokenPhoto("empty file")
+        with warnings.catch_warnings(), Image.open(path, formats=PHOTO_FORMATS) as image:
+            warnings.simplefilter("ignore")  # odd metadata; what cannot be read raises an error
+            image.draft("RGB", (2 * size, 2 * size))
+            image.load()
+            if max(image.size) > 20 * min(image.size):  # its shorter side would grow to `size`, and the longer with it
+                raise BrokenPhoto("{} x {} pixels: a strip".format(*image.size))
+            return to_rgb(upright(image))
+    except BrokenPhoto:
+        raise
+    except UnidentifiedImageError:
+        raise BrokenPhoto("not a photo") from None
+    except Image.DecompressionBombError:
+        raise BrokenPhoto("too many pixels") from None
+    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
+        raise BrokenPhoto(f"{type(error).__name__}: {error}"[:80]) from None
+
+
+def upright(image):
+    """The image turned as its EXIF says, or as it is where the EXIF cannot be read."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def to_rgb(image):
+    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+
+
+def photo_files(folder):
+    """The files in a folder that are named as photos, by name."""
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_file())
+    return [Path(folder, name) for name in names if Path(name).suffix.lower() in PHOTO_SUFFIXES]
+
+
+def time_taken(path):
+    """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it does not."""
+    with contextlib.suppress(Exception), Image.open(path, formats=PHOTO_FORMATS) as image:
+        exif = image.getexif()
+        return exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+    return None
+
+
+def photo_index(images, split):
+    """{photo id: path} of the photos in images/<split>, or in `images` itself where there is no such folder."""
+    paths = photo_files(images / split if (images / split).is_dir() else images)
+    return {path.stem: path for path in reversed(paths)}  # of x.gif and x.jpg, the first
+
+
+def find_photos(stories, index):
+    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those without a file."""
+    found, missing = {}, {}
+    for photo_id in dict.fromkeys(beat["photo_id"] for story in stories for beat in story["beats"]):
+        if photo_id in (".", "..") or set(photo_id) & {"/", "\\"}:
+            missing[photo_id] = "unsafe id"
+        elif photo_id in index:
+            found[photo_id] = index[photo_id]
+        else:
+            missing[photo_id] = "not found"
+    return found, missing
+
+
+class PhotoFiles(Dataset):
+    """Paths -> (uint8 pixels (3, S, S), ""), or (zeros, the reason) where the photo is broken."""
+
+    def __init__(self, paths, encoder):
+        self.paths, self.encoder = paths, encoder
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        size = self.encoder.config.image_size
+        try:
+            return self.encoder.preprocess(load_photo(self.paths[i], size)), ""
+        except BrokenPhoto as reason:
+            return torch.zeros(3, size, size, dtype=torch.uint8), str(reason)
+
+
+def write_photos(partial, photos, encoder, kind, batch_size, workers):
+    """Write the photos' tensor as a safetensors file at `partial`, a row each; return {photo id: reason} of the broken.
+
+    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A broken photo is a
+    row of zeros. Rows are appended in order; after each CHUNK of batches the progress file says how many stand, so that
+    a run that was stopped goes on from there.
+    """
+    size, device, ids = encoder.config.image_size, best_device(), list(photos)
+    dtype, shape = ("U8", (3, size, size)) if kind == "pixels" else ("F16", (encoder.config.feature_size,))
+    row_bytes = math.prod(shape) * (1 if kind == "pixels" else 2)
+    header = safetensors_header(dtype, (len(ids), *shape), row_bytes * len(ids))
+    resumed = partial.exists() and progress_file(partial).exists()
+    progress = read_json(progress_file(partial), "a progress file") if resumed else {"rows": 0, "broken": {}}
+    start, broken = progress["rows"], progress["broken"]
+
+    files = PhotoFiles([photos[photo_id] for photo_id in ids[start:]], encoder)
+    network = copy.deepcopy(encoder).to(device)  # the workers keep the one on the CPU
+    bar = tqdm(total=len(ids), initial=start, unit=" photos", desc=partial.name.removesuffix(".partial"))
+    with open(partial, "r+b" if resumed else "wb") as file, bar:
+        file.write(header)
+        file.seek(len(header) + start * row_bytes)
+        file.truncate()
+        for batch, (pixels, reasons) in enumerate(DataLoader(files, batch_size, num_workers=workers), 1):
+            rows = pixels.numpy() if kind == "pixels" else encode_photos(network, pixels.to(device))
+            for i, reason in enumerate(reasons):
+                if reason:
+                    rows[i], broken[ids[start + i]] = 0, reason
+            file.write(rows.tobytes())
+            start += len(rows)
+            bar.update(len(rows))
+            if batch % CHUNK == 0 or start == len(ids):
+                file.flush()
+                os.fsync(file.fileno())  # the rows are on the disk before the note says so
+                write_json(progress_file(partial), {"rows": start, "broken": broken})
+    return broken
+
+
+def progress_file(partial):
+    return partial.with_name(f"{partial.name}.json")
+
+
+@torch.inference_mode()
+def encode_photos(network, pixels):
+    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), in numpy. Raises UserError where they do not fit."""
+    features = network(pixels).half()
+    if not features.isfinite().all():  # random weights: the deepest networks multiply their input by millions
+        advice = "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet, or --store pixels"
+        raise UserError(f"--image_encoder {network.config.arch}: its features exceed float16's range; {advice}")
+    return features.cpu().numpy()
+
+
+def safetensors_header(dtype, shape, size):
+    """The first bytes of a safetensors file that holds one tensor, "photos" (huggingface/safetensors, README)."""
+    header = json.dumps({"photos": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header
+
+
+# ---------------------------------------------------------------------------------------------- what the sources hold
+
+
+def read_vist(folder, text):
+    """{split: (stories, remarks)} of a folder in VIST's format, without the photos; and no machine stories.
+
+    text: "normalized" or "original". Raises UserError that names the file and what it lacks.
+    """
+    files = {split: folder / "sis" / f"{split}.story-in-sequence.json" for split in SPLITS}
+    files = {split: path for split, path in files.items() if path.exists()}
+    if not files:
+        raise UserError(f"{folder}: no sis/<split>.story-in-sequence.json in it; expected one for train, val or test")
+    return {split: read_vist_split(path, text) for split, path in files.items()}, {}
+
+
+def read_vist_split(path, text):
+    data = read_json(path, "VIST annotations")
+    entries = data.get("annotations") if isinstance(data, dict) else None
+    if not isinstance(entries, list):
+        raise UserError(f'{path}: no list "annotations"; expected VIST annotations (stories in sequence)')
+    by_story, key = {}, {"normalized": "text", "original": "original_text"}[text]
+    for number, entry in enumerate(entries):
+        entry = entry[0] if isinstance(entry, list) and entry else entry
+        for name in ("story_id", "photo_flickr_id", "worker_arranged_photo_order", key):
+            if not isinstance(entry, dict) or entry.get(name) is None:
+                advice = "; --text normalized does without it" if name == "original_text" else ""
+                raise UserError(f'{path}: annotation {number} has no "{name}"; expected one in each{advice}')
+        by_story.setdefault(str(entry["story_id"]), []).append(entry)
+    stories, remarks = [], Counter()
+    for story_id, entries in by_story.items():
+        try:
+            places = [int(entry["worker_arranged_photo_order"]) for entry in entries]
+        except (TypeError, ValueError):
+            raise UserError(f'{path}: story {story_id}: a "worker_arranged_photo_order" is not a number') from None
+        told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
+        beats = sorted(set(zip(places, told, strict=True)))  # an annotation that is there twice counts once
+        places = [place for place, _ in beats]
+        if len(set(places)) < len(places):
+            remarks["left out: two photos at one place"] += 1
+        elif not all(sentence for _, (_, sentence) in beats):
+            remarks["left out: an empty sentence"] += 1
+        else:
+            remarks["kept: a place without a photo"] += places != list(range(len(places)))
+            album_id = str(entries[0].get("album_id", ""))
+            stories.append(new_story(story_id, album_id, [beat for _, beat in beats]))
+    return stories, remarks
+
+
+def read_vist_edit(folder, text):
+    """{split: (stories, remarks)} of the human edits in VIST-Edit, and {"<system>.<split>": machine stories}.
+
+    Raises UserError that names the file and what it lacks.
+    """
+    splits, machine = {}, {}
+    for system in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True):
+            for path in sorted((system / name).glob("[!.]*.json")):
+                stories, remarks = splits.setdefault(split, ([], Counter()))
+                edits, automatic = read_edits(path, text, remarks)
+                stories += edits
+                machine.setdefault(f"{system.name}.{split}", []).append(automatic)
+    if not splits:
+        raise UserError(f"{folder}: no <system>/<split>/*.json in it; expected VIST-Edit's AREL and GLAC folders")
+    return splits, machine
+
+
+def read_edits(path, text, remarks):
+    """The human edits in one file of VIST-Edit as stories, and the machine's own story."""
+    data, key = read_json(path, "a story of VIST-Edit"), EDIT_KEYS[text]
+    expected = {"photo_sequence_ids": list, "auto_story_text_normalized": str, "edited_stories": list}
+    for name, kind in expected.items():
+        if not isinstance(data, dict) or not isinstance(data.get(name), kind) or not data[name]:
+            raise UserError(f'{path}: no "{name}"; expected a story of VIST-Edit')
+    photos = [str(photo_id) for photo_id in data["photo_sequence_ids"]]
+    name, album_id = f"{'-'.join(photos)}-{data.get('model', path.parts[-3])}", str(data.get("album_id", ""))
+    machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
+    remarks["kept: a machine story without one sentence per photo"] += len(machine) != len(photos)
+    stories = []
+    for number, edit in enumerate(data["edited_stories"]):
+        if not isinstance(edit, dict) or not isinstance(edit.get(key), (str, list)):
+            raise UserError(f'{path}: edit {number} has no "{key}"; expected one in each')
+        sentences = re.split(r"(?<=[.!?])\s+", edit[key]) if isinstance(edit[key], str) else edit[key]
+        sentences = [sentence for sentence in map(one_line, sentences) if sentence]
+        if sentences:
+            remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)
+            stories.append(new_story(f"{name}-{number}", album_id, tell(photos, sentences, machine)))
+        else:
+            remarks["left out: no sentences"] += 1
+    beats = tell(photos, machine, machine)
+    automatic = {"story_id": name, "album_id": album_id, "photo_ids": [photo for photo, _ in beats]}
+    return stories, automatic | {"sentences": [sentence for _, sentence in beats]}
+
+
+def tell(photos, sentences, machine):
+    """[(photo id, its sentences joined)]: an edit's sentences by photo. A photo without one is left out."""
+    if len(sentences) == len(photos):
+        return list(zip(photos, sentences, strict=True))
+    photo_of = spread(len(machine), len(photos))
+    told = {}
+    for sentence, j in zip(sentences, align(sentences, machine), strict=True):
+        told.setdefault(photo_of[j], []).append(sentence)
+    return [(photos[at], " ".join(parts)) for at, parts in told.items()]
+
+
+def spread(count, places):
+    """`count` things over `places` in order, evenly: the place of each, 0 to places - 1."""
+    return [(2 * i + 1) * places // (2 * count) for i in range(count)]
+
+
+def align(edit_sentences, machine_sentences):
+    """For each edited sentence the number of the machine sentence that it rewrites, never decreasing.
+
+    Where the counts agree, one to one. Else the alignment of highest total similarity (dynamic programming); where
+    the words do not decide, the nearest to an even spread.
+    """
+    count, places = len(edit_sentences), len(machine_sentences)
+    if count == places:
+        return list(range(count))
+    best = [(0.0, [])] * places  # best[j]: score and alignment of the sentences so far, none of them beyond j
+    for sentence, even in zip(edit_sentences, spread(count, places), strict=True):
+        ending = [
+            (score + similarity(sentence, machine_sentences[j]) - 1e-6 * abs(j - even), [*path, j])
+            for j, (score, path) in enumerate(best)
+        ]
+        best = list(accumulate(ending, lambda a, b: max(a, b, key=itemgetter(0))))
+    return best[-1][1]
+
+
+def similarity(a, b):
+    """F1 of the words that two sentences share, 0 to 1; a function word weighs a tenth of another."""
+
+    def weigh(words):
+        return sum(n * (0.1 if word in FUNCTION_WORDS else 1) for word, n in words.items())
+
+    a, b = (Counter(re.findall(r"\w+", sentence.lower())) for sentence in (a, b))
+    return 2 * weigh(a & b) / (weigh(a) + weigh(b)) if a and b else 0.0
+
+
+def one_line(text):
+    text = str(text).encode(errors="replace").decode()  # JSON may hold half a character, which no file takes
+    return " ".join(text.split())
+
+
+def new_story(story_id, album_id, beats):
+    """beats: [(photo id, sentence)]."""
+    beats = [{"photo_id": photo_id, "sentence": sentence} for photo_id, sentence in beats]
+    return {"story_id": story_id, "album_id": album_id, "beats": beats}
+
+
+# ---------------------------------------------------------------------------------------------- preprocessing
+
+REAL = dict(image_encoder="resnet152", encoder_weights="imagenet", image_size=224, store="features", tokenizer="gpt2")
+DRAWN = dict(image_encoder="resnet18", encoder_weights="none", image_size=64, store="pixels", tokenizer="bpe")
+BY_SOURCE = {
+    "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
+    "encoder_weights": ({"metavar": "WEIGHTS"}, "imagenet, none (random), or the path of a state dict"),
+    "image_size": ({"type": positive_int, "metavar": "PIXELS"}, "side of the square that a photo is reduced to"),
+    "store": ({"choices": ("features", "pixels")}, "frozen features, or pixels to train the encoder too"),
+    "tokenizer": ({"metavar": "NAME"}, "a name, a folder, or bpe to train one on the training stories"),
+}
+
+
+class Source(NamedTuple):
+    name: str  # also its folder under dataset/
+    holds: str
+    read: Callable  # (folder, text) -> {split: (stories, remarks)}, {name: machine stories}
+    files: str  # its annotations, from its folder
+    images: str  # the folder of its photos, from its folder
+    defaults: dict
+
+
+SIS, EDITS = "sis/*.story-in-sequence.json", "*/*/*.json"
+SOURCES = {
+    "vist": Source("VIST", "sis/ and images/", read_vist, SIS, "images", REAL),
+    "vist_edit": Source("VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL),
+    "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
+}
+NOTHING_FOUND = f"""\
+{DATASET}/ holds no stories yet. Put there
+  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json and images/{{train,val,test}}/<photo id>.jpg
+  {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
+or name them (--vist DIR, --vist_edit DIR), or draw the sample:
+  python picturebook.py"""
+
+
+def parser():
+    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on the source.
+    parser = Parser(
+        description="Preprocess stories and their photos into <split>.json and <split>.safetensors.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    for key, source in SOURCES.items():
+        add(f"--{key}", metavar="DIR", type=Path, help=f"{source.name}: a folder with {source.holds}")
+    add("--images", metavar="DIR", type=Path, help="where the photos are (default: its images/; VIST-Edit: VIST's)")
+    add("--output", metavar="DIR", type=Path, help=f"where the splits go (default: {PREPROCESSED}/<source>)")
+    for name, (options, meaning) in BY_SOURCE.items():
+        values = {key: source.defaults[name] for key, source in SOURCES.items()}
+        default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
+        add(f"--{name}", **options, help=f"{meaning} ({default})")
+    add("--vocab_size", type=positive_int, default=8000, help="entries of a tokenizer that is trained here")
+    add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
+    add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
+    add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
+    add("--batch_size", type=positive_int, default=64, help="photos encoded at once")
+    add("--workers", type=positive_int, default=min(8, os.cpu_count() or 1), help="processes that decode photos")
+    add("--overwrite", action="store_true", default=False, help="replace an output of other settings or input")
+    return parser
+
+
+def choose_source(args):
+    """(key in SOURCES, folder) that the user named, or the first that lies under dataset/; None where there is none."""
+    named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
+    if len(named) > 1:
+        raise UserError(f"--{named[0][0]} and --{named[1][0]}: expected one of them")
+    for key, folder in named:
+        if not folder.is_dir():
+            raise UserError(f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it")
+        return key, folder
+    folders = [(key, DATASET / source.name, source.files) for key, source in SOURCES.items()]
+    lying = [(key, folder) for key, folder, files in folders if any(folder.glob(files))]
+    if not lying:
+        return None
+    others = ", ".join(f"--{key} {folder}" for key, folder in lying[1:])
+    print(f"Preprocessing {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
+    return lying[0]
+
+
+def choose_settings(args, source):
+    """What the output depends on, beside the stories and photos."""
+    settings = {"source": source.name, "text": args.text, "missing_photos": args.missing_photos}
+    settings |= {name: vars(args).get(name, default) for name, default in source.defaults.items()}
+    if settings["tokenizer"] == "bpe":
+        settings["vocab_size"] = args.vocab_size
+    weights = Path(settings["encoder_weights"])
+    if weights.is_file():  # the same path may hold other weights tomorrow
+        settings["encoder_weights_date"] = weights.stat().st_mtime_ns
+    return settings
+
+
+def main(argv=None):
+    args = parser().parse_args(argv)
+    chosen = choose_source(args)
+    if chosen is None:
+        print(NOTHING_FOUND, file=sys.stderr)
+        return 2
+    key, folder = chosen
+    source = SOURCES[key]
+    if args.machine_stories and key != "vist_edit":
+        raise UserError("--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR")
+    images, output = vars(args).get("images", folder / source.images), vars(args).get("output", PREPROCESSED / key)
+    if not images.is_dir():
+        raise UserError(f"{images}: no such folder; expected the photos, or --images DIR that names their folder")
+
+    splits, machine = source.read(folder, args.text)
+    jobs = {split: prepare(folder, split, *told, images, args.missing_photos) for split, told in splits.items()}
+    new = {"settings": choose_settings(args, source), "inputs": {split: job.fingerprint for split, job in jobs.items()}}
+    earlier = earlier_report(output, new, args.overwrite)
+    report = earlier or new | {"splits": {}}
+    todo = [split for split in jobs if not is_complete(output, split, report)]
+    if todo:
+        tokenizer, encoder = load_shared(output) if earlier else make_shared(output, report, jobs)
+    for split, job in jobs.items():
+        if split in todo:
+            write_split(output, split, job, report, tokenizer, encoder, args)
+        else:
+            print(f"{output / split}.json: complete already, from the same settings and input")
+        print_split(split, report["splits"][split])
+    if args.machine_stories:
+        for name, stories in machine.items():
+            write_json(output / f"{name}.json", {"stories": stories})
+            print(f"{output / name}.json: {len(stories)} machine stories")
+    if any(entry["photos"]["missing"] or entry["photos"]["broken"] for entry in report["splits"].values()):
+        print(f"Which photos are missing or broken, and why: {output / 'report.json'}")
+    if "train" in jobs:
+        paths = [f"--{split}_data_path {output / split}.json" for split in ("train", "val") if split in jobs]
+        print(f"Next: python train.py {' '.join(paths)}")
+    return 0
+
+
+class Job(NamedTuple):
+    """One split, ready to be written."""
+
+    stories: list
+    remarks: Counter  # how many stories were left out or kept, and why
+    found: dict  # photo id: path, one row each
+    missing: dict  # photo id: reason
+    fingerprint: str  # of the stories and the photos' files
+
+
+def prepare(folder, split, stories, remarks, images, missing_photos):
+    index = photo_index(images, split)
+    found, missing = find_photos(stories, index)
+    if missing_photos == "drop":
+        stories = with_photos(stories, found, split, remarks)
+        found, _ = find_photos(stories, index)
+    if not stories:
+        found = remark_line(remarks) or "no annotations"
+        raise UserError(f"{folder}: no story in {split} ({found}); expected at least one")
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found.values()]
+    fingerprint = hashlib.sha256(json.dumps([stories, files, missing]).encode()).hexdigest()
+    return Job(stories, remarks, found, missing, fingerprint)
+
+
+def with_photos(stories, photos, split, remarks):
+    """The stories whose photos are all in `photos`; the others are counted."""
+    kept = [story for story in stories if all(beat["photo_id"] in photos for beat in story["beats"])]
+    remarks["left out: a photo missing or broken"] += len(stories) - len(kept)
+    if stories and not kept:
+        raise UserError(f"--missing_photos drop: each story of {split} lacks a photo; expected keep, or more photos")
+    return kept
+
+
+def earlier_report(output, new, overwrite):
+    """report.json in the output folder, if it is of the settings and inputs in `new`; None to start afresh.
+
+    Raises UserError where the folder holds something else and `overwrite` is not set.
+    """
+    path = output / "report.json"
+    if not path.exists():
+        names = os.listdir(output) if output.exists() else []
+        others = [name for name in names if name not in SHARED and not name.startswith(".")]
+        if others:
+            raise UserError(f"--output {output}: holds {others[0]}, not made here; expected a new or empty folder")
+        return None
+    report = read_json(path, "the report of an earlier run")
+    if not isinstance(report, dict) or not {*new, "splits"} <= report.keys():
+        raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output")
+    if not report["splits"] and not any(output.glob("*.partial.json")):
+        return None  # stopped before there was anything to keep
+    before, now = report["settings"], new["settings"]
+    names = [name for name in before | now if before.get(name) != now.get(name)]
+    differ = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
+    if report["inputs"] != new["inputs"]:
+        differ.append("other stories or photos")
+    if differ and not overwrite:
+        raise UserError(f"{output}: of another run ({'; '.join(differ)}); expected --overwrite, or another --output")
+    return None if differ else report
+
+
+def is_complete(output, split, report):
+    return split in report["splits"] and all((output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors"))
+
+
+def load_shared(output):
+    tokenizer, encoder = (output / name for name in SHARED)
+    return load_tokenizer(tokenizer), ImageEncoder.from_pretrained(encoder).eval()
+
+
+def make_shared(output, report, jobs):
+    """The tokenizer and the photo encoder, saved in the output folder (what stood there goes), and the report."""
+    settings = report["settings"]
+    if settings["tokenizer"] == "bpe":
+        taught = "train" if "train" in jobs else next(iter(jobs))
+        print(f"Training the tokenizer on the {len(jobs[taught].stories)} stories of {taught}")
+        tokenizer = train_tokenizer(sentences_of(jobs[taught].stories), settings["vocab_size"])
+    else:
+        tokenizer = load_tokenizer(settings["tokenizer"])
+    torch.manual_seed(0)  # random weights are the same in every run
+    encoder = ImageEncoder.build(settings["image_encoder"], settings["encoder_weights"], settings["image_size"]).eval()
+    for split in SPLITS:  # an earlier run's files go only now that nothing more can be wrong
+        for suffix in ("json", "safetensors", "safetensors.partial", "safetensors.partial.json"):
+            (output / f"{split}.{suffix}").unlink(missing_ok=True)
+    (output / "report.json").unlink(missing_ok=True)
+    for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
+        with whole(output / name) as folder:
+            item.save_pretrained(folder)
+    write_json(output / "report.json", report)
+    return tokenizer, encoder
+
+
+def write_split(output, split, job, report, tokenizer, encoder, args):
+    """Write one split and its entry in the report; the photos' file takes its name last."""
+    settings, target = report["settings"], output / f"{split}.safetensors"
+    partial = target.with_name(f"{target.name}.partial")
+    broken = write_photos(partial, job.found, encoder, settings["store"], args.batch_size, args.workers)
+    rows = {photo_id: row for row, photo_id in enumerate(job.found) if photo_id not in broken}
+    stories, remarks = job.stories, job.remarks
+    if settings["missing_photos"] == "drop":
+        stories = with_photos(stories, rows, split, remarks)
+    for beat in (beat for story in stories for beat in story["beats"]):
+        beat["photo"] = rows.get(beat["photo_id"])
+    about = {"format": 1, "source": settings["source"], "split": split, "text": settings["text"]}
+    about["photos"] = {"file": target.name, "kind": settings["store"]}
+    write_json(output / f"{split}.json", about | {"stories": stories})
+    report["splits"][split] = measure(stories, tokenizer) | {
+        "remarks": +remarks,
+        "photos": {"found": len(rows), "missing": job.missing, "broken": broken},
+    }
+    write_json(output / "report.json", report)
+    os.replace(partial, target)
+    progress_file(partial).unlink(missing_ok=True)
+
+
+def measure(stories, tokenizer):
+    """How many stories and beats, how long their sentences in words and they themselves in positions."""
+    words = [len(sentence.split()) for sentence in sentences_of(stories)]
+    image_slots = PlanCVAEConfig().image_slots
+    lengths = [story_length(story, image_slots) for story in encode_stories(tokenizer, stories)]
+    return {
+        "stories": len(stories),
+        "beats": len(words),
+        "words": {"total": sum(words), "mean": round(float(np.mean(words)), 2), "max": max(words)},
+        "positions": {
+            "image_slots": image_slots,
+            "mean": round(float(np.mean(lengths)), 1),
+            "95 %": int(np.percentile(lengths, 95)),
+            "max": max(lengths),
+        },
+    }
+
+
+def print_split(split, entry):
+    words, positions, photos = entry["words"], entry["positions"], entry["photos"]
+    print(
+        f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} found, "
+        f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
+        f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story with "
+        f"{positions['image_slots']} image slots a photo takes {positions['mean']} positions "
+        f"(95 %: {positions['95 %']}, most: {positions['max']})"
+    )
+    if entry["remarks"]:
+        print(f"  {remark_line(entry['remarks'])}")
+
+
+def remark_line(remarks):
+    return "; ".join(f"{remark}: {count}" for remark, count in remarks.items() if count)
+
+
+if __name__ == "__main__":
+    run(main)

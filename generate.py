@@ -1,0 +1,305 @@
+"""Write a story for a folder of photos, one sentence a photo.
+
+    python generate.py FOLDER [FOLDER …]              a story for each
+    python generate.py --data_path test.json          a story for each story of a preprocessed split
+"""
+
+import copy
+import re
+from pathlib import Path
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import DynamicCache, GenerationConfig
+from transformers.trainer_utils import set_seed
+
+import cli
+from cli import UserError
+from dataset import (
+    PHOTO_SUFFIXES,
+    BrokenPhoto,
+    Photos,
+    load_photo,
+    photo_files,
+    read_split,
+    special_ids,
+    story_length,
+    take_photos,
+    time_taken,
+)
+from model import OUTPUT_DIR, best_device, load_checkpoint
+
+
+# ------------------------------------------------------------------------------------------ one batch
+
+
+def choose_plan(prior, noise):
+    """z (B, Z) of one beat: the prior's mean, or, with noise (B, Z), a sample of it."""
+    return prior.mean if noise is None else prior.mean + noise * (0.5 * prior.log_var).exp()
+
+
+@torch.inference_mode()
+def tell(model, special, photos, photo_mask, settings, noise=None):
+    """Write one sentence a photo, beat by beat on a key/value cache.
+
+    photos (B, T, ...) and photo_mask (B, T) as `dataset.collate` makes them; settings a GenerationConfig; noise
+    (B, T, Z) makes the plans samples of the prior, None its mean.
+    Returns the words, B lists of T lists of token ids, and how many sentences were cut at settings.max_new_tokens.
+
+    Each beat is two calls of the decoder: one reads the sentence before and the photo (all positions at once), which
+    gives the plan; then transformers' generate() writes the sentence under it, on a copy of the cache. Beams and
+    samples thus never touch the story's own cache.
+    """
+    B, T = photo_mask.shape
+    device = photos.device
+    decoder = model.decoder
+    slots = model.project_photos(photos, photo_mask)  # B, T, K, D
+    K = slots.shape[2]
+    wte = decoder.transformer.wte
+    cache = DynamicCache(config=decoder.config)
+    history = torch.empty(B, 0, dtype=torch.long, device=device)  # token ids, [img] for image slots
+    mask = torch.empty(B, 0, dtype=torch.long, device=device)  # 0 where a row is padded
+    image_states, dyn_states = [], [torch.zeros(B, model.width, device=device, dtype=slots.dtype)]
+    sentences = [[] for _ in range(B)]
+    forbidden = torch.zeros(decoder.config.vocab_size, device=device)
+    forbidden[[i for i in special if i != special.eos]] = -torch.inf
+    cut = 0
+    for t in range(T):
+        # Read [bos] the sentence before [eos] [dyn] and this photo's slots.
+        before = [torch.tensor([special.bos, *words[-1], special.eos, special.dyn]) for words in sentences] if t else []
+        text = pad_sequence(before, True, special.pad).to(device) if t else history
+        pictures = text.new_full((B, K), special.img)
+        chunk = torch.cat([text, pictures], dim=1)
+        embeddings = torch.cat([wte(text), slots[:, t].to(wte.weight.dtype)], dim=1)
+        segments = torch.cat([torch.full_like(text, special.txt), pictures], dim=1)
+        mask = torch.cat([mask, (chunk != special.pad).long()], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -chunk.shape[1] :]
+        states = model.decode(
+            embeddings, segments, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        history = torch.cat([history, chunk], dim=1)
+        image_states.append(states[:, -1])
+        if t:
+            at_dyn = torch.tensor([len(words) - 1 for words in before], device=device)
+            dyn_states.insert(-1, states[torch.arange(B, device=device), at_dyn])  # the zeros stay for the coming one
+
+        # Foresee the change, draw the plan.
+        bias = forbidden.expand(B, -1)
+        if model.config.plan != "none":
+            dyn = torch.stack(dyn_states, 1)
+            _, expected_change = model.changes(dyn, model.follow(torch.stack(image_states, 1), dyn))
+            z = choose_plan(model.prior(expected_change[:, t]), None if noise is None else noise[:, t])
+            bias = bias + model.plan_bias(z)
+
+        # Write the sentence.
+        room = copy.deepcopy(cache)
+        room.batch_repeat_interleave(settings.num_beams or 1)
+        ids = torch.cat([history, history.new_full((B, 1), special.bos)], dim=1)
+        with model.planned(bias):
+            written = decoder.generate(
+                ids,
+                attention_mask=torch.cat([mask, mask.new_ones(B, 1)], dim=1),
+                token_type_ids=torch.full_like(ids, special.txt),  # only the new positions' are read
+                past_key_values=room,
+                generation_config=settings,
+            )[:, ids.shape[1] :]
+        for story, words in zip(sentences, written.tolist(), strict=True):
+            end = words.index(special.eos) if special.eos in words else len(words)
+            cut += end == len(words)
+            story.append([word for word in words[:end] if word != special.pad])
+    return sentences, cut
+
+
+def plan_noise(indices, beats, plan_size, seed, temperature):
+    """Noise (B, T, Z) of stories by number: a story's plans do not depend on the batch it is written in."""
+    generators = (torch.Generator().manual_seed(seed * 1_000_003 + i) for i in indices)
+    return temperature * torch.stack([torch.randn(beats, plan_size, generator=g) for g in generators])
+
+
+# ------------------------------------------------------------------------------------------- folders
+
+
+def natural(name):
+    """Sorting key by which photo2 comes before photo10."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part.lower()) for part in re.split(r"(\d+)", name)]
+
+
+def read_folder(folder, encoder, order):
+    """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
+
+    Raises UserError where the folder holds none. What is left aside is said.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a folder of photos")
+    found, unreadable = [], []
+    for path in sorted(photo_files(folder), key=lambda path: natural(path.name)):
+        try:
+            found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
+        except BrokenPhoto as error:
+            unreadable.append(f"{path.name} ({error})")
+    if unreadable:
+        cli.warn(f"{folder}: {len(unreadable)} photos cannot be read and are left aside: {', '.join(unreadable)}")
+    if not found:
+        raise UserError(f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files")
+    if order == "time":
+        times = {path: time_taken(path) for path, _ in found}
+        undated = sum(time is None for time in times.values())
+        if undated:
+            cli.warn(f"{folder}: {undated} photos carry no EXIF time and come last, by name")
+        found.sort(key=lambda entry: (times[entry[0]] is None, times[entry[0]] or ""))
+    names = [path.name for path, _ in found]
+    return {
+        "story_id": folder.resolve().name, "album_id": folder.resolve().name, "photo_ids": names,
+        "folder": str(folder), "rows": list(range(len(names))), "photos": torch.stack([pixels for _, pixels in found]),
+    }  # fmt: skip
+
+
+def read_albums(path):
+    """The albums of a preprocessed split."""
+    split = read_split(path)
+    photos = Photos(path, split)
+    return [
+        {
+            "story_id": story["story_id"], "album_id": story["album_id"], "photos": photos,
+            "photo_ids": [beat["photo_id"] for beat in story["beats"]], "rows": [beat["photo"] for beat in story["beats"]],
+        }
+        for story in split["stories"]
+    ]  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------- main
+
+
+def write_stories(model, tokenizer, albums, options):
+    """`options.num_stories` stories for each album, as dicts; how many sentences were cut short is said."""
+    special = special_ids(tokenizer)
+    settings = GenerationConfig(
+        do_sample=options.decoding == "nucleus",
+        num_beams=options.num_beams if options.decoding == "beam" else 1,
+        **({"top_p": options.top_p, "top_k": 0, "temperature": options.temperature} if options.decoding == "nucleus" else {}),
+        min_new_tokens=1, max_new_tokens=options.max_words,
+        bos_token_id=special.bos, eos_token_id=special.eos, pad_token_id=special.pad,
+    )  # fmt: skip
+    beat_length = story_length([[0] * options.max_words], model.config.image_slots)
+    for album in albums:
+        if len(album["rows"]) * beat_length > model.max_length:
+            where = album.get("folder", f"story {album['story_id']}")
+            raise UserError(
+                f"{where}: {len(album['rows'])} photos; this model has room for {model.max_length // beat_length} sentences "
+                f"of --max_words {options.max_words}: take fewer photos or a smaller --max_words"
+            )
+    jobs = sorted(
+        ((i, telling) for i in range(len(albums)) for telling in range(options.num_stories)),
+        key=lambda job: len(albums[job[0]]["rows"]),  # a batch holds stories of one length
+    )
+    stories, cut, device = {}, 0, model.device
+    bar = tqdm(total=len(jobs), unit="story", desc="writing", disable=len(jobs) < 2)
+    while jobs:
+        beats = len(albums[jobs[0][0]]["rows"])
+        size = sum(len(albums[i]["rows"]) == beats for i, _ in jobs[: options.batch_size])
+        batch, jobs = jobs[:size], jobs[size:]
+        photos, mask = zip(*(take_photos(albums[i]["rows"], albums[i]["photos"]) for i, _ in batch))
+        noise = None
+        if options.plan == "sample":
+            numbers = [i * options.num_stories + telling for i, telling in batch]
+            noise = plan_noise(numbers, beats, model.config.plan_size, options.seed, options.plan_temperature).to(device)
+        set_seed(options.seed * 1_000_003 + len(stories))  # for nucleus sampling of words
+        words, cut_now = tell(model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise)
+        cut += cut_now
+        for job, sentences in zip(batch, words, strict=True):
+            stories[job] = tokenizer.batch_decode(sentences)
+        bar.update(size)
+    bar.close()
+    if cut:
+        cli.warn(f"{cut} sentences were cut at --max_words {options.max_words}")
+    return [
+        {name: albums[i][name] for name in ("story_id", "album_id", "photo_ids", "folder") if name in albums[i]}
+        | ({"telling": telling + 1} if options.num_stories > 1 else {})
+        | {"sentences": [sentence.strip() for sentence in stories[i, telling]]}
+        for i, telling in sorted(stories)
+    ]
+
+
+def readable(sentence):
+    """A sentence as people write it: VIST's text is lower-case with spaces before the punctuation."""
+    sentence = re.sub(r"\s+([.,!?;:]|n't|'\w+)", r"\1", sentence)
+    sentence = re.sub(r"\bi\b", "I", sentence)
+    return re.sub(r"(^|[.!?]\s+)([a-z])", lambda match: match[0].upper(), sentence)
+
+
+def show(story):
+    telling = f", telling {story['telling']}" if "telling" in story else ""
+    print(f"\n{story['album_id']}{telling}")
+    width = max(len(str(name)) for name in story["photo_ids"])
+    for name, sentence in zip(story["photo_ids"], story["sentences"], strict=True):
+        print(f"  {name or '(no photo)':<{width}}  {readable(sentence)}")
+
+
+def vist_submission(stories):
+    """Stories in the VIST Challenge's submission format."""
+    return {
+        "team_name": "plan-CVAE",
+        "evaluation_info": {"additional_description": "written by generate.py"},
+        "output_stories": [
+            {
+                "album_id": story["album_id"],
+                "photo_sequence": story["photo_ids"],
+                "story_text_normalized": " ".join(story["sentences"]),
+            }
+            for story in stories
+        ],
+    }
+
+
+def parse(arguments=None):
+    parser = cli.Parser(prog="generate.py", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
+    parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
+    parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
+    parser.add_argument("--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time")
+    parser.add_argument("--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen")
+    parser.add_argument("--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam")
+    parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
+    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="of --decoding nucleus")
+    parser.add_argument("--plan", choices=("mean", "sample"), default="mean", help="the prior's mean, or a sample of it")
+    parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
+    parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
+    parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
+    parser.add_argument("--seed", type=int, default=0, help="of plans and words")
+    parser.add_argument("--output", default="stories.json", help="where the stories go")
+    parser.add_argument("--vist_output", help="write them in the VIST Challenge's submission format too")
+    options = parser.parse_args(arguments)
+    if bool(options.folders) == bool(options.data_path):
+        parser.error("expected folders of photos, or --data_path with a preprocessed split")
+    if options.num_stories > 1 and options.plan == "mean" and options.decoding != "nucleus":
+        parser.error(f"--num_stories {options.num_stories}: all would be alike; add --plan sample or --decoding nucleus")
+    return options
+
+
+def main():
+    options = parse()
+    model, tokenizer = load_checkpoint(options.checkpoint)
+    model.to(best_device())
+    if options.plan == "sample" and model.config.plan == "none":
+        raise UserError(f"--plan sample: the model in {options.checkpoint} was trained without a plan")
+    albums = (
+        read_albums(options.data_path)
+        if options.data_path
+        else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
+    )
+    stories = write_stories(model, tokenizer, albums, options)
+    for story in stories[: len(stories) if options.folders else 1]:
+        show(story)
+    written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
+    cli.write_json(options.output, written)
+    print(f"\n{len(stories)} {'story' if len(stories) == 1 else 'stories'} -> {options.output}")
+    if options.vist_output:
+        cli.write_json(options.vist_output, vist_submission(stories))
+        print(f"in the VIST Challenge's format -> {options.vist_output}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

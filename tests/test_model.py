@@ -1,0 +1,298 @@
+"""The mathematics of model.py against closed forms and naive loops, and what it must not see."""
+
+import pytest
+import torch
+import torchvision
+from conftest import batch_of
+from torch.distributions import Normal, kl_divergence
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from cli import UserError
+from model import Gaussian, ImageEncoder, PlanCVAE, load_checkpoint
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def random_gaussian(*shape, seed):
+    g = torch.Generator().manual_seed(seed)
+    return Gaussian(torch.randn(*shape, generator=g).requires_grad_(), torch.randn(*shape, generator=g).requires_grad_())
+
+
+def as_normal(gaussian):
+    return Normal(gaussian.mean, (0.5 * gaussian.log_var).exp())
+
+
+def test_kl_is_that_of_torch_distributions_and_pulls_on_both():
+    q, p = random_gaussian(3, 4, 5, seed=1), random_gaussian(3, 4, 5, seed=2)
+    kl = q.kl(p)
+    torch.testing.assert_close(kl, kl_divergence(as_normal(q), as_normal(p)))
+    assert (kl > 0).all() and torch.allclose(q.kl(q), torch.zeros(()), atol=1e-6)
+    kl.sum().backward()
+    assert all(x.grad.abs().min() > 0 for x in (q.mean, q.log_var, p.mean, p.log_var))
+
+
+def test_log_prob_and_samples_are_those_of_the_gaussian():
+    q = random_gaussian(2, 3, 4, seed=3)
+    z = torch.randn(7, 2, 3, 4)
+    torch.testing.assert_close(q.log_prob(z), as_normal(q).log_prob(z).sum(-1))
+    g = torch.Generator().manual_seed(0)
+    samples = torch.stack([q.sample(generator=g) for _ in range(20_000)])
+    torch.testing.assert_close(samples.mean(0), q.mean, atol=0.12, rtol=0)
+    torch.testing.assert_close(samples.std(0), (0.5 * q.log_var).exp(), rtol=0.05, atol=0)
+
+
+def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
+    model = make_model(plan="deterministic")  # z is the prior's mean: nothing is drawn
+    data = make_stories(model, [3, 1, 5])
+    batch = batch_of(data, [0, 1, 2], tokenizer)
+    with torch.no_grad():
+        out = model(**batch, bow_weight=1.0)
+        nll = bow = 0.0
+        for i in range(3):  # one story, one word at a time, on a sequence of its own
+            single = batch_of(data, [i], tokenizer)
+            states = model.states(**single)
+            z = model.plans(states)[0].mean
+            for t, words in enumerate(data.sentences[i]):
+                bos = single["image_at"][0, t] + 1
+                for k, word in enumerate([*words, tokenizer.eos_token_id]):
+                    logits = model.decoder.lm_head(states.hidden[0, bos + k]) + model.plan_head.weight @ z[0, t]
+                    nll -= logits.log_softmax(-1)[word]
+                    if k < len(words):
+                        hidden = model.bow_mlp(z[0, t])
+                        bow -= (model.decoder.lm_head.weight @ hidden).log_softmax(-1)[word]
+    torch.testing.assert_close(out.nll, nll, **CLOSE)
+    torch.testing.assert_close(out.bow, bow, **CLOSE)
+    assert out.tokens == sum(len(words) + 1 for story in data.sentences for words in story)
+
+
+def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [2, 4]), [0, 1], tokenizer)
+    weights = {"beta": 0.3, "bow_weight": 0.7, "dynamics_weight": 1.9}
+    out = model(**batch, **weights)
+    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 1.9 * out.dynamics
+    torch.testing.assert_close(out.loss, total / out.tokens)
+    torch.testing.assert_close(out.kl_per_beat.sum(), out.kl.detach())
+    assert out.kl > 0
+    free = model(**batch, free_bits=0.02, dynamics_weight=0.0)
+    with torch.no_grad():
+        prior, posterior = model.plans(model.states(**batch))
+        kl = torch.distributions.kl_divergence(as_normal(posterior), as_normal(prior))[batch["beat_mask"]]
+    charged = torch.where(kl < 0.02, 0.02, kl).sum()
+    assert charged > kl.sum() + 0.01
+    torch.testing.assert_close((free.loss * free.tokens - free.nll).detach(), charged, **CLOSE)
+    assert free.bow == free.dynamics == 0
+
+
+def test_dynamics_term_and_changes_follow_the_definition(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [4, 2]), [0, 1], tokenizer)
+    with torch.no_grad():
+        states, out = model.states(**batch), model(**batch)
+    error = 0.0
+    for i, beats in enumerate((4, 2)):
+        before = model.first_dyn
+        for t in range(beats):
+            torch.testing.assert_close(states.dyn[i, t], states.hidden[i, batch["dyn_at"][i, t]])
+            torch.testing.assert_close(states.observed_change[i, t], states.dyn[i, t] - before)
+            torch.testing.assert_close(states.expected_change[i, t], states.predicted[i, t] - before)
+            error += (states.predicted[i, t] - states.dyn[i, t]).pow(2).mean()
+            before = states.dyn[i, t]
+    torch.testing.assert_close(out.dynamics, error, **CLOSE)
+
+
+@pytest.mark.parametrize("plan", ["cvae", "deterministic", "none"])
+def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories, tokenizer):
+    model = make_model(plan=plan).train()
+    batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
+    model(**batch, bow_weight=1.0).loss.backward()
+    idle = {
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or (p.grad == 0).all())
+    }
+    assert idle == set()
+    assert not any(p.requires_grad for p in model.image_encoder.parameters())
+
+
+def test_posterior_and_prior_move_with_the_kl_alone(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [3]), [0], tokenizer)
+    model(**batch).kl.backward()
+    for mlp in (model.prior_mlp, model.posterior_mlp):
+        assert all(p.grad.abs().max() > 0 for p in mlp.parameters())
+
+
+@pytest.mark.parametrize("changed", [0, 2, 4])
+def test_no_leak(changed, make_model, make_stories, tokenizer):
+    """Changing sentence t changes no prior up to t and, with plans from the prior, no logit before the changed word."""
+    model = make_model()
+    data = make_stories(model, [5])
+    batch = batch_of(data, [0], tokenizer)
+    where = batch["image_at"][0, changed] + 2 + len(data.sentences[0][changed]) // 2  # a word in its middle
+    other = dict(batch, input_ids=batch["input_ids"].clone())
+    other["input_ids"][0, where] = (batch["input_ids"][0, where] + 7) % 250
+
+    def read(batch):
+        states = model.states(**batch)
+        prior = model.plans(states)[0]
+        bias = model.plan_bias(prior.mean)[0][batch["beat"][0]]
+        return prior, model.word_logits(states.hidden[0], bias)
+
+    with torch.no_grad():
+        (prior, logits), (prior2, logits2) = read(batch), read(other)
+    upto = changed + 1
+    assert torch.equal(prior.mean[:, :upto], prior2.mean[:, :upto])
+    assert torch.equal(prior.log_var[:, :upto], prior2.log_var[:, :upto])
+    assert torch.equal(logits[:where], logits2[:where])
+    assert not torch.allclose(logits[where:], logits2[where:])
+    if upto < 5:
+        assert not torch.allclose(prior.mean[:, upto:], prior2.mean[:, upto:])
+
+
+def test_a_photo_moves_nothing_before_it(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [4], missing=0), [0], tokenizer)
+    other = dict(batch, photos=batch["photos"].clone())
+    other["photos"][0, 2] += 1
+    with torch.no_grad():
+        a, b = model.states(**batch), model.states(**other)
+    assert torch.equal(a.predicted[:, :2], b.predicted[:, :2]) and not torch.allclose(a.predicted[:, 2], b.predicted[:, 2])
+
+
+def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokenizer):
+    model = make_model(plan="deterministic")
+    data = make_stories(model, [5, 1, 3, 2])
+    with torch.no_grad():
+        together = model(**batch_of(data, range(4), tokenizer), bow_weight=1.0)
+        alone = [model(**batch_of(data, [i], tokenizer), bow_weight=1.0) for i in range(4)]
+    for term in ("nll", "bow", "dynamics", "tokens"):
+        torch.testing.assert_close(getattr(together, term), sum(getattr(out, term) for out in alone), **CLOSE)
+    torch.testing.assert_close(together.cosine[0], alone[0].cosine[0], **CLOSE)
+
+
+def test_kl_of_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokenizer):
+    model = make_model()
+    data = make_stories(model, [5, 2])
+    with torch.no_grad():
+        together = model(**batch_of(data, [0, 1], tokenizer)).kl
+        alone = sum(model(**batch_of(data, [i], tokenizer)).kl for i in (0, 1))
+    torch.testing.assert_close(together, alone, **CLOSE)
+
+
+def test_missing_photos_are_the_no_photo_embedding(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [3], missing=0), [0], tokenizer)
+    masked = dict(batch, photo_mask=torch.zeros_like(batch["photo_mask"]))
+    garbage = dict(masked, photos=torch.full_like(batch["photos"], 1e3))
+    absent = dict(masked, photos=torch.zeros(1, 3, 0))  # text alone
+    with torch.no_grad():
+        first, second, third = (model.states(**b).hidden for b in (masked, garbage, absent))
+        slots = model.project_photos(masked["photos"], masked["photo_mask"])
+    assert torch.equal(first, second) and torch.equal(first, third)
+    assert torch.equal(slots[0, 1], model.no_photo)
+
+
+def test_pixels_equal_features_of_the_same_encoder(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [3, 2]), [0, 1], tokenizer)
+    pixels = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        features = model.image_encoder(pixels.flatten(0, 1)).view(2, 3, -1)
+        a, b = (model.states(**dict(batch, photos=photos)).hidden for photos in (pixels, features))
+    torch.testing.assert_close(a, b, **CLOSE)
+
+
+def test_importance_weights(make_model, make_stories, tokenizer):
+    """Their mean is the ELBO, and the bound tightens with more samples."""
+    model = make_model()
+    batch = batch_of(make_stories(model, [3, 4]), [0, 1], tokenizer)
+    g = torch.Generator().manual_seed(0)
+    weights = model.log_weights(**batch, samples=400, generator=g)  # 400, B
+    elbos = []
+    with torch.no_grad():
+        for _ in range(60):
+            out = model(**batch)
+            elbos.append(-(out.nll + out.kl))
+    elbo = torch.stack(elbos)
+    assert abs(weights.sum(1).mean() - elbo.mean()) < 4 * (elbo.std() / 60**0.5 + weights.sum(1).std() / 20)
+    bound = weights.logsumexp(0) - torch.tensor(400.0).log()
+    assert (bound > weights.mean(0)).all()
+
+
+def test_round_trip_gives_the_same_numbers(make_model, make_stories, tokenizer, tmp_path):
+    model = make_model(train_encoder=True)
+    batch = batch_of(make_stories(model, [3, 2]), [0, 1], tokenizer)
+    batch["photos"] = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    model.save_pretrained(tmp_path / "best")
+    tokenizer.save_pretrained(tmp_path / "best")
+    again, tokenizer2 = load_checkpoint(tmp_path)
+    assert isinstance(again, PlanCVAE) and tokenizer2.get_vocab() == tokenizer.get_vocab()
+    with torch.no_grad():
+        a, b = model.states(**batch), again.states(**batch)
+    assert torch.equal(a.predicted, b.predicted) and torch.equal(a.hidden, b.hidden)
+    assert sorted(p.name for p in (tmp_path / "best").glob("*.safetensors")) == ["model.safetensors"]
+    assert again.decoder.lm_head.weight is again.decoder.transformer.wte.weight
+
+
+@pytest.mark.parametrize("damage", ["no folder", "truncated", "other shape", "no tokenizer"])
+def test_a_damaged_checkpoint_is_one_clear_error(damage, make_model, tokenizer, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path)
+    if damage != "no tokenizer":
+        tokenizer.save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    if damage == "other shape":
+        make_model(plan_size=9).config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="--checkpoint"):
+        load_checkpoint(tmp_path / "absent" if damage == "no folder" else tmp_path)
+
+
+def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, tokenizer, tmp_path):
+    """A GPT-2 saved to disk, loaded as train.py loads one, grown by the special tokens."""
+    from train import TrainOptions, build_model
+
+    torch.manual_seed(0)
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer) - 6, n_embd=48, n_layer=3, n_head=3, n_positions=200)).eval()
+    gpt2.save_pretrained(tmp_path / "gpt2")
+    ImageEncoder.build("resnet18", "none", image_size=32).save_pretrained(tmp_path / "data" / "image_encoder")
+    model = build_model(TrainOptions(decoder=str(tmp_path / "gpt2"), image_slots=2), tokenizer, tmp_path / "data").eval()
+    assert (model.width, model.max_length, model.decoder.config.n_layer) == (48, 200, 3)
+    ids = torch.randint(0, len(tokenizer) - 6, (2, 30))
+    with torch.no_grad():
+        wte = model.decoder.transformer.wte
+        hidden = model.decode(wte(ids), None, use_cache=False)[0]
+        ours = model.word_logits(hidden, model.plan_bias(torch.zeros(2, 30, model.config.plan_size)))
+    torch.testing.assert_close(ours[..., : len(tokenizer) - 6], gpt2(ids).logits, **CLOSE)
+
+
+@pytest.mark.parametrize("arch, channels", [("resnet18", 512), ("resnet50", 2048)])
+def test_resnet_weights_from_a_file(arch, channels, tmp_path):
+    torch.manual_seed(0)
+    resnet = torchvision.models.get_model(arch, weights=None).eval()
+    torch.save(resnet.state_dict(), tmp_path / "weights.pth")
+    encoder = ImageEncoder.build(arch, str(tmp_path / "weights.pth"), image_size=64).eval()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    x = ((pixels / 255).permute(0, 2, 3, 1) - mean) / std
+    resnet.fc = torch.nn.Identity()
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(pixels), resnet(x.permute(0, 3, 1, 2)), rtol=1e-3, atol=1e-4)
+    assert encoder.config.feature_size == channels
+
+
+def test_bad_encoder_weights_are_one_clear_error(tmp_path):
+    (tmp_path / "pickle.pth").write_bytes(b"cos\nsystem\n(S'echo pwned'\ntR.")
+    for weights in (tmp_path / "absent.pth", tmp_path / "pickle.pth"):
+        with pytest.raises(UserError, match="--encoder_weights .*none"):
+            ImageEncoder.build("resnet18", str(weights), image_size=32)
+    with pytest.raises(UserError, match="resnet19"):
+        ImageEncoder.build("resnet19", "none", image_size=32)
+
+
+def test_frozen_encoder_keeps_its_statistics(make_model):
+    model = make_model().train()
+    assert not model.image_encoder.training and model.decoder.training
+    assert make_model(train_encoder=True).train().image_encoder.training

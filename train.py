@@ -1,0 +1,529 @@
+"""Train a plan-CVAE by the ELBO. `python train.py --help` lists every option; `bash train.sh` does it all.
+
+Everything random is a function of (seed, step) and the data order of (seed, epoch), so a training that was stopped
+is taken up where it was by --resume.
+"""
+
+import dataclasses
+import json
+import math
+import platform
+import signal
+import subprocess
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+import cli
+from cli import UserError, option
+from dataset import BucketBatches, StoryDataset, collate, latest_split
+from model import BEST, LATEST, OUTPUT_DIR, PLANS, ImageEncoder, PlanCVAE
+
+matplotlib.use("Agg")  # draws to files, needs no screen
+from matplotlib import pyplot as plt  # noqa: E402
+
+TERMS = ("nll", "kl", "bow", "dynamics")
+
+
+@dataclass
+class TrainOptions:
+    """Every option of a training."""
+
+    # data and output
+    train_data_path: str | None = option(None, "preprocessed training split (.json); the newest one if not named")
+    val_data_path: str | None = option(None, "preprocessed validation split; val.json beside the training split if not named")
+    output_dir: str = option(OUTPUT_DIR, "where checkpoints, log and picture go")
+    resume: bool = option(False, "take up the latest checkpoint in output_dir (or start, if there is none)")
+    overwrite: bool = option(False, "start again in an output_dir that already holds a training")
+
+    # model
+    decoder: str = option("scratch", "GPT-2 by name (gpt2, distilgpt2, gpt2-medium …) or local path; or scratch")
+    n_layer: int = option(3, "decoder from scratch: blocks")
+    n_head: int = option(4, "decoder from scratch: attention heads")
+    n_embd: int = option(256, "decoder from scratch: width")
+    n_positions: int = option(512, "decoder from scratch: longest story, in positions")
+    dropout: float = option(0.1, "dropout in decoder and dynamics")
+    image_slots: int = option(4, "sequence positions that a photo fills")
+    train_encoder: bool = option(True, "where the data holds pixels: train the photo encoder with the rest")
+    plan: str = option("cvae", "the plan, or an ablation of it", choices=PLANS)
+    plan_size: int = option(32, "width of the plan")
+    detach_dynamics_target: bool = option(False, "keep the dynamics loss from moving the states that it predicts")
+
+    # objective
+    beta: float = option(1.0, "weight of the KL")
+    beta_schedule: str = option("linear", "how β gets there", choices=("constant", "linear", "cyclical"))
+    beta_warmup: float = option(0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises")
+    beta_cycles: int = option(4, "cycles of the cyclical schedule")
+    free_bits: float = option(0.05, "KL in nats per dimension and beat that is not charged")
+    bow_weight: float = option(0.2, "weight of the bag-of-words term")
+    dynamics_weight: float = option(1.0, "weight of the latent dynamics term")
+
+    # optimisation
+    epochs: float = option(4.0, "passes over the training stories")
+    max_steps: int = option(0, "optimizer steps, in place of epochs; 0 means by epochs")
+    batch_size: int = option(32, "stories per step and accumulation, over all processes")
+    accumulation: int = option(1, "batches per optimizer step")
+    learning_rate: float = option(1e-3, "peak learning rate (5e-5 suits a pretrained GPT-2)")
+    warmup: float = option(0.05, "share of the steps in which the learning rate rises")
+    weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone")
+    grad_clip: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
+    mixed_precision: str = option("auto", "auto is bf16 where the GPU can, else no", choices=("auto", "no", "bf16", "fp16"))
+    seed: int = option(0, "of everything random")
+    workers: int = option(0, "processes that read photos; 0 reads them in the training process")
+
+    # watching
+    log_every: int = option(10, "steps between lines in the log")
+    eval_every: int = option(0, "steps between validations and checkpoints; 0 means once an epoch")
+    patience: int = option(0, "validations without a better −ELBO before stopping; 0 never stops early")
+    iwae_samples: int = option(0, "samples of the importance-weighted bound at validation; 0 leaves it out")
+
+
+# A resumed training may change these; anything else would make it another training.
+FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "workers", "log_every", "patience", "iwae_samples"}
+
+
+# ------------------------------------------------------------------------------------------- schedules
+
+
+def get_lr(step, total_steps, options):
+    """Learning rate at `step`: a linear rise over the warm-up, then half a cosine down to a hundredth of the peak."""
+    warm = max(1, round(options.warmup * total_steps))
+    if step < warm:
+        return options.learning_rate * (step + 1) / warm
+    done = (step - warm) / max(1, total_steps - warm)
+    return options.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def get_beta(step, total_steps, options):
+    """Weight of the KL at `step`: constant, a rise from 0 (Bowman et al. 2016), or several (Fu et al. 2019)."""
+    if options.beta_schedule == "constant":
+        return options.beta
+    cycles = options.beta_cycles if options.beta_schedule == "cyclical" else 1
+    place = step / total_steps * cycles % 1  # within the cycle
+    return options.beta * min(1.0, place / options.beta_warmup if options.beta_warmup else 1.0)
+
+
+# ----------------------------------------------------------------------------------------------- setup
+
+
+def build_model(options, tokenizer, data_dir):
+    """The model that the options describe, around the data's tokenizer and photo encoder."""
+    if options.decoder == "scratch":
+        if options.n_embd % options.n_head:
+            raise UserError(f"--n_embd {options.n_embd}: not a multiple of --n_head {options.n_head}")
+        config = GPT2Config(
+            vocab_size=len(tokenizer), n_positions=options.n_positions, n_embd=options.n_embd, n_layer=options.n_layer,
+            n_head=options.n_head, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        )  # fmt: skip
+        decoder = GPT2LMHeadModel(config)
+    else:
+        advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
+        with cli.loading(f"--decoder {options.decoder}", advice):
+            decoder = GPT2LMHeadModel.from_pretrained(options.decoder, dtype=torch.float32)
+        if len(tokenizer) < decoder.config.vocab_size:
+            raise UserError(
+                f"--decoder {options.decoder}: has {decoder.config.vocab_size} words, the data's tokenizer only "
+                f"{len(tokenizer)}; preprocess with that decoder's tokenizer (python dataset.py --tokenizer …)"
+            )
+        decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+        decoder.config.bos_token_id, decoder.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        setattr(decoder.config, name, options.dropout)
+    with cli.loading(f"{data_dir / 'image_encoder'}", "expected the encoder that dataset.py left there"):
+        encoder = ImageEncoder.from_pretrained(data_dir / "image_encoder", local_files_only=True)
+    return PlanCVAE.build(
+        decoder, encoder, train_encoder=options.train_encoder, image_slots=options.image_slots, plan=options.plan,
+        plan_size=options.plan_size, detach_dynamics_target=options.detach_dynamics_target,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+
+
+def parameter_groups(model, weight_decay):
+    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter is in one group."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decay = [p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo]
+    chosen = {id(p) for p in decay}
+    rest = [p for p in trained if id(p) not in chosen]
+    assert len(decay) + len(rest) == len(trained), "a parameter is missing or doubled"
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+class Shard:
+    """One process's share of every batch."""
+
+    def __init__(self, batches, rank, world):
+        self.batches, self.rank, self.world = batches, rank, world
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return (batch[self.rank :: self.world] for batch in self.batches)
+
+
+def loader(dataset, batches, tokenizer, accelerator, workers):
+    return DataLoader(
+        dataset,
+        batch_sampler=Shard(batches, accelerator.process_index, accelerator.num_processes),
+        collate_fn=lambda examples: collate(examples, tokenizer.pad_token_id),
+        num_workers=workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
+# ------------------------------------------------------------------------------------------ validation
+
+
+@torch.no_grad()
+def evaluate(model, data, accelerator, seed, iwae_samples=0):
+    """Token-weighted figures over a whole split, with z drawn from the posterior.
+
+    Returns a dict: −ELBO, NLL, KL and BoW in nats per story, perplexity (exp of −ELBO per token), KL and active units
+    per beat, mean cosine of expected and observed change, and, on request, the IWAE bound's perplexity. A dimension of
+    the plan is active where the variance over stories of μ_q − μ_p exceeds 0.01 (Burda et al. 2016, for a conditional
+    prior).
+    """
+    model.eval()
+    set_seed(seed, device_specific=True)
+    T, Z = data.dataset.max_beats, model.config.plan_size
+    sums = {name: 0.0 for name in (*TERMS, "tokens", "stories", "cosine", "transitions", "log_bound")}
+    per_beat = torch.zeros(3, T, Z, dtype=torch.float64, device=accelerator.device)  # count, Σ shift, Σ shift²
+    kl = torch.zeros(T, dtype=torch.float64, device=accelerator.device)
+    for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
+        batch = send_to_device(batch, accelerator.device)
+        with accelerator.autocast():
+            out = model(**batch, bow_weight=1.0)
+            if iwae_samples:
+                weights = model.log_weights(**batch, samples=iwae_samples)  # samples, B
+                sums["log_bound"] += (weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
+        mask = batch["beat_mask"]
+        for name in (*TERMS, "tokens"):
+            sums[name] += getattr(out, name).item()
+        sums["stories"] += len(mask)
+        sums["cosine"] += out.cosine[:, 1:][mask[:, 1:]].sum().item()
+        sums["transitions"] += mask[:, 1:].sum().item()
+        if out.posterior_shift is not None:
+            t = mask.shape[1]
+            shift = (out.posterior_shift * mask[:, :, None]).double()
+            per_beat[0, :t] += mask.sum(0)[:, None]
+            per_beat[1, :t] += shift.sum(0)
+            per_beat[2, :t] += shift.pow(2).sum(0)
+            kl[:t] += out.kl_per_beat
+    flat = accelerator.reduce(torch.tensor(list(sums.values()), dtype=torch.float64, device=accelerator.device))
+    sums = dict(zip(sums, flat.tolist()))
+    count, total, squares = accelerator.reduce(per_beat)
+    count = count.clamp(min=1)
+    variance = squares / count - (total / count) ** 2
+    beats = count[:, 0]
+    model.train()
+    figures = {
+        "elbo_loss": (sums["nll"] + sums["kl"]) / sums["stories"],
+        "perplexity": math.exp(min(700, (sums["nll"] + sums["kl"]) / sums["tokens"])),
+        **{name: sums[name] / sums["stories"] for name in TERMS},
+        "cosine": sums["cosine"] / max(1, sums["transitions"]),
+        "kl_per_beat": (accelerator.reduce(kl) / beats).tolist(),
+        "active_units_per_beat": (variance > 0.01).sum(1).tolist(),
+        "tokens": int(sums["tokens"]),
+        "stories": int(sums["stories"]),
+    }
+    if iwae_samples:
+        figures["iwae_perplexity"] = math.exp(min(700, -sums["log_bound"] / sums["tokens"]))
+    return figures
+
+
+# ------------------------------------------------------------------------------- checkpoints and log
+
+
+def save_checkpoint(path, model, tokenizer, optimizer=None, progress=None):
+    """A complete checkpoint directory; with the optimizer and the progress, one that a training can go on from."""
+    with cli.whole(path) as directory:
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        if optimizer is not None:
+            state = optimizer.state_dict()
+            tensors = {f"{i}.{k}": v.contiguous() for i, entry in state["state"].items() for k, v in entry.items()}
+            save_file(tensors, directory / "optimizer.safetensors")
+            cli.write_json(directory / "progress.json", progress)
+
+
+def load_optimizer(optimizer, path):
+    """Put an optimizer's saved state back."""
+    state = optimizer.state_dict()
+    state["state"] = {}
+    for name, tensor in load_file(path).items():
+        index, key = name.split(".", 1)
+        state["state"].setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict(state)
+
+
+def versions():
+    """What the training ran with; it opens the log."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
+    return {
+        "commit": commit or None, "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }  # fmt: skip
+
+
+class Log:
+    """JSON lines in output_dir/log.jsonl and their picture, training.png."""
+
+    def __init__(self, directory, options, resumed_at=None):
+        self.path, self.picture = directory / "log.jsonl", directory / "training.png"
+        self.lines = []
+        if resumed_at is not None and self.path.is_file():  # steps after the checkpoint are done again
+            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
+            self.lines = [line for line in lines if line.get("step", 0) <= resumed_at]
+        self.lines.append({"options": dataclasses.asdict(options), "versions": versions()})
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+
+    def write(self, **line):
+        self.lines.append(line)
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def draw(self):
+        """Loss terms, KL per beat, learning rate and β over the steps."""
+        train = [line for line in self.lines if line.get("split") == "train"]
+        val = [line for line in self.lines if line.get("split") == "val"]
+        figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+        for name in TERMS:
+            points = axes[0, 0].plot([x["step"] for x in train], [x[name] for x in train], label=name, lw=1)
+            axes[0, 0].plot([x["step"] for x in val], [x[name] for x in val], "o--", ms=3, c=points[0].get_color())
+        axes[0, 0].set(title="loss terms (line: training, dots: validation)", ylabel="nats per story", yscale="symlog")
+        axes[0, 0].legend()
+        for beat, values in enumerate(zip(*[x["kl_per_beat"] for x in val])):
+            axes[0, 1].plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
+        axes[0, 1].set(title="KL per beat (validation)", ylabel="nats")
+        if val:
+            axes[0, 1].legend()
+        axes[1, 0].plot([x["step"] for x in train], [x["lr"] for x in train])
+        axes[1, 0].set(title="learning rate", xlabel="step")
+        axes[1, 1].plot([x["step"] for x in train], [x["beta"] for x in train])
+        axes[1, 1].set(title="β", xlabel="step")
+        with cli.whole(self.picture) as temporary:
+            figure.savefig(temporary, dpi=110)
+        plt.close(figure)
+
+
+# ------------------------------------------------------------------------------------------------ main
+
+
+def resolve(options):
+    """Fill in what was not named, saying what was chosen. Returns the paths of both splits."""
+    train_path = options.train_data_path or latest_split("train")
+    if train_path is None:
+        raise UserError(
+            "--train_data_path: not named, and dataset/preprocessed/ holds no training split; run python dataset.py "
+            "first, or bash train.sh, which draws its own sample"
+        )
+    train_path = Path(train_path)
+    if options.train_data_path is None:
+        print(f"training on {train_path}, the newest preprocessed split (--train_data_path names another)")
+    val_path = Path(options.val_data_path) if options.val_data_path else train_path.with_name("val.json")
+    if options.val_data_path is None:
+        print(f"validating on {val_path} (--val_data_path names another)")
+    return train_path, val_path
+
+
+def check(options):
+    """Refuse values that cannot work, by the option's name."""
+    at_least = {
+        "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
+        "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
+        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "dynamics_weight": 0,
+        "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0, "dropout": 0,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
+            raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
+    for name in ("warmup", "beta_warmup", "dropout"):
+        if getattr(options, name) > 1:
+            raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
+    if not options.epochs > 0:
+        raise UserError(f"--epochs {options.epochs}: expected more than 0")
+
+
+def restore(options, directory):
+    """The progress of the latest checkpoint, None to start afresh. Raises UserError where options do not fit it."""
+    latest = directory / LATEST
+    if not (latest / "progress.json").is_file():
+        if any((directory / name).exists() for name in (BEST, LATEST)) and not options.overwrite:
+            raise UserError(f"--output_dir {directory}: holds a model that cannot be resumed; --overwrite replaces it")
+        if options.resume:
+            print(f"nothing to resume in {directory}: starting from the beginning")
+        return None
+    if options.overwrite:
+        return None
+    if not options.resume:
+        raise UserError(f"--output_dir {directory}: holds a training; --resume takes it up, --overwrite starts again")
+    progress = cli.read_json(latest / "progress.json", "the progress of a training")
+    now = dataclasses.asdict(options)
+    changed = [
+        f"--{name} was {then}, now {now.get(name)}"
+        for name, then in progress["options"].items()
+        if name not in FREE_TO_CHANGE and now.get(name) != then
+    ]
+    if changed:
+        raise UserError(f"--resume {latest}: another training ({'; '.join(changed)}); keep its options, or --overwrite")
+    return progress
+
+
+def main():
+    options = TrainOptions(**vars(cli.Parser(prog="train.py", description=__doc__).add_dataclass(TrainOptions).parse_args()))
+    check(options)
+    train_path, val_path = resolve(options)
+    options.train_data_path, options.val_data_path = str(train_path), str(val_path)
+    directory = Path(options.output_dir)
+    progress = restore(options, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+
+    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    precision = options.mixed_precision if options.mixed_precision != "auto" else "bf16" if bf16 else "no"
+    accelerator = Accelerator(mixed_precision=precision)
+    say = accelerator.print
+    set_seed(options.seed)
+
+    data_dir = train_path.parent
+    source = directory / LATEST if progress else data_dir / "tokenizer"
+    with cli.loading(source, "expected the tokenizer that dataset.py leaves beside the data"):
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+    if progress:
+        model = PlanCVAE.from_pretrained(directory / LATEST, local_files_only=True)
+        model.image_encoder.requires_grad_(model.config.train_encoder)
+    else:
+        model = build_model(options, tokenizer, data_dir)
+    train_set, val_set = (
+        StoryDataset.load(path, tokenizer, options.image_slots, model.max_length) for path in (train_path, val_path)
+    )
+    if train_set.photos.kind == "features" and model.config.train_encoder:
+        model.config.train_encoder = False  # there are no pixels to train it from
+        model.image_encoder.requires_grad_(False)
+    for name, data in (("training", train_set), ("validation", val_set)):
+        shortened = f", {data.shortened} of them shortened to {model.max_length} positions" if data.shortened else ""
+        say(f"{name}: {len(data)} stories{shortened}, photos as {data.photos.kind}")
+
+    batches = BucketBatches(train_set.lengths, options.batch_size, options.seed)
+    steps_per_epoch = math.ceil(len(batches) / options.accumulation)
+    total_steps = options.max_steps or max(1, round(options.epochs * steps_per_epoch))
+    eval_every = options.eval_every or steps_per_epoch
+    optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=options.learning_rate, fused=True)
+    if progress:
+        load_optimizer(optimizer, directory / LATEST / "optimizer.safetensors")
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare = accelerator.unwrap_model(model)
+    step = progress["step"] if progress else 0
+    best = progress["best"] if progress else math.inf
+    worse = progress["worse"] if progress else 0
+    if progress and (step >= total_steps or progress["stopped_early"]):
+        say(f"{directory}: this training is complete ({step} steps, best −ELBO {best:.2f} nats per story)")
+        return
+    log = Log(directory, options, resumed_at=step if progress else None) if accelerator.is_main_process else None
+    trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
+    say(f"{trained / 1e6:.1f} M trained parameters, {total_steps} steps on {accelerator.device} ({precision})")
+
+    stop = []  # a signal that asks us to stop: we finish the step, save, and say how to go on
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda number, frame: stop.append(number))
+
+    def checkpoint(name, **state):
+        if accelerator.is_main_process:
+            progress = {"step": step, "best": best, "worse": worse, "options": dataclasses.asdict(options), **state}
+            save_checkpoint(directory / name, bare, tokenizer, optimizer if state else None, progress)
+
+    weights = {name: getattr(options, name) for name in ("free_bits", "bow_weight", "dynamics_weight")}
+    val_data = loader(val_set, BucketBatches(val_set.lengths, options.batch_size, 0, shuffle=False), tokenizer, accelerator, options.workers)
+    bar = tqdm(total=total_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_main_process)
+    window, window_start = dict.fromkeys((*TERMS, "tokens", "stories"), 0.0), time.perf_counter()
+    model.train()
+    while step < total_steps:
+        epoch, done = divmod(step, steps_per_epoch)
+        batches.set_epoch(epoch, start=done * options.accumulation)
+        data = iter(loader(train_set, batches, tokenizer, accelerator, options.workers))
+        while step < total_steps and (group := [b for _, b in zip(range(options.accumulation), data)]):
+            set_seed(options.seed * 1_000_003 + step, device_specific=True)
+            beta, lr = get_beta(step, total_steps, options), get_lr(step, total_steps, options)
+            for entry in optimizer.param_groups:
+                entry["lr"] = lr
+            tokens = sum((batch["labels"] != -100).sum() for batch in group).to(accelerator.device)
+            tokens = accelerator.reduce(tokens)  # of the whole step: a mean over unequal parts would weigh them wrongly
+            for place, batch in enumerate(group):
+                batch = send_to_device(batch, accelerator.device, non_blocking=True)
+                sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(model)
+                with sync, accelerator.autocast():
+                    out = model(**batch, beta=beta, num_tokens=tokens, **weights)
+                    if not torch.isfinite(out.loss):
+                        terms = ", ".join(f"{name} {getattr(out, name).item():g}" for name in TERMS)
+                        stories = ", ".join(train_set.stories[i]["story_id"] for i in batch["index"].tolist()[:4])
+                        raise UserError(
+                            f"step {step}: the loss is not finite ({terms}; stories {stories} …); the last checkpoint is "
+                            f"in {directory / LATEST}; a smaller --learning_rate or --grad_clip often helps"
+                        )
+                    accelerator.backward(out.loss * accelerator.num_processes)  # processes average their gradients
+                for name in (*TERMS, "tokens"):
+                    window[name] += getattr(out, name).item()
+                window["stories"] += len(batch["index"])
+            if options.grad_clip:
+                accelerator.clip_grad_norm_(model.parameters(), options.grad_clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            step += 1
+            bar.update()
+            if step % options.log_every == 0 or step == total_steps:
+                sums = accelerator.reduce(torch.tensor(list(window.values()), device=accelerator.device)).tolist()
+                sums = dict(zip(window, sums))
+                speed = sums["stories"] / (time.perf_counter() - window_start)
+                per_story = {name: sums[name] / sums["stories"] for name in TERMS}
+                nll = sums["nll"] / sums["tokens"]
+                bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {per_story['kl']:.2f} a story, {speed:.0f} stories/s")
+                if log:
+                    log.write(step=step, split="train", **per_story, lr=lr, beta=beta, stories_per_second=speed)
+                window, window_start = dict.fromkeys(window, 0.0), time.perf_counter()
+            if step % eval_every == 0 or step == total_steps:
+                figures = evaluate(bare, val_data, accelerator, options.seed, options.iwae_samples)
+                better = figures["elbo_loss"] < best
+                best, worse = (figures["elbo_loss"], 0) if better else (best, worse + 1)
+                stopped_early = bool(options.patience) and worse >= options.patience
+                if log:
+                    log.write(step=step, split="val", **figures)
+                    log.draw()
+                if better:
+                    checkpoint(BEST)
+                checkpoint(LATEST, stopped_early=stopped_early)
+                bar.write(
+                    f"step {step}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, perplexity "
+                    f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units {figures['active_units_per_beat']}"
+                    f"{', the best so far' if better else ''}"
+                )
+                if stopped_early:
+                    say(f"stopped early: {worse} validations without a better −ELBO (--patience {options.patience})")
+                    return
+                window_start = time.perf_counter()
+            if stop:
+                checkpoint(LATEST, stopped_early=False)
+                bar.close()
+                say(f"stopped at step {step} and saved; the same command with --resume goes on")
+                return 128 + stop[0]
+    bar.close()
+    say(f"best model: {directory / BEST}; log and picture beside it. Next: python generate.py <folder of photos>")
+
+
+if __name__ == "__main__":
+    cli.run(main)
