@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import cli
 from cli import UserError
-from dataset import BucketBatches, BrokenPhoto, Photos, StoryDataset, collate, latest_split, load_photo, read_split
+from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo, read_split
 from model import OUTPUT_DIR, best_device, load_checkpoint
 
 CONTROLS = ("shuffled", "repeated", "borrowed")
@@ -192,22 +192,24 @@ def find_photos(stories, where, encoder):
 # ---------------------------------------------------------------------------------------------- main
 
 
-def parse(arguments=None):
+def parser():
     parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
     parser.add_argument("stories", nargs="?", help=f"{SHAPES}; the newest preprocessed test split if not named")
     parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
     parser.add_argument("--data_path", help="preprocessed split with the photos, where the stories do not tell")
     parser.add_argument("--no_photos", action="store_true", help="score the text alone")
     parser.add_argument("--controls", action="store_true", help="how well the score tells wrongly told stories apart")
-    parser.add_argument("--reference_log", action="store_true", help="the public reference's arithmetic (chance is 1.617)")
+    parser.add_argument(
+        "--reference_log", action="store_true", help="the public reference's arithmetic (chance is 1.617)"
+    )
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
     parser.add_argument("--seed", type=int, default=0, help="of controls and intervals")
     parser.add_argument("--output", default="cde_scores.json", help="where the score of each story goes")
-    return parser.parse_args(arguments)
+    return parser
 
 
 def main():
-    options = parse()
+    options = parser().parse_args()
     path = options.stories or latest_split("test")
     if path is None:
         raise UserError("no stories named and dataset/preprocessed/ holds no test split; expected " + SHAPES)
@@ -218,7 +220,9 @@ def main():
     model.to(best_device())
     where = None if options.no_photos else options.data_path or where
     if isinstance(where, str) and where != "folders" and not Path(where).is_file():
-        raise UserError(f"{path}: its photos were in {where}, which is gone; name a split by --data_path, or --no_photos")
+        raise UserError(
+            f"{path}: its photos were in {where}, which is gone; name a split by --data_path, or --no_photos"
+        )
     stories, photos = find_photos(stories, where, model.image_encoder)
     missing = sum(beat["photo"] is None for story in stories for beat in story["beats"])
     print("photos: none, the text alone is scored" if photos is None else f"photos: {where}, {missing} missing")

@@ -157,4 +157,6 @@ def loading(option_and_value, otherwise):
         raise
     except Exception as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{option_and_value}: cannot be loaded, neither from disk nor from a hub ({reason}); {otherwise}") from None
+        raise UserError(
+            f"{option_and_value}: cannot be loaded, neither from disk nor from a hub ({reason}); {otherwise}"
+        ) from None

@@ -1,7 +1,7 @@
 """Write a story for a folder of photos, one sentence a photo.
 
-    python generate.py FOLDER [FOLDER …]              a story for each
-    python generate.py --data_path test.json          a story for each story of a preprocessed split
+python generate.py FOLDER [FOLDER …]              a story for each
+python generate.py --data_path test.json          a story for each story of a preprocessed split
 """
 
 import copy
@@ -29,7 +29,6 @@ from dataset import (
     time_taken,
 )
 from model import OUTPUT_DIR, best_device, load_checkpoint
-
 
 # ------------------------------------------------------------------------------------------ one batch
 
@@ -132,7 +131,9 @@ def read_folder(folder, encoder, order):
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a folder of photos")
+        raise UserError(
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a folder of photos"
+        )
     found, unreadable = [], []
     for path in sorted(photo_files(folder), key=lambda path: natural(path.name)):
         try:
@@ -163,7 +164,8 @@ def read_albums(path):
     return [
         {
             "story_id": story["story_id"], "album_id": story["album_id"], "photos": photos,
-            "photo_ids": [beat["photo_id"] for beat in story["beats"]], "rows": [beat["photo"] for beat in story["beats"]],
+            "photo_ids": [beat["photo_id"] for beat in story["beats"]],
+            "rows": [beat["photo"] for beat in story["beats"]],
         }
         for story in split["stories"]
     ]  # fmt: skip
@@ -175,10 +177,11 @@ def read_albums(path):
 def write_stories(model, tokenizer, albums, options):
     """`options.num_stories` stories for each album, as dicts; how many sentences were cut short is said."""
     special = special_ids(tokenizer)
+    sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
     settings = GenerationConfig(
         do_sample=options.decoding == "nucleus",
         num_beams=options.num_beams if options.decoding == "beam" else 1,
-        **({"top_p": options.top_p, "top_k": 0, "temperature": options.temperature} if options.decoding == "nucleus" else {}),
+        **(sampling if options.decoding == "nucleus" else {}),
         min_new_tokens=1, max_new_tokens=options.max_words,
         bos_token_id=special.bos, eos_token_id=special.eos, pad_token_id=special.pad,
     )  # fmt: skip
@@ -187,8 +190,8 @@ def write_stories(model, tokenizer, albums, options):
         if len(album["rows"]) * beat_length > model.max_length:
             where = album.get("folder", f"story {album['story_id']}")
             raise UserError(
-                f"{where}: {len(album['rows'])} photos; this model has room for {model.max_length // beat_length} sentences "
-                f"of --max_words {options.max_words}: take fewer photos or a smaller --max_words"
+                f"{where}: {len(album['rows'])} photos; this model has room for {model.max_length // beat_length} "
+                f"sentences of --max_words {options.max_words}: take fewer photos or a smaller --max_words"
             )
     jobs = sorted(
         ((i, telling) for i in range(len(albums)) for telling in range(options.num_stories)),
@@ -204,9 +207,13 @@ def write_stories(model, tokenizer, albums, options):
         noise = None
         if options.plan == "sample":
             numbers = [i * options.num_stories + telling for i, telling in batch]
-            noise = plan_noise(numbers, beats, model.config.plan_size, options.seed, options.plan_temperature).to(device)
+            noise = plan_noise(numbers, beats, model.config.plan_size, options.seed, options.plan_temperature).to(
+                device
+            )
         set_seed(options.seed * 1_000_003 + len(stories))  # for nucleus sampling of words
-        words, cut_now = tell(model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise)
+        words, cut_now = tell(
+            model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise
+        )
         cut += cut_now
         for job, sentences in zip(batch, words, strict=True):
             stories[job] = tokenizer.batch_decode(sentences)
@@ -253,17 +260,21 @@ def vist_submission(stories):
     }
 
 
-def parse(arguments=None):
+def parser():
     parser = cli.Parser(prog="generate.py", description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
     parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
     parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
     parser.add_argument("--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time")
-    parser.add_argument("--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen")
+    parser.add_argument(
+        "--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen"
+    )
     parser.add_argument("--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam")
     parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
     parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="of --decoding nucleus")
-    parser.add_argument("--plan", choices=("mean", "sample"), default="mean", help="the prior's mean, or a sample of it")
+    parser.add_argument(
+        "--plan", choices=("mean", "sample"), default="mean", help="the prior's mean, or a sample of it"
+    )
     parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
     parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
     parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
@@ -271,11 +282,18 @@ def parse(arguments=None):
     parser.add_argument("--seed", type=int, default=0, help="of plans and words")
     parser.add_argument("--output", default="stories.json", help="where the stories go")
     parser.add_argument("--vist_output", help="write them in the VIST Challenge's submission format too")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def parse(arguments=None):
+    """The options, checked against each other."""
+    options = parser().parse_args(arguments)
     if bool(options.folders) == bool(options.data_path):
-        parser.error("expected folders of photos, or --data_path with a preprocessed split")
+        raise UserError("expected folders of photos, or --data_path with a preprocessed split")
     if options.num_stories > 1 and options.plan == "mean" and options.decoding != "nucleus":
-        parser.error(f"--num_stories {options.num_stories}: all would be alike; add --plan sample or --decoding nucleus")
+        raise UserError(
+            f"--num_stories {options.num_stories}: all would be alike; add --plan sample or --decoding nucleus"
+        )
     return options
 
 

@@ -413,7 +413,9 @@ class PlanCVAE(PreTrainedModel):
             target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
             error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # B, T
             out.dynamics = (error * beat_mask).sum()
-        out.cosine = F.cosine_similarity(states.observed_change.float(), states.expected_change.float(), dim=-1).detach()
+        out.cosine = F.cosine_similarity(
+            states.observed_change.float(), states.expected_change.float(), dim=-1
+        ).detach()
         total = out.nll + beta * charged_kl + bow_weight * out.bow + dynamics_weight * out.dynamics
         out.loss = total / (out.tokens if num_tokens is None else num_tokens)
         return out
@@ -463,10 +465,13 @@ def load_checkpoint(path):
         model, report = PlanCVAE.from_pretrained(found, local_files_only=True, output_loading_info=True)
         wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])})
         if wrong:
-            raise UserError(f"--checkpoint {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all)")
+            raise UserError(
+                f"--checkpoint {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all)"
+            )
         tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True)
     if len(tokenizer) > model.decoder.config.vocab_size:
         raise UserError(
-            f"--checkpoint {found}: its tokenizer has {len(tokenizer)} tokens, its model {model.decoder.config.vocab_size}"
+            f"--checkpoint {found}: its tokenizer has {len(tokenizer)} tokens, "
+            f"its model {model.decoder.config.vocab_size}"
         )
     return model.eval(), tokenizer

@@ -1547,8 +1547,8 @@ def draw_sheet(photo_paths, sentences, path, width=1280):
         sheet.save(temporary, "PNG")
 
 
-def main():
-    parser = Parser(description="Draw a picture-book dataset in VIST's format, or check the stories told about one.")
+def parser():
+    parser = Parser(prog="picturebook.py", description="Draw a picture book in VIST's format, or check stories about one.")
     parser.add_argument("--output", default=BOOK, help="folder to write")
     for split, count in SPLITS.items():
         parser.add_argument(f"--{split}", type=positive_int, default=count, help=f"stories in {split}")
@@ -1560,9 +1560,13 @@ def main():
     parser.add_argument("--check", metavar="FILE", help="draw nothing: check these stories against --world")
     parser.add_argument("--world", default=BOOK, help="picture book that --check reads")
     parser.add_argument("--json", metavar="FILE", help="also write the figures of --check here")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main():
+    arguments = parser().parse_args()
     if arguments.json and not arguments.check:
-        parser.error("--json: goes with --check")
+        raise UserError("--json: goes with --check")
     if arguments.check:
         result = check_stories(read_stories(arguments.check), arguments.world)
         print_check(result)

@@ -11,8 +11,10 @@ import platform
 import signal
 import subprocess
 import time
+from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import matplotlib
@@ -28,12 +30,15 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import cli
 from cli import UserError, option
 from dataset import BucketBatches, StoryDataset, collate, latest_split
-from model import BEST, LATEST, OUTPUT_DIR, PLANS, ImageEncoder, PlanCVAE
+from model import BEST, LATEST, OUTPUT_DIR, PLANS, ImageEncoder, PlanCVAE, load_checkpoint
 
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt  # noqa: E402
 
 TERMS = ("nll", "kl", "bow", "dynamics")
+# A short memory of squared gradients: the first steps, in which the sentences' common shape is learned, have gradients
+# so large that with the usual 0.999 they still slow the learning of the details a thousand steps later.
+ADAM_BETAS = (0.9, 0.95)
 
 
 @dataclass
@@ -42,7 +47,9 @@ class TrainOptions:
 
     # data and output
     train_data_path: str | None = option(None, "preprocessed training split (.json); the newest one if not named")
-    val_data_path: str | None = option(None, "preprocessed validation split; val.json beside the training split if not named")
+    val_data_path: str | None = option(
+        None, "preprocessed validation split; val.json beside the training split if not named"
+    )
     output_dir: str = option(OUTPUT_DIR, "where checkpoints, log and picture go")
     resume: bool = option(False, "take up the latest checkpoint in output_dir (or start, if there is none)")
     overwrite: bool = option(False, "start again in an output_dir that already holds a training")
@@ -78,7 +85,9 @@ class TrainOptions:
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone")
     grad_clip: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
-    mixed_precision: str = option("auto", "auto is bf16 where the GPU can, else no", choices=("auto", "no", "bf16", "fp16"))
+    mixed_precision: str = option(
+        "auto", "auto is bf16 where the GPU can, else no", choices=("auto", "no", "bf16", "fp16")
+    )
     seed: int = option(0, "of everything random")
     workers: int = option(0, "processes that read photos; 0 reads them in the training process")
 
@@ -171,16 +180,6 @@ class Shard:
 
     def __iter__(self):
         return (batch[self.rank :: self.world] for batch in self.batches)
-
-
-def loader(dataset, batches, tokenizer, accelerator, workers):
-    return DataLoader(
-        dataset,
-        batch_sampler=Shard(batches, accelerator.process_index, accelerator.num_processes),
-        collate_fn=lambda examples: collate(examples, tokenizer.pad_token_id),
-        num_workers=workers,
-        pin_memory=accelerator.device.type == "cuda",
-    )
 
 
 # ------------------------------------------------------------------------------------------ validation
@@ -285,10 +284,11 @@ def versions():
 class Log:
     """JSON lines in output_dir/log.jsonl and their picture, training.png."""
 
-    def __init__(self, directory, options, resumed_at=None):
+    def __init__(self, directory, options, resumed_at=0):
+        directory.mkdir(parents=True, exist_ok=True)
         self.path, self.picture = directory / "log.jsonl", directory / "training.png"
         self.lines = []
-        if resumed_at is not None and self.path.is_file():  # steps after the checkpoint are done again
+        if resumed_at and self.path.is_file():  # steps after the checkpoint are done again
             lines = [json.loads(line) for line in self.path.read_text().splitlines()]
             self.lines = [line for line in lines if line.get("step", 0) <= resumed_at]
         self.lines.append({"options": dataclasses.asdict(options), "versions": versions()})
@@ -361,8 +361,9 @@ def check(options):
         raise UserError(f"--epochs {options.epochs}: expected more than 0")
 
 
-def restore(options, directory):
+def restore(options):
     """The progress of the latest checkpoint, None to start afresh. Raises UserError where options do not fit it."""
+    directory = Path(options.output_dir)
     latest = directory / LATEST
     if not (latest / "progress.json").is_file():
         if any((directory / name).exists() for name in (BEST, LATEST)) and not options.overwrite:
@@ -386,143 +387,204 @@ def restore(options, directory):
     return progress
 
 
+class Training:
+    """A training in progress: the model, the optimizer, and where it stands."""
+
+    def __init__(self, options, train_path, val_path, progress):
+        self.options, self.directory = options, Path(options.output_dir)
+        self.progress = progress or {"step": 0, "best": math.inf, "worse": 0, "stopped_early": False}
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        auto = "bf16" if bf16 else "no"
+        self.accelerator = Accelerator(
+            mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision
+        )
+        set_seed(options.seed)
+        latest = self.directory / LATEST
+        self.tokenizer = load_data_tokenizer(latest if progress else train_path.parent / "tokenizer")
+        if progress:
+            self.model, _ = load_checkpoint(latest)
+        else:
+            self.model = build_model(options, self.tokenizer, train_path.parent)
+        self.train_set, self.val_set = (
+            StoryDataset.load(path, self.tokenizer, options.image_slots, self.model.max_length)
+            for path in (train_path, val_path)
+        )
+        if self.train_set.photos.kind == "features":  # there are no pixels to train the encoder from
+            self.model.config.train_encoder = False
+        self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
+        )
+        if progress:
+            load_optimizer(self.optimizer, latest / "optimizer.safetensors")
+        self.ddp, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
+        self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
+        self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
+        self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
+        self.eval_every = options.eval_every or self.steps_per_epoch
+        self.weights = {name: getattr(options, name) for name in ("free_bits", "bow_weight", "dynamics_weight")}
+        self.stop = None  # the signal that asked us to stop
+
+    def loader(self, dataset, batches):
+        return DataLoader(
+            dataset,
+            batch_sampler=Shard(batches, self.accelerator.process_index, self.accelerator.num_processes),
+            collate_fn=lambda examples: collate(examples, self.tokenizer.pad_token_id),
+            num_workers=self.options.workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+        )
+
+    def groups(self):
+        """The batches of each optimizer step, from where the training stands; it never ends."""
+        while True:
+            epoch, done = divmod(self.progress["step"], self.steps_per_epoch)
+            self.batches.set_epoch(epoch, start=done * self.options.accumulation)
+            data = iter(self.loader(self.train_set, self.batches))
+            while group := list(islice(data, self.options.accumulation)):
+                yield group
+
+    def take_step(self, group):
+        """One optimizer step over the batches of `group`. Returns the sums of the terms, this process's share."""
+        options, step, accelerator = self.options, self.progress["step"], self.accelerator
+        set_seed(options.seed * 1_000_003 + step, device_specific=True)
+        lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
+        for entry in self.optimizer.param_groups:
+            entry["lr"] = lr
+        # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
+        tokens = accelerator.reduce(sum((batch["labels"] != -100).sum() for batch in group).to(accelerator.device))
+        sums = dict.fromkeys((*TERMS, "tokens", "stories"), 0.0)
+        for place, batch in enumerate(group):
+            batch = send_to_device(batch, accelerator.device, non_blocking=True)
+            sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
+            with sync, accelerator.autocast():
+                out = self.ddp(**batch, beta=beta, num_tokens=tokens, **self.weights)
+                if not torch.isfinite(out.loss):
+                    self.refuse(out, batch)
+                accelerator.backward(out.loss * accelerator.num_processes)  # processes average their gradients
+            for name in (*TERMS, "tokens"):
+                sums[name] += getattr(out, name).item()
+            sums["stories"] += len(batch["index"])
+        if options.grad_clip:
+            accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.progress["step"] += 1
+        return sums, lr, beta
+
+    def refuse(self, out, batch):
+        values = {name: getattr(out, name).item() for name in TERMS}
+        bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
+        stories = ", ".join(self.train_set.stories[i]["story_id"] for i in batch["index"].tolist()[:4])
+        raise UserError(
+            f"step {self.progress['step']}: {' and '.join(bad)} not finite ({values}; stories {stories} …); "
+            f"{self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip often helps"
+        )
+
+    def validate(self, log):
+        """Figures over the validation split; the best and the latest model are saved. Returns a line to print."""
+        data = self.loader(self.val_set, BucketBatches(self.val_set.lengths, self.options.batch_size, shuffle=False))
+        figures = evaluate(self.model, data, self.accelerator, self.options.seed, self.options.iwae_samples)
+        progress, patience = self.progress, self.options.patience
+        better = figures["elbo_loss"] < progress["best"]
+        progress["best"], progress["worse"] = (
+            (figures["elbo_loss"], 0) if better else (progress["best"], progress["worse"] + 1)
+        )
+        progress["stopped_early"] = 0 < patience <= progress["worse"]
+        if log:
+            log.write(step=progress["step"], split="val", **figures)
+            log.draw()
+        if better:
+            self.save(BEST)
+        self.save(LATEST)
+        return (
+            f"step {progress['step']}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, perplexity "
+            f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units {figures['active_units_per_beat']}"
+            f"{', the best so far' if better else ''}"
+        )
+
+    def save(self, name):
+        if self.accelerator.is_main_process:
+            resumable = {
+                "optimizer": self.optimizer,
+                "progress": self.progress | {"options": dataclasses.asdict(self.options)},
+            }
+            save_checkpoint(self.directory / name, self.model, self.tokenizer, **(resumable if name == LATEST else {}))
+        self.accelerator.wait_for_everyone()
+
+    def ask_to_stop(self, number, frame):
+        """A signal handler: the step under way is finished and saved first."""
+        self.stop = number
+
+    def run(self):
+        """Train to the end, or to where a signal or --patience stops it. Returns the exit status."""
+        options, accelerator, progress = self.options, self.accelerator, self.progress
+        main = accelerator.is_main_process
+        log = Log(self.directory, options, progress["step"]) if main else None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self.ask_to_stop)
+        bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", unit="step", disable=not main)
+        window, since = Counter(), time.perf_counter()
+        self.ddp.train()
+        for group in self.groups():
+            sums, lr, beta = self.take_step(group)
+            window.update(sums)
+            bar.update()
+            step = progress["step"]
+            last = step >= self.total_steps
+            if step % options.log_every == 0 or last:
+                totals = torch.tensor([window[name] for name in sums], dtype=torch.float64)
+                totals = dict(zip(sums, accelerator.reduce(totals.to(accelerator.device)).tolist()))
+                speed = totals["stories"] / (time.perf_counter() - since)
+                terms = {name: totals[name] / totals["stories"] for name in TERMS}
+                nll = totals["nll"] / totals["tokens"]
+                bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {terms['kl']:.2f} a story, {speed:.0f} stories/s")
+                if log:
+                    log.write(step=step, split="train", **terms, lr=lr, beta=beta, stories_per_second=speed)
+                window, since = Counter(), time.perf_counter()
+            if step % self.eval_every == 0 or last:
+                bar.write(self.validate(log))
+                since = time.perf_counter()
+            if self.stop:
+                self.save(LATEST)
+                bar.close()
+                accelerator.print(f"stopped at step {step} and saved; the same command with --resume goes on")
+                return 128 + self.stop
+            if last or progress["stopped_early"]:
+                break
+        bar.close()
+        if progress["stopped_early"]:
+            accelerator.print(f"stopped early: {progress['worse']} validations without a better −ELBO (--patience)")
+        accelerator.print(f"best model: {self.directory / BEST}; log.jsonl and training.png stand beside it")
+
+
+def load_data_tokenizer(path):
+    with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data"):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+
+
+def parser():
+    return cli.Parser(prog="train.py", description=__doc__.splitlines()[0]).add_dataclass(TrainOptions)
+
+
 def main():
-    options = TrainOptions(**vars(cli.Parser(prog="train.py", description=__doc__).add_dataclass(TrainOptions).parse_args()))
+    options = TrainOptions(**vars(parser().parse_args()))
     check(options)
     train_path, val_path = resolve(options)
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)
-    directory = Path(options.output_dir)
-    progress = restore(options, directory)
-    directory.mkdir(parents=True, exist_ok=True)
-
-    bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    precision = options.mixed_precision if options.mixed_precision != "auto" else "bf16" if bf16 else "no"
-    accelerator = Accelerator(mixed_precision=precision)
-    say = accelerator.print
-    set_seed(options.seed)
-
-    data_dir = train_path.parent
-    source = directory / LATEST if progress else data_dir / "tokenizer"
-    with cli.loading(source, "expected the tokenizer that dataset.py leaves beside the data"):
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-    if progress:
-        model = PlanCVAE.from_pretrained(directory / LATEST, local_files_only=True)
-        model.image_encoder.requires_grad_(model.config.train_encoder)
-    else:
-        model = build_model(options, tokenizer, data_dir)
-    train_set, val_set = (
-        StoryDataset.load(path, tokenizer, options.image_slots, model.max_length) for path in (train_path, val_path)
-    )
-    if train_set.photos.kind == "features" and model.config.train_encoder:
-        model.config.train_encoder = False  # there are no pixels to train it from
-        model.image_encoder.requires_grad_(False)
-    for name, data in (("training", train_set), ("validation", val_set)):
-        shortened = f", {data.shortened} of them shortened to {model.max_length} positions" if data.shortened else ""
+    progress = restore(options)
+    training = Training(options, train_path, val_path, progress)
+    say = training.accelerator.print
+    for name, data in (("training", training.train_set), ("validation", training.val_set)):
+        shortened = (
+            f", {data.shortened} of them shortened to {training.model.max_length} positions" if data.shortened else ""
+        )
         say(f"{name}: {len(data)} stories{shortened}, photos as {data.photos.kind}")
-
-    batches = BucketBatches(train_set.lengths, options.batch_size, options.seed)
-    steps_per_epoch = math.ceil(len(batches) / options.accumulation)
-    total_steps = options.max_steps or max(1, round(options.epochs * steps_per_epoch))
-    eval_every = options.eval_every or steps_per_epoch
-    optimizer = torch.optim.AdamW(parameter_groups(model, options.weight_decay), lr=options.learning_rate, fused=True)
-    if progress:
-        load_optimizer(optimizer, directory / LATEST / "optimizer.safetensors")
-    model, optimizer = accelerator.prepare(model, optimizer)
-    bare = accelerator.unwrap_model(model)
-    step = progress["step"] if progress else 0
-    best = progress["best"] if progress else math.inf
-    worse = progress["worse"] if progress else 0
-    if progress and (step >= total_steps or progress["stopped_early"]):
-        say(f"{directory}: this training is complete ({step} steps, best −ELBO {best:.2f} nats per story)")
-        return
-    log = Log(directory, options, resumed_at=step if progress else None) if accelerator.is_main_process else None
-    trained = sum(p.numel() for p in bare.parameters() if p.requires_grad)
-    say(f"{trained / 1e6:.1f} M trained parameters, {total_steps} steps on {accelerator.device} ({precision})")
-
-    stop = []  # a signal that asks us to stop: we finish the step, save, and say how to go on
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda number, frame: stop.append(number))
-
-    def checkpoint(name, **state):
-        if accelerator.is_main_process:
-            progress = {"step": step, "best": best, "worse": worse, "options": dataclasses.asdict(options), **state}
-            save_checkpoint(directory / name, bare, tokenizer, optimizer if state else None, progress)
-
-    weights = {name: getattr(options, name) for name in ("free_bits", "bow_weight", "dynamics_weight")}
-    val_data = loader(val_set, BucketBatches(val_set.lengths, options.batch_size, 0, shuffle=False), tokenizer, accelerator, options.workers)
-    bar = tqdm(total=total_steps, initial=step, desc="training", unit="step", disable=not accelerator.is_main_process)
-    window, window_start = dict.fromkeys((*TERMS, "tokens", "stories"), 0.0), time.perf_counter()
-    model.train()
-    while step < total_steps:
-        epoch, done = divmod(step, steps_per_epoch)
-        batches.set_epoch(epoch, start=done * options.accumulation)
-        data = iter(loader(train_set, batches, tokenizer, accelerator, options.workers))
-        while step < total_steps and (group := [b for _, b in zip(range(options.accumulation), data)]):
-            set_seed(options.seed * 1_000_003 + step, device_specific=True)
-            beta, lr = get_beta(step, total_steps, options), get_lr(step, total_steps, options)
-            for entry in optimizer.param_groups:
-                entry["lr"] = lr
-            tokens = sum((batch["labels"] != -100).sum() for batch in group).to(accelerator.device)
-            tokens = accelerator.reduce(tokens)  # of the whole step: a mean over unequal parts would weigh them wrongly
-            for place, batch in enumerate(group):
-                batch = send_to_device(batch, accelerator.device, non_blocking=True)
-                sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(model)
-                with sync, accelerator.autocast():
-                    out = model(**batch, beta=beta, num_tokens=tokens, **weights)
-                    if not torch.isfinite(out.loss):
-                        terms = ", ".join(f"{name} {getattr(out, name).item():g}" for name in TERMS)
-                        stories = ", ".join(train_set.stories[i]["story_id"] for i in batch["index"].tolist()[:4])
-                        raise UserError(
-                            f"step {step}: the loss is not finite ({terms}; stories {stories} …); the last checkpoint is "
-                            f"in {directory / LATEST}; a smaller --learning_rate or --grad_clip often helps"
-                        )
-                    accelerator.backward(out.loss * accelerator.num_processes)  # processes average their gradients
-                for name in (*TERMS, "tokens"):
-                    window[name] += getattr(out, name).item()
-                window["stories"] += len(batch["index"])
-            if options.grad_clip:
-                accelerator.clip_grad_norm_(model.parameters(), options.grad_clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            step += 1
-            bar.update()
-            if step % options.log_every == 0 or step == total_steps:
-                sums = accelerator.reduce(torch.tensor(list(window.values()), device=accelerator.device)).tolist()
-                sums = dict(zip(window, sums))
-                speed = sums["stories"] / (time.perf_counter() - window_start)
-                per_story = {name: sums[name] / sums["stories"] for name in TERMS}
-                nll = sums["nll"] / sums["tokens"]
-                bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {per_story['kl']:.2f} a story, {speed:.0f} stories/s")
-                if log:
-                    log.write(step=step, split="train", **per_story, lr=lr, beta=beta, stories_per_second=speed)
-                window, window_start = dict.fromkeys(window, 0.0), time.perf_counter()
-            if step % eval_every == 0 or step == total_steps:
-                figures = evaluate(bare, val_data, accelerator, options.seed, options.iwae_samples)
-                better = figures["elbo_loss"] < best
-                best, worse = (figures["elbo_loss"], 0) if better else (best, worse + 1)
-                stopped_early = bool(options.patience) and worse >= options.patience
-                if log:
-                    log.write(step=step, split="val", **figures)
-                    log.draw()
-                if better:
-                    checkpoint(BEST)
-                checkpoint(LATEST, stopped_early=stopped_early)
-                bar.write(
-                    f"step {step}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, perplexity "
-                    f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units {figures['active_units_per_beat']}"
-                    f"{', the best so far' if better else ''}"
-                )
-                if stopped_early:
-                    say(f"stopped early: {worse} validations without a better −ELBO (--patience {options.patience})")
-                    return
-                window_start = time.perf_counter()
-            if stop:
-                checkpoint(LATEST, stopped_early=False)
-                bar.close()
-                say(f"stopped at step {step} and saved; the same command with --resume goes on")
-                return 128 + stop[0]
-    bar.close()
-    say(f"best model: {directory / BEST}; log and picture beside it. Next: python generate.py <folder of photos>")
+    if progress and (progress["step"] >= training.total_steps or progress["stopped_early"]):
+        say(f"{options.output_dir}: this training is complete ({progress['step']} steps, −ELBO {progress['best']:.2f})")
+        return 0
+    trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
+    say(f"{trained / 1e6:.1f} M trained parameters, {training.total_steps} steps on {training.accelerator.device}")
+    return training.run()
 
 
 if __name__ == "__main__":

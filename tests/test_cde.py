@@ -83,7 +83,11 @@ def test_controls_tell_wrongly_and_keep_the_photos():
 
 def test_sentences_of_one_string():
     assert split_sentences("this is a dog . it barked !  we ran .") == ["this is a dog .", "it barked !", "we ran ."]
-    assert split_sentences("We went out. It was 3.5 miles! Then home.") == ["We went out.", "It was 3.5 miles!", "Then home."]
+    assert split_sentences("We went out. It was 3.5 miles! Then home.") == [
+        "We went out.",
+        "It was 3.5 miles!",
+        "Then home.",
+    ]
     assert split_sentences("no stop at all") == ["no stop at all"]
 
 

@@ -14,8 +14,8 @@ from generate import natural, parse, plan_noise, readable, tell
 
 def settings(tokenizer, words=8, **kwargs):
     return GenerationConfig(
-        min_new_tokens=1, max_new_tokens=words, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id, **kwargs,
+        min_new_tokens=1, max_new_tokens=words,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **kwargs,
     )  # fmt: skip
 
 
@@ -36,7 +36,9 @@ def write_plainly(model, special, photos, mask, words, noise=None):
             image_at, beats = packed["image_at"][None], torch.ones(1, t + 1, dtype=torch.bool)
             slots = model.project_photos(photos[:, : t + 1], mask[:, : t + 1])
             hidden = model.decode(model.embed(ids, slots, image_at, beats), segments, use_cache=False)[0]
-            dyn = torch.cat([hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1)  # the coming one is unread
+            dyn = torch.cat(
+                [hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1
+            )  # the coming one is unread
             _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
             prior = model.prior(expected[:, t])
             z = prior.mean if noise is None else prior.mean + noise[:, t] * (0.5 * prior.log_var).exp()
@@ -71,7 +73,9 @@ def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
     together, _ = tell(model, special, photos, mask, settings(tokenizer), noise)
     with torch.no_grad():
         plainly = [
-            write_plainly(model, special, photos[i : i + 1], mask[i : i + 1], 8, None if noise is None else noise[i : i + 1])
+            write_plainly(
+                model, special, photos[i : i + 1], mask[i : i + 1], 8, None if noise is None else noise[i : i + 1]
+            )
             for i in range(4)
         ]
     assert together == plainly
@@ -92,7 +96,9 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
         one = torch.ones(1, 1, dtype=torch.bool)
         hidden = model.decode(
-            model.embed(packed["input_ids"][None], slots, packed["image_at"][None], one), packed["segment_ids"][None], use_cache=False
+            model.embed(packed["input_ids"][None], slots, packed["image_at"][None], one),
+            packed["segment_ids"][None],
+            use_cache=False,
         )[0]
         dyn = torch.zeros(1, 1, model.width)
         _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
@@ -121,7 +127,9 @@ def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
         embeddings = model.embed(batch["input_ids"], slots, batch["image_at"], batch["beat_mask"])
         cache = DynamicCache(config=model.decoder.config)
         steps = [
-            model.decode(embeddings[:, i : i + 1], batch["segment_ids"][:, i : i + 1], past_key_values=cache, use_cache=True)[0]
+            model.decode(
+                embeddings[:, i : i + 1], batch["segment_ids"][:, i : i + 1], past_key_values=cache, use_cache=True
+            )[0]
             for i in range(len(item["input_ids"]))
         ]
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-5)

@@ -15,7 +15,9 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 def random_gaussian(*shape, seed):
     g = torch.Generator().manual_seed(seed)
-    return Gaussian(torch.randn(*shape, generator=g).requires_grad_(), torch.randn(*shape, generator=g).requires_grad_())
+    return Gaussian(
+        torch.randn(*shape, generator=g).requires_grad_(), torch.randn(*shape, generator=g).requires_grad_()
+    )
 
 
 def as_normal(gaussian):
@@ -106,11 +108,7 @@ def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories,
     model = make_model(plan=plan).train()
     batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
     model(**batch, bow_weight=1.0).loss.backward()
-    idle = {
-        name
-        for name, p in model.named_parameters()
-        if p.requires_grad and (p.grad is None or (p.grad == 0).all())
-    }
+    idle = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())}
     assert idle == set()
     assert not any(p.requires_grad for p in model.image_encoder.parameters())
 
@@ -157,7 +155,9 @@ def test_a_photo_moves_nothing_before_it(make_model, make_stories, tokenizer):
     other["photos"][0, 2] += 1
     with torch.no_grad():
         a, b = model.states(**batch), model.states(**other)
-    assert torch.equal(a.predicted[:, :2], b.predicted[:, :2]) and not torch.allclose(a.predicted[:, 2], b.predicted[:, 2])
+    assert torch.equal(a.predicted[:, :2], b.predicted[:, :2]) and not torch.allclose(
+        a.predicted[:, 2], b.predicted[:, 2]
+    )
 
 
 def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokenizer):
@@ -255,10 +255,14 @@ def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, to
     from train import TrainOptions, build_model
 
     torch.manual_seed(0)
-    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer) - 6, n_embd=48, n_layer=3, n_head=3, n_positions=200)).eval()
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(vocab_size=len(tokenizer) - 6, n_embd=48, n_layer=3, n_head=3, n_positions=200)
+    ).eval()
     gpt2.save_pretrained(tmp_path / "gpt2")
     ImageEncoder.build("resnet18", "none", image_size=32).save_pretrained(tmp_path / "data" / "image_encoder")
-    model = build_model(TrainOptions(decoder=str(tmp_path / "gpt2"), image_slots=2), tokenizer, tmp_path / "data").eval()
+    model = build_model(
+        TrainOptions(decoder=str(tmp_path / "gpt2"), image_slots=2), tokenizer, tmp_path / "data"
+    ).eval()
     assert (model.width, model.max_length, model.decoder.config.n_layer) == (48, 200, 3)
     ids = torch.randint(0, len(tokenizer) - 6, (2, 30))
     with torch.no_grad():

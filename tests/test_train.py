@@ -1,0 +1,223 @@
+"""The training loop: schedules, groups, checkpoints, resuming, and the mistakes that it catches."""
+
+import json
+import math
+import random
+import sys
+
+import pytest
+import torch
+from conftest import random_sentences
+from safetensors.torch import load_file, save_file
+
+import cli
+import train
+from model import ImageEncoder
+from train import TrainOptions, get_beta, get_lr, parameter_groups
+
+
+@pytest.fixture(scope="module")
+def data(tokenizer, tmp_path_factory):
+    """A preprocessed data set of random stories as features: train (22 stories) and val (7)."""
+    folder = tmp_path_factory.mktemp("data")
+    torch.manual_seed(0)
+    encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=1)
+    encoder.save_pretrained(folder / "image_encoder")
+    tokenizer.save_pretrained(folder / "tokenizer")
+    rng = random.Random(1)
+    for split, count in (("train", 22), ("val", 7)):
+        stories = []
+        for i in range(count):
+            sentences = random_sentences(rng, rng.randint(1, 4))
+            beats = [
+                {"photo_id": str(t), "photo": rng.choice([None, t]), "sentence": s} for t, s in enumerate(sentences)
+            ]
+            stories.append({"story_id": f"{split}{i}", "album_id": str(i), "beats": beats})
+        photos = {"file": f"{split}.safetensors", "kind": "features"}
+        (folder / f"{split}.json").write_text(
+            json.dumps({"format": 1, "source": "test", "split": split, "photos": photos, "stories": stories})
+        )
+        save_file({"photos": torch.randn(4, encoder.config.feature_size).half()}, folder / f"{split}.safetensors")
+    return folder
+
+
+SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4".split()
+
+
+@pytest.fixture
+def run_train(data, monkeypatch, capsys):
+    """run_train(output_dir, *arguments): train.py in this process; returns (exit status, stderr)."""
+
+    def run(output_dir, *arguments):
+        arguments = ["--train_data_path", data / "train.json", "--output_dir", output_dir, *SMALL, *arguments]
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.run(train.main)
+        return stop.value.code or 0, capsys.readouterr().err
+
+    return run
+
+
+def log_of(directory, split):
+    lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
+    return [
+        {k: v for k, v in line.items() if k != "stories_per_second"} for line in lines if line.get("split") == split
+    ]
+
+
+def test_schedules():
+    options = TrainOptions(learning_rate=2.0, warmup=0.1, beta=0.5, beta_warmup=0.25)
+    rates = [get_lr(step, 100, options) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
+    assert all(a > b for a, b in zip(rates[10:], rates[11:])) and rates[55] == pytest.approx(2 * (0.01 + 0.99 * 0.5))
+    assert get_lr(100, 100, options) == pytest.approx(0.02)
+
+    def betas(schedule, **kwargs):
+        options = TrainOptions(beta=0.5, beta_schedule=schedule, beta_warmup=0.25, **kwargs)
+        return [get_beta(step, 100, options) for step in range(100)]
+
+    assert betas("constant") == [0.5] * 100
+    assert betas("linear") == pytest.approx([0.5 * min(1, step / 25) for step in range(100)])
+    cyclical = betas("cyclical", beta_cycles=2)
+    assert cyclical[:50] == pytest.approx(cyclical[50:]) == pytest.approx([0.5 * min(1, s / 12.5) for s in range(50)])
+
+
+def test_each_trained_parameter_is_in_one_group(make_model):
+    model = make_model()
+    groups = parameter_groups(model, 0.1)
+    grouped = [p for group in groups for p in group["params"]]
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed = {names[id(p)] for p in groups[0]["params"]}
+    assert "decoder.transformer.h.0.attn.c_attn.weight" in decayed and "plan_head.weight" in decayed
+    assert not any(name.endswith("bias") or "wte" in name or "ln_" in name or name == "no_photo" for name in decayed)
+
+
+def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
+    code, err = run_train(tmp_path, "--epochs", 12, "--learning_rate", 0.01, "--log_every", 3, "--iwae_samples", 4)
+    assert code == 0, err
+    lines = log_of(tmp_path, "train")
+    assert lines[-1]["step"] == 72 and lines[-1]["nll"] < 0.8 * lines[0]["nll"]
+    assert {"nll", "kl", "bow", "dynamics", "lr", "beta"} <= lines[0].keys()
+    figures = log_of(tmp_path, "val")[-1]
+    assert figures["stories"] == 7 and len(figures["kl_per_beat"]) == len(figures["active_units_per_beat"])
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["elbo_loss"] * 7 / figures["tokens"]))
+    assert sum(figures["kl_per_beat"]) > 0 and figures["iwae_perplexity"] > 1
+    for name in ("best", "latest"):
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / name).iterdir()}
+    assert (tmp_path / "training.png").stat().st_size > 10_000
+    first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert first["options"]["learning_rate"] == 0.01 and "torch" in first["versions"]
+
+
+def test_validation_does_not_depend_on_the_batch_size(run_train, tmp_path):
+    figures = {}
+    for size in (2, 7):
+        assert (
+            run_train(
+                tmp_path / str(size), "--max_steps", 1, "--batch_size", size, "--learning_rate", 0, "--plan", "none"
+            )[0]
+            == 0
+        )
+        figures[size] = log_of(tmp_path / str(size), "val")[0]
+    for name in ("nll", "perplexity", "dynamics", "cosine"):
+        assert figures[2][name] == pytest.approx(figures[7][name], rel=1e-5)
+
+
+@pytest.mark.parametrize("where", [5, 8])
+def test_resumed_equals_uninterrupted(where, run_train, tmp_path, monkeypatch):
+    """Stopped by SIGTERM inside an epoch (of six steps) and taken up again: the same, bit for bit."""
+    same = ["--max_steps", 14, "--log_every", 1, "--eval_every", 4, "--dropout", 0.2]
+    assert run_train(tmp_path / "whole", *same)[0] == 0
+    take_step = train.Training.take_step
+
+    def stop_after(self, group):
+        result = take_step(self, group)
+        if self.progress["step"] == where:
+            self.ask_to_stop(15, None)
+        return result
+
+    monkeypatch.setattr(train.Training, "take_step", stop_after)
+    assert run_train(tmp_path / "parts", *same)[0] == 128 + 15
+    monkeypatch.setattr(train.Training, "take_step", take_step)
+    assert run_train(tmp_path / "parts", *same, "--resume")[0] == 0
+    for split in ("train", "val"):
+        assert log_of(tmp_path / "whole", split) == log_of(tmp_path / "parts", split)
+    for name in ("best", "latest"):
+        a, b = (load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "parts"))
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_accumulated_batches_equal_one_large_batch(run_train, tmp_path, monkeypatch):
+    """Two batches of unequal token counts accumulated are one step over both; plan none, so that nothing is drawn."""
+    from dataset import BucketBatches
+
+    whole = list(range(22))
+    parts = {"one": [whole], "two": [whole[:5], whole[5:]]}
+    weights = {}
+    for name, batches in parts.items():
+        monkeypatch.setattr(BucketBatches, "__len__", lambda self, b=batches: len(b))
+        monkeypatch.setattr(
+            BucketBatches, "__iter__", lambda self, b=batches: iter(b if len(self.lengths) == 22 else [range(7)])
+        )
+        extra = ["--max_steps", 2, "--plan", "none", "--dropout", 0, "--accumulation", len(batches)]
+        assert run_train(tmp_path / name, *extra)[0] == 0
+        weights[name] = load_file(tmp_path / name / "latest" / "model.safetensors")
+    for key, value in weights["one"].items():
+        torch.testing.assert_close(value, weights["two"][key], rtol=2e-3, atol=2e-5)
+
+
+def test_patience_stops_early_and_stays_stopped(run_train, tmp_path):
+    same = ["--max_steps", 40, "--eval_every", 2, "--learning_rate", 0.0, "--patience", 3, "--plan", "none"]
+    assert run_train(tmp_path, *same)[0] == 0
+    assert log_of(tmp_path, "val")[-1]["step"] == 8  # the first is the best, three are not better
+    assert run_train(tmp_path, *same, "--resume")[0] == 0
+    assert log_of(tmp_path, "val")[-1]["step"] == 8
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_term(run_train, tmp_path, monkeypatch):
+    follow = train.PlanCVAE.follow
+    monkeypatch.setattr(train.PlanCVAE, "follow", lambda self, *states: follow(self, *states) * float("nan"))
+    code, err = run_train(tmp_path, "--max_steps", 3, "--plan", "none")
+    assert code == 2 and "step 0: dynamics not finite" in err and "stories train" in err
+    assert not (tmp_path / "latest").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--learning_rate", "-1"], "--learning_rate -1.0: expected at least 0"),
+        (["--beta", "nan"], "--beta nan"),
+        (["--n_embd", "17"], "--n_embd 17: not a multiple of --n_head 2"),
+        (["--batch_size", "0"], "--batch_size 0: expected at least 1"),
+        (["--dropout", "1.5"], "--dropout 1.5"),
+        (["--plan", "best"], "--plan"),
+        (["--val_data_path", "absent.json"], "absent.json: no such file"),
+        (["--decoder", "no/such-model"], "--decoder no/such-model: cannot be loaded"),
+        (["--n_positions", "8", "--image_slots", "6"], "8 positions"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, run_train, tmp_path):
+    code, err = run_train(tmp_path / "out", *arguments)
+    line = err.strip().splitlines()[-1]
+    assert code == 2 and message in line and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_training_is_not_overwritten_or_mixed_up_unasked(run_train, tmp_path):
+    assert run_train(tmp_path, "--max_steps", 2)[0] == 0
+    code, err = run_train(tmp_path, "--max_steps", 2)
+    assert code == 2 and "--resume takes it up, --overwrite starts again" in err
+    code, err = run_train(tmp_path, "--max_steps", 2, "--resume", "--beta", 0.5, "--seed", 3)
+    assert code == 2 and "--beta was 1.0, now 0.5" in err and "--seed was 0, now 3" in err
+    assert run_train(tmp_path, "--max_steps", 2, "--overwrite", "--seed", 3)[0] == 0
+
+
+def test_pixels_train_the_encoder_and_features_do_not(data, tokenizer):
+    options = TrainOptions(
+        train_data_path=str(data / "train.json"), n_layer=1, n_head=2, n_embd=16, n_positions=96, image_slots=2
+    )
+    training = train.Training(options, data / "train.json", data / "val.json", None)
+    assert not training.model.config.train_encoder
+    assert not any(p.requires_grad for p in training.model.image_encoder.parameters())
