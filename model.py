@@ -171,6 +171,7 @@ class Gaussian:
 class States:
     """What the decoder and the latent dynamics say about a batch of stories."""
 
+    slots: torch.Tensor  # B, T, K, D: the photos as the decoder reads them
     hidden: torch.Tensor  # B, L, D: the decoder's states
     dyn: torch.Tensor  # B, T, D: h_t^d, the state after sentence t
     predicted: torch.Tensor  # B, T, D: the same as foreseen before sentence t
@@ -182,10 +183,11 @@ class States:
 class PlanCVAEOutput(ModelOutput):
     """The loss and its terms. Terms are sums over the batch, in nats; divide them by the counts."""
 
-    loss: torch.Tensor | None = None  # (nll + β·kl + λ_bow·bow + λ_dyn·dynamics) / predicted tokens
+    loss: torch.Tensor | None = None  # (nll + β·kl + λ_bow·bow + λ_photo·photo + λ_dyn·dynamics) / predicted tokens
     nll: torch.Tensor | None = None  # −log p(words | z, what came before)
     kl: torch.Tensor | None = None  # KL(posterior ‖ prior), without free bits
-    bow: torch.Tensor | None = None  # −log p(words | z), in no order
+    bow: torch.Tensor | None = None  # −log p(words | z), in no order (Zhao et al. 2017)
+    photo: torch.Tensor | None = None  # −log p(words | photo), in no order
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
     kl_per_beat: torch.Tensor | None = None  # T
@@ -208,10 +210,13 @@ class PlanCVAE(PreTrainedModel):
         feature_size = self.image_encoder.config.feature_size
 
         # LayerNorm first: a random encoder's features may have any scale.
-        self.photo_mlp = nn.Sequential(
-            nn.LayerNorm(feature_size), nn.Linear(feature_size, D), nn.GELU(), nn.Linear(D, K * D)
-        )
+        # One linear layer over standardised features: a narrow hidden layer lost what sets photos of a kind apart (the
+        # hero's colour) long before the words had learned to ask for it.
+        self.register_buffer("feature_mean", torch.zeros(feature_size))
+        self.register_buffer("feature_var", torch.ones(feature_size))
+        self.photo_projection = nn.Linear(feature_size, K * D)
         self.no_photo = nn.Parameter(torch.zeros(K, D))
+        self.photo_head = nn.Linear(D, D)
 
         # The latent dynamic module reads states, not words: it has no word embeddings.
         no_words = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
@@ -232,9 +237,12 @@ class PlanCVAE(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module):
-        """GPT-2's own initialisation for what stands around GPT-2; GPT-2 and the encoder initialise themselves."""
-        super()._init_weights(module)
-        if module is self:  # "nothing yet" and "no photo" start as one more small embedding
+        """What stands around GPT-2 and the encoder, which initialise themselves."""
+        if isinstance(module, nn.Linear):
+            # torch's own scale, 1/sqrt(fan in). GPT-2's 0.02 is for layers that add to a residual stream; through the
+            # few units of a plan it would leave a signal so small that the words never learn to listen to it.
+            module.reset_parameters()
+        elif module is self:  # "nothing yet" and "no photo" start as one more small embedding
             nn.init.normal_(self.no_photo, std=0.02)
             nn.init.normal_(self.first_dyn, std=0.02)
 
@@ -280,9 +288,14 @@ class PlanCVAE(PreTrainedModel):
             if photos.dim() == 5:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
                     seen = self.image_encoder(seen)
-            features[photo_mask] = seen.to(features.dtype)
-        slots = self.photo_mlp(features).view(B, T, K, self.width)
+            features[photo_mask] = self.standardise(seen.to(features.dtype))
+        slots = self.photo_projection(features).view(B, T, K, self.width)
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
+
+    def standardise(self, features):
+        """Features (N, F) with mean 0 and variance 1 each: of the batch in training, of training afterwards."""
+        of_batch = self.training and len(features) > 1
+        return F.batch_norm(features, self.feature_mean, self.feature_var, training=of_batch)
 
     def embed(self, input_ids, slots, image_at, beat_mask):
         """Word embeddings (B, L, D) with the image slots put in their places."""
@@ -346,27 +359,37 @@ class PlanCVAE(PreTrainedModel):
         logits = self.decoder.lm_head(hidden)
         return logits if bias is None else logits + bias
 
-    def bow_log_probs(self, z):
-        """Log-probabilities (B, T, V) of each word of a sentence from its plan alone (Zhao et al. 2017)."""
-        return F.linear(self.bow_mlp(z.to(self.dtype)), self.decoder.lm_head.weight).float().log_softmax(-1)
+    def bow_log_probs(self, hidden):
+        """Log-probabilities (B, T, V) of each word of a sentence, in no order, from (B, T, D) about it."""
+        return F.linear(hidden, self.decoder.lm_head.weight).float().log_softmax(-1)
 
     # ----------------------------------------------------------------------------------------- forward
 
     def states(self, input_ids, segment_ids, image_at, dyn_at, beat_mask, photos, photo_mask, **_):
         """Everything that is read off a batch of whole stories, as States."""
-        slots = self.project_photos(photos, photo_mask)
+        slots = self.project_photos(photos, photo_mask)  # B, T, K, D
         hidden = self.decode(self.embed(input_ids, slots, image_at, beat_mask), segment_ids, use_cache=False)[0]
         image_states, dyn = (
             hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[-1])) for at in (image_at, dyn_at)
         )  # B, T, D
         predicted = self.follow(image_states, dyn)
-        return States(hidden, dyn, predicted, *self.changes(dyn, predicted))
+        return States(slots, hidden, dyn, predicted, *self.changes(dyn, predicted))
 
-    def plans(self, states):
-        """The prior, and the posterior (None unless plan is cvae), of every beat."""
+    def plans(self, states, posterior_dropout=0.0):
+        """The prior, and the posterior (None unless plan is cvae), of every beat.
+
+        posterior_dropout: the share of beats whose posterior does not see the expected change. What it then knows of
+        the sentence it knows from the state after it, so that this state comes to tell the sentence.
+        """
         prior = self.prior(states.expected_change) if self.config.plan != "none" else None
-        cvae = self.config.plan == "cvae"
-        return prior, self.posterior(states.observed_change, states.expected_change) if cvae else None
+        if self.config.plan != "cvae":
+            return prior, None
+        expected = states.expected_change
+        if posterior_dropout:
+            expected = (
+                expected * (torch.rand(expected.shape[:2], device=expected.device) >= posterior_dropout)[..., None]
+            )
+        return prior, self.posterior(states.observed_change, expected)
 
     def forward(
         self,
@@ -376,20 +399,22 @@ class PlanCVAE(PreTrainedModel):
         beta=1.0,
         free_bits=0.0,
         bow_weight=0.0,
+        photo_weight=0.0,
         dynamics_weight=1.0,
+        posterior_dropout=0.0,
         num_tokens=None,
         **batch,
     ):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
-        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight and
-        dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0. num_tokens divides the
-        loss where this batch is a part of a larger one (gradient accumulation, several processes).
+        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight
+        and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0; posterior_dropout
+        is that of `plans`. num_tokens divides the loss where this batch is a part of a larger one (gradient accumulation, several processes).
         """
         states = self.states(beat_mask=beat_mask, **batch)
-        prior, posterior = self.plans(states)
+        prior, posterior = self.plans(states, posterior_dropout)
         zero = states.hidden.new_zeros((), dtype=torch.float32)
-        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, dynamics=zero)
+        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, photo=zero, dynamics=zero)
         charged_kl = zero
         z = None
         if posterior is not None:
@@ -406,9 +431,12 @@ class PlanCVAE(PreTrainedModel):
         logits = self.word_logits(states.hidden[story, at], bias)  # N, V
         out.nll = F.cross_entropy(logits.float(), words, reduction="sum")
         out.tokens = torch.tensor(len(words), device=words.device)
+        inside = words != self.config.eos_token_id
+        bag = word_beat[inside], words[inside]  # the words of each sentence, in no order
         if bow_weight and z is not None:
-            inside = words != self.config.eos_token_id
-            out.bow = -self.bow_log_probs(z).flatten(0, 1)[word_beat[inside], words[inside]].sum()
+            out.bow = -self.bow_log_probs(self.bow_mlp(z.to(self.dtype))).flatten(0, 1)[bag].sum()
+        if photo_weight:
+            out.photo = -self.bow_log_probs(self.photo_head(states.slots.mean(2))).flatten(0, 1)[bag].sum()
         if dynamics_weight:
             target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
             error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # B, T
@@ -416,7 +444,8 @@ class PlanCVAE(PreTrainedModel):
         out.cosine = F.cosine_similarity(
             states.observed_change.float(), states.expected_change.float(), dim=-1
         ).detach()
-        total = out.nll + beta * charged_kl + bow_weight * out.bow + dynamics_weight * out.dynamics
+        total = out.nll + beta * charged_kl + bow_weight * out.bow + photo_weight * out.photo
+        total = total + dynamics_weight * out.dynamics
         out.loss = total / (out.tokens if num_tokens is None else num_tokens)
         return out
 

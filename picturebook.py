@@ -1548,7 +1548,7 @@ def draw_sheet(photo_paths, sentences, path, width=1280):
 
 
 def parser():
-    parser = Parser(prog="picturebook.py", description="Draw a picture book in VIST's format, or check stories about one.")
+    parser = Parser(prog="picturebook.py", description="Draw a picture book as a data set, or check stories about it.")
     parser.add_argument("--output", default=BOOK, help="folder to write")
     for split, count in SPLITS.items():
         parser.add_argument(f"--{split}", type=positive_int, default=count, help=f"stories in {split}")

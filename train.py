@@ -35,7 +35,7 @@ from model import BEST, LATEST, OUTPUT_DIR, PLANS, ImageEncoder, PlanCVAE, load_
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt  # noqa: E402
 
-TERMS = ("nll", "kl", "bow", "dynamics")
+TERMS = ("nll", "kl", "bow", "photo", "dynamics")
 # A short memory of squared gradients: the first steps, in which the sentences' common shape is learned, have gradients
 # so large that with the usual 0.999 they still slow the learning of the details a thousand steps later.
 ADAM_BETAS = (0.9, 0.95)
@@ -60,7 +60,7 @@ class TrainOptions:
     n_head: int = option(4, "decoder from scratch: attention heads")
     n_embd: int = option(256, "decoder from scratch: width")
     n_positions: int = option(512, "decoder from scratch: longest story, in positions")
-    dropout: float = option(0.1, "dropout in decoder and dynamics")
+    dropout: float = option(0.0, "dropout in decoder and dynamics")
     image_slots: int = option(4, "sequence positions that a photo fills")
     train_encoder: bool = option(True, "where the data holds pixels: train the photo encoder with the rest")
     plan: str = option("cvae", "the plan, or an ablation of it", choices=PLANS)
@@ -72,16 +72,18 @@ class TrainOptions:
     beta_schedule: str = option("linear", "how β gets there", choices=("constant", "linear", "cyclical"))
     beta_warmup: float = option(0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises")
     beta_cycles: int = option(4, "cycles of the cyclical schedule")
-    free_bits: float = option(0.05, "KL in nats per dimension and beat that is not charged")
-    bow_weight: float = option(0.2, "weight of the bag-of-words term")
-    dynamics_weight: float = option(1.0, "weight of the latent dynamics term")
+    free_bits: float = option(0.15, "KL in nats per dimension and beat that is not charged")
+    bow_weight: float = option(1.0, "weight of the bag-of-words term")
+    photo_weight: float = option(0.5, "weight of the bag-of-words term of the photo, which teaches the eye")
+    dynamics_weight: float = option(3.0, "weight of the latent dynamics term")
+    posterior_dropout: float = option(0.7, "share of beats whose posterior sees the observed change alone")
 
     # optimisation
     epochs: float = option(4.0, "passes over the training stories")
     max_steps: int = option(0, "optimizer steps, in place of epochs; 0 means by epochs")
-    batch_size: int = option(32, "stories per step and accumulation, over all processes")
+    batch_size: int = option(16, "stories per step and accumulation, over all processes")
     accumulation: int = option(1, "batches per optimizer step")
-    learning_rate: float = option(1e-3, "peak learning rate (5e-5 suits a pretrained GPT-2)")
+    learning_rate: float = option(2e-3, "peak learning rate (5e-5 suits a pretrained GPT-2)")
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone")
     grad_clip: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
@@ -203,7 +205,7 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
-            out = model(**batch, bow_weight=1.0)
+            out = model(**batch, bow_weight=1.0, photo_weight=1.0)
             if iwae_samples:
                 weights = model.log_weights(**batch, samples=iwae_samples)  # samples, B
                 sums["log_bound"] += (weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
@@ -348,13 +350,14 @@ def check(options):
     at_least = {
         "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
-        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "dynamics_weight": 0,
-        "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0, "dropout": 0,
+        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
+        "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
+        "dropout": 0, "posterior_dropout": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
             raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
-    for name in ("warmup", "beta_warmup", "dropout"):
+    for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout"):
         if getattr(options, name) > 1:
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
     if not options.epochs > 0:
@@ -412,6 +415,9 @@ class Training:
         if self.train_set.photos.kind == "features":  # there are no pixels to train the encoder from
             self.model.config.train_encoder = False
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
+        self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
+        if options.plan != "none":
+            self.model.bow_mlp.requires_grad_(options.bow_weight > 0)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
         )
@@ -422,7 +428,8 @@ class Training:
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
         self.eval_every = options.eval_every or self.steps_per_epoch
-        self.weights = {name: getattr(options, name) for name in ("free_bits", "bow_weight", "dynamics_weight")}
+        terms = ("free_bits", "bow_weight", "photo_weight", "dynamics_weight", "posterior_dropout")
+        self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
 
     def loader(self, dataset, batches):
@@ -457,7 +464,7 @@ class Training:
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
             with sync, accelerator.autocast():
-                out = self.ddp(**batch, beta=beta, num_tokens=tokens, **self.weights)
+                out = self.ddp(**batch, beta=beta, num_tokens=tokens, **self.objective)
                 if not torch.isfinite(out.loss):
                     self.refuse(out, batch)
                 accelerator.backward(out.loss * accelerator.num_processes)  # processes average their gradients

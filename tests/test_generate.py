@@ -15,7 +15,8 @@ from generate import natural, parse, plan_noise, readable, tell
 def settings(tokenizer, words=8, **kwargs):
     return GenerationConfig(
         min_new_tokens=1, max_new_tokens=words,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **kwargs,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **kwargs,
     )  # fmt: skip
 
 

@@ -48,8 +48,8 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
     data = make_stories(model, [3, 1, 5])
     batch = batch_of(data, [0, 1, 2], tokenizer)
     with torch.no_grad():
-        out = model(**batch, bow_weight=1.0)
-        nll = bow = 0.0
+        out = model(**batch, bow_weight=1.0, photo_weight=1.0)
+        nll = bow = photo = 0.0
         for i in range(3):  # one story, one word at a time, on a sequence of its own
             single = batch_of(data, [i], tokenizer)
             states = model.states(**single)
@@ -62,17 +62,20 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
                     if k < len(words):
                         hidden = model.bow_mlp(z[0, t])
                         bow -= (model.decoder.lm_head.weight @ hidden).log_softmax(-1)[word]
+                        seen = model.photo_head(states.slots[0, t].mean(0))
+                        photo -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
     torch.testing.assert_close(out.nll, nll, **CLOSE)
     torch.testing.assert_close(out.bow, bow, **CLOSE)
+    torch.testing.assert_close(out.photo, photo, **CLOSE)
     assert out.tokens == sum(len(words) + 1 for story in data.sentences for words in story)
 
 
 def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     model = make_model()
     batch = batch_of(make_stories(model, [2, 4]), [0, 1], tokenizer)
-    weights = {"beta": 0.3, "bow_weight": 0.7, "dynamics_weight": 1.9}
+    weights = {"beta": 0.3, "bow_weight": 0.7, "photo_weight": 1.3, "dynamics_weight": 1.9}
     out = model(**batch, **weights)
-    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 1.9 * out.dynamics
+    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 1.3 * out.photo + 1.9 * out.dynamics
     torch.testing.assert_close(out.loss, total / out.tokens)
     torch.testing.assert_close(out.kl_per_beat.sum(), out.kl.detach())
     assert out.kl > 0
@@ -83,7 +86,7 @@ def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     charged = torch.where(kl < 0.02, 0.02, kl).sum()
     assert charged > kl.sum() + 0.01
     torch.testing.assert_close((free.loss * free.tokens - free.nll).detach(), charged, **CLOSE)
-    assert free.bow == free.dynamics == 0
+    assert free.bow == free.photo == free.dynamics == 0
 
 
 def test_dynamics_term_and_changes_follow_the_definition(make_model, make_stories, tokenizer):
@@ -107,7 +110,7 @@ def test_dynamics_term_and_changes_follow_the_definition(make_model, make_storie
 def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan).train()
     batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
-    model(**batch, bow_weight=1.0).loss.backward()
+    model(**batch, bow_weight=1.0, photo_weight=1.0).loss.backward()
     idle = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())}
     assert idle == set()
     assert not any(p.requires_grad for p in model.image_encoder.parameters())
@@ -164,9 +167,10 @@ def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokeniz
     model = make_model(plan="deterministic")
     data = make_stories(model, [5, 1, 3, 2])
     with torch.no_grad():
-        together = model(**batch_of(data, range(4), tokenizer), bow_weight=1.0)
-        alone = [model(**batch_of(data, [i], tokenizer), bow_weight=1.0) for i in range(4)]
-    for term in ("nll", "bow", "dynamics", "tokens"):
+        weights = {"bow_weight": 1.0, "photo_weight": 1.0}
+        together = model(**batch_of(data, range(4), tokenizer), **weights)
+        alone = [model(**batch_of(data, [i], tokenizer), **weights) for i in range(4)]
+    for term in ("nll", "bow", "photo", "dynamics", "tokens"):
         torch.testing.assert_close(getattr(together, term), sum(getattr(out, term) for out in alone), **CLOSE)
     torch.testing.assert_close(together.cosine[0], alone[0].cosine[0], **CLOSE)
 

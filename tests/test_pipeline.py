@@ -1,0 +1,97 @@
+"""The scripts one after the other, as a user calls them."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 4".split()
+
+
+def good(done):
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_picture_book_from_drawing_to_score(script, tmp_path):
+    book, data, out = tmp_path / "book", tmp_path / "data", tmp_path / "out"
+    good(script("picturebook.py", "--output", book, "--train", 12, "--val", 4, "--test", 4, "--workers", 1))
+    good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 0))
+    assert "complete already" in good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 0))
+    train = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
+    assert "best model" in good(script(*train))
+    assert "this training is complete" in good(script(*train, "--resume"))
+    good(script("generate.py", "--data_path", data / "test.json", "--checkpoint", out, "--max_words", 12, cwd=tmp_path))
+    stories = json.loads((tmp_path / "stories.json").read_text())["stories"]
+    assert len(stories) == 4 and all(len(story["sentences"]) == 5 for story in stories)
+    figures = tmp_path / "figures.json"
+    check = ["picturebook.py", "--check", tmp_path / "stories.json", "--world", book, "--json", figures]
+    assert "4 stories" in good(script(*check))
+    assert json.loads(figures.read_text())["figures"]["beats"][1] == 20
+    human = good(script("CDE_score.py", data / "test.json", "--checkpoint", out, "--controls", cwd=tmp_path))
+    assert "borrowed" in human and "4 stories, 16 transitions" in human
+    scores = json.loads((tmp_path / "cde_scores.json").read_text())
+    assert len(scores["scores"]) == 4 and scores["interval"][0] <= scores["cde"] <= scores["interval"][1]
+    own = good(script("CDE_score.py", "stories.json", "--checkpoint", out, "--reference_log", cwd=tmp_path))
+    assert "0 missing" in own and "1.617 chance" in own
+
+
+def test_defaults_find_what_lies_there(script, tmp_path):
+    """Without arguments the scripts take the newest data and the default output, and say so."""
+    done = script("train.py", cwd=tmp_path)
+    assert done.returncode == 2 and "bash train.sh" in done.stderr and done.stderr.count("\n") == 1
+    done = script("CDE_score.py", cwd=tmp_path)
+    assert done.returncode == 2 and "no stories named" in done.stderr
+    good(script("picturebook.py", "--train", 5, "--val", 2, "--test", 2, "--workers", 1, cwd=tmp_path))
+    assert "Preprocessing" in good(script("dataset.py", "--workers", 0, cwd=tmp_path))
+    assert "the newest preprocessed split" in good(script("train.py", *TINY, cwd=tmp_path))
+    said = good(script("CDE_score.py", cwd=tmp_path))
+    assert "scoring the human stories of dataset/preprocessed/picturebook/test.json" in said
+    album = tmp_path / "album"
+    album.mkdir()
+    for path in sorted((tmp_path / "dataset/picturebook/images/test").iterdir())[:3]:
+        shutil.copy(path, album)
+    good(script("generate.py", album, "--max_words", 8, cwd=tmp_path))
+    assert "photos: folders, 0 missing" in good(script("CDE_score.py", "stories.json", cwd=tmp_path))
+
+
+def test_real_vist_album(script, tmp_path):
+    if "VIST_REAL" not in os.environ:
+        pytest.skip("VIST_REAL names no folder with a real VIST album")
+    data, out, vist = tmp_path / "data", tmp_path / "out", os.environ["VIST_REAL"]
+    small = ["--image_encoder", "resnet18", "--encoder_weights", "none", "--image_size", 64, "--tokenizer", "bpe"]
+    said = good(script("dataset.py", "--vist", vist, "--output", data, *small, "--workers", 0))
+    assert "1 stories, 5 beats; photos: 5 found, 0 missing, 0 broken" in said
+    split = data / "train.json"
+    good(script("train.py", "--train_data_path", split, "--val_data_path", split, "--output_dir", out, *TINY))
+    good(script("generate.py", "--data_path", split, "--checkpoint", out, "--max_words", 8, cwd=tmp_path))
+    assert "1 stories, 4 transitions" in good(script("CDE_score.py", "stories.json", "--checkpoint", out, cwd=tmp_path))
+
+
+@pytest.mark.slow
+def test_train_sh_teaches_the_picture_book(tmp_path):
+    """The one command, in a copy of the project: what a newcomer is promised. Some ten minutes on two cores."""
+    for path in [*ROOT.glob("*.py"), ROOT / "train.sh"]:
+        shutil.copy(path, tmp_path)
+    done = subprocess.run(["bash", "train.sh"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for command in (
+        "python generate.py --data_path dataset/preprocessed/picturebook/test.json",
+        "python picturebook.py --check stories.json --json check.json",
+        "python CDE_score.py --controls",
+    ):
+        subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
+    figures = json.loads((tmp_path / "check.json").read_text())["figures"]
+    for name in ("hero", "colour", "place", "object", "all five beats"):
+        right, of = figures[name]
+        assert right / of >= 0.97, name
+    controls = json.loads((tmp_path / "cde_scores.json").read_text())["controls"]
+    assert controls["shuffled"]["auc"] >= 0.98 and controls["repeated"]["auc"] >= 0.98
+    assert controls["borrowed"]["auc"] >= 0.85
+    again = subprocess.run(["bash", "train.sh"], cwd=tmp_path, capture_output=True, text=True)
+    assert again.returncode == 0 and "this training is complete" in again.stdout
+    assert Path(tmp_path, "output", "training.png").is_file()
