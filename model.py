@@ -408,8 +408,9 @@ class PlanCVAE(PreTrainedModel):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
         beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight
-        and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0; posterior_dropout
-        is that of `plans`. num_tokens divides the loss where this batch is a part of a larger one (gradient accumulation, several processes).
+        and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0; posterior_dropout is
+        that of `plans`. num_tokens divides the loss where this batch is a part of a larger one (gradient accumulation,
+        several processes).
         """
         states = self.states(beat_mask=beat_mask, **batch)
         prior, posterior = self.plans(states, posterior_dropout)

@@ -34,7 +34,8 @@ python train.py --train_data_path $data/train.json --resume "$@"
 
 say "A story for five pictures that it has never seen"
 mkdir -p "$output_dir/unseen"
-ls $book/images/test/*.jpg | head -n 5 | xargs cp -t "$output_dir/unseen"
+pictures=($book/images/test/*.jpg)
+cp "${pictures[@]:0:5}" "$output_dir/unseen"
 python generate.py "$output_dir/unseen" --checkpoint "$output_dir" --output "$output_dir/stories.json"
 say "Its CDE score"
 python CDE_score.py "$output_dir/stories.json" --checkpoint "$output_dir" --output "$output_dir/cde_scores.json"
