@@ -196,6 +196,14 @@ class Photos:
             self.rows = self.open()
         return self.rows[row]
 
+    def moments(self, most=20_000):
+        """Mean and variance (F) of the features, over at most `most` rows, evenly spread."""
+        rows = range(0, self.shape[0], -(-self.shape[0] // most) or 1)
+        if not rows:
+            return torch.zeros(self.shape[1:]), torch.ones(self.shape[1:])
+        features = torch.stack([self[row] for row in rows]).float()
+        return features.mean(0), features.var(0, correction=0)
+
     def __getstate__(self):
         return self.__dict__ | {"rows": None}  # an open file does not travel to a spawned worker
 

@@ -293,8 +293,12 @@ class PlanCVAE(PreTrainedModel):
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
 
     def standardise(self, features):
-        """Features (N, F) with mean 0 and variance 1 each: of the batch in training, of training afterwards."""
-        of_batch = self.training and len(features) > 1
+        """Features (N, F) with mean 0 and variance 1 each.
+
+        Frozen features have their moments from the start (train.py takes them from the training split); those of an
+        encoder that is being trained move, and have the batch's, with running ones for later.
+        """
+        of_batch = self.training and self.config.train_encoder and len(features) > 1
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=of_batch)
 
     def embed(self, input_ids, slots, image_at, beat_mask):

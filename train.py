@@ -412,8 +412,12 @@ class Training:
             StoryDataset.load(path, self.tokenizer, options.image_slots, self.model.max_length)
             for path in (train_path, val_path)
         )
-        if self.train_set.photos.kind == "features":  # there are no pixels to train the encoder from
-            self.model.config.train_encoder = False
+        if self.train_set.photos.kind == "features":
+            self.model.config.train_encoder = False  # there are no pixels to train it from
+            if not progress:
+                mean, var = self.train_set.photos.moments()
+                self.model.feature_mean.copy_(mean)
+                self.model.feature_var.copy_(var)
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
         self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
         if options.plan != "none":

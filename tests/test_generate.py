@@ -194,22 +194,13 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
         (["--data_path", "missing.json"], "missing.json: no such file"),
     ],
 )
-def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path, monkeypatch, capsys):
-    import sys
-
-    import cli
-    import generate
-
+def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path, script):
     folder.rename(tmp_path / "photos")
     (tmp_path / "photos" / "broken.jpg").unlink()
     (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path)
-    arguments = arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", str(checkpoint)]
-    monkeypatch.setattr(sys, "argv", ["generate.py", *arguments])
-    with pytest.raises(SystemExit) as stop:
-        cli.run(generate.main)
-    err = capsys.readouterr().err
-    assert stop.value.code == 2 and message in err and err.count("\n") == 1
+    arguments = arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", checkpoint]
+    done = script("generate.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "stories.json").exists()
 
 

@@ -20,8 +20,8 @@ def good(done):
 def test_picture_book_from_drawing_to_score(script, tmp_path):
     book, data, out = tmp_path / "book", tmp_path / "data", tmp_path / "out"
     good(script("picturebook.py", "--output", book, "--train", 12, "--val", 4, "--test", 4, "--workers", 1))
-    good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 0))
-    assert "complete already" in good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 0))
+    good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1))
+    assert "complete already" in good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1))
     train = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
     assert "best model" in good(script(*train))
     assert "this training is complete" in good(script(*train, "--resume"))
@@ -47,7 +47,7 @@ def test_defaults_find_what_lies_there(script, tmp_path):
     done = script("CDE_score.py", cwd=tmp_path)
     assert done.returncode == 2 and "no stories named" in done.stderr
     good(script("picturebook.py", "--train", 5, "--val", 2, "--test", 2, "--workers", 1, cwd=tmp_path))
-    assert "Preprocessing" in good(script("dataset.py", "--workers", 0, cwd=tmp_path))
+    assert "Preprocessing" in good(script("dataset.py", "--workers", 1, cwd=tmp_path))
     assert "the newest preprocessed split" in good(script("train.py", *TINY, cwd=tmp_path))
     said = good(script("CDE_score.py", cwd=tmp_path))
     assert "scoring the human stories of dataset/preprocessed/picturebook/test.json" in said
@@ -64,7 +64,7 @@ def test_real_vist_album(script, tmp_path):
         pytest.skip("VIST_REAL names no folder with a real VIST album")
     data, out, vist = tmp_path / "data", tmp_path / "out", os.environ["VIST_REAL"]
     small = ["--image_encoder", "resnet18", "--encoder_weights", "none", "--image_size", 64, "--tokenizer", "bpe"]
-    said = good(script("dataset.py", "--vist", vist, "--output", data, *small, "--workers", 0))
+    said = good(script("dataset.py", "--vist", vist, "--output", data, *small, "--workers", 1))
     assert "1 stories, 5 beats; photos: 5 found, 0 missing, 0 broken" in said
     split = data / "train.json"
     good(script("train.py", "--train_data_path", split, "--val_data_path", split, "--output_dir", out, *TINY))

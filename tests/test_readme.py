@@ -35,7 +35,7 @@ def test_the_readme_shows_every_script():
     assert {param.values[0] for param in commands()} == set(PARSERS)
 
 
-@pytest.mark.parametrize("script, arguments", commands())
+@pytest.mark.parametrize("script, arguments", list(commands()))
 def test_the_command_is_taken(script, arguments):
     PARSERS[script]().parse_args(arguments)
 
