@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import logging
 import os
 import shutil
 import sys
@@ -151,6 +152,7 @@ def loading(option_and_value, otherwise):
 
     `otherwise` says which option names a local path, or trains from scratch. Nothing is ever substituted silently.
     """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries would bury that line
     try:
         yield
     except UserError:
