@@ -61,6 +61,14 @@ def positive_int(text):
     return value
 
 
+def natural_int(text):
+    """argparse type: a whole number of at least 0."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
+    return value
+
+
 def positive_float(text):
     """argparse type: a finite number above 0."""
     value = float(text)
@@ -133,9 +141,17 @@ def whole(path):
     holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield holder / path.name
+        if path.is_dir() and not (holder / path.name).is_dir():
+            raise UserError(f"{path}: is a folder; expected the name of a file to write")
         if path.is_dir():  # a directory cannot be replaced in one step: the old one steps aside first
             path.rename(holder / "replaced")
-        os.replace(holder / path.name, path)
+            try:
+                os.replace(holder / path.name, path)
+            except BaseException:
+                (holder / "replaced").rename(path)
+                raise
+        else:
+            os.replace(holder / path.name, path)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 

@@ -45,7 +45,7 @@ SPLITS = ("train", "val", "test")
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 SPLIT_SHAPE = "a preprocessed split (python dataset.py writes <split>.json)"
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp")
+PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 CHUNK = 50  # batches of photos between two notes of the progress
 EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
 FUNCTION_WORDS = frozenset(
@@ -127,29 +127,28 @@ def story_length(sentences, image_slots):
     return sum(image_slots + len(words) + 3 for words in sentences)
 
 
-def pack(sentences, special, image_slots, open_last=False):
+def pack(sentences, special, image_slots):
     """One story as one sequence: `[img]*K [bos] words [eos] [dyn]` for each beat.
 
-    sentences: T lists of token ids. With `open_last`, one more beat follows them that ends after its [bos]: the
-    prefix from which sentence T + 1 is generated (T may be 0).
+    sentences: T lists of token ids.
 
     Returns 1-D long tensors. Of length L: input_ids, segment_ids, beat (the beat of each position) and labels, already
     shifted (labels[i] is what position i predicts; -100 where nothing is). Of length T: image_at (the last image slot
-    of each beat; of the open beat too) and dyn_at (each beat's [dyn]; an open beat has none yet).
+    of each beat) and dyn_at (each beat's [dyn]).
     """
     input_ids, segment_ids, labels, beat, image_at, dyn_at = [], [], [], [], [], []
-    for t, words in enumerate([*sentences, None] if open_last else sentences):
+    for t, words in enumerate(sentences):
         image_at.append(len(input_ids) + image_slots - 1)
-        spoken = [special.bos] if words is None else [special.bos, *words, special.eos, special.dyn]
+        spoken = [special.bos, *words, special.eos, special.dyn]
         input_ids += [special.img] * image_slots + spoken
         segment_ids += [special.img] * image_slots + [special.txt] * len(spoken)
-        predicted = [IGNORED] if words is None else [*words, special.eos, IGNORED, IGNORED]
-        labels += [IGNORED] * image_slots + predicted
+        labels += [IGNORED] * image_slots + [*words, special.eos, IGNORED, IGNORED]
         beat += [t] * (image_slots + len(spoken))
-        if words is not None:
-            dyn_at.append(len(input_ids) - 1)
-    places = dict(image_at=image_at, dyn_at=dyn_at)
-    fields = dict(input_ids=input_ids, segment_ids=segment_ids, labels=labels, beat=beat) | places
+        dyn_at.append(len(input_ids) - 1)
+    fields = {
+        "input_ids": input_ids, "segment_ids": segment_ids, "labels": labels, "beat": beat,
+        "image_at": image_at, "dyn_at": dyn_at,
+    }  # fmt: skip
     return {name: torch.tensor(values, dtype=torch.long) for name, values in fields.items()}
 
 
@@ -178,10 +177,19 @@ class Photos:
     kind: "features" or "pixels"; shape: (rows, F) or (rows, 3, S, S). Raises UserError where the file is not there.
     """
 
-    def __init__(self, json_path, split):
+    def __init__(self, json_path, split, encoder=None):
+        """encoder: an ImageEncoder; the photos must be its features, or pixels of its size."""
         self.kind, self.file = split["photos"]["kind"], Path(json_path).parent / split["photos"]["file"]
         self.rows = None
         self.shape = tuple(self.open().get_shape())
+        if encoder is not None:
+            size = encoder.config.image_size
+            fitting = (encoder.config.feature_size,) if self.kind == "features" else (3, size, size)
+            if self.shape[1:] != fitting:
+                raise UserError(
+                    f"{json_path}: photos of {self.shape[1:]}; the model's encoder expects {fitting}: a split that was "
+                    f"preprocessed with another --image_encoder or --image_size"
+                )
 
     def open(self):
         if not self.file.is_file():
@@ -196,9 +204,10 @@ class Photos:
             self.rows = self.open()
         return self.rows[row]
 
-    def moments(self, most=20_000):
-        """Mean and variance (F) of the features, over at most `most` rows, evenly spread."""
-        rows = range(0, self.shape[0], -(-self.shape[0] // most) or 1)
+    def moments(self, rows, most=20_000):
+        """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly spread."""
+        rows = sorted(set(rows))
+        rows = rows[:: -(-len(rows) // most) or 1]
         if not rows:
             return torch.zeros(self.shape[1:]), torch.ones(self.shape[1:])
         features = torch.stack([self[row] for row in rows]).float()
@@ -213,9 +222,9 @@ def take_photos(rows, photos):
 
     photos is a Photos or a tensor of them; None gives a story without photos, (T, 0).
     """
-    mask = torch.tensor([row is not None for row in rows])
     if photos is None:
-        return torch.zeros(len(rows), 0), mask
+        return torch.zeros(len(rows), 0), torch.zeros(len(rows), dtype=torch.bool)
+    mask = torch.tensor([row is not None for row in rows])
     kind = torch.uint8 if len(photos.shape) == 4 else torch.float32
     taken = torch.zeros(len(rows), *photos.shape[1:], dtype=kind)
     for t, row in enumerate(rows):
@@ -246,10 +255,10 @@ class StoryDataset(Dataset):
         self.shortened = sum(now is not before for now, before in zip(self.sentences, complete, strict=True))
 
     @classmethod
-    def load(cls, json_path, tokenizer, image_slots, max_length):
-        """A preprocessed split. Raises UserError where its files are missing or are not a split."""
+    def load(cls, json_path, tokenizer, image_slots, max_length, encoder=None):
+        """A preprocessed split. Raises UserError where its files are missing, no split, or not of the encoder."""
         split = read_split(json_path)
-        photos = Photos(json_path, split)
+        photos = Photos(json_path, split, encoder)
         for story in split["stories"]:
             for beat in story["beats"]:
                 if beat["photo"] is not None and beat["photo"] >= photos.shape[0]:
@@ -422,9 +431,13 @@ def time_taken(path):
 
 
 def photo_index(images, split):
-    """{photo id: path} of the photos in images/<split>, or in `images` itself where there is no such folder."""
-    paths = photo_files(images / split if (images / split).is_dir() else images)
-    return {path.stem: path for path in reversed(paths)}  # of x.gif and x.jpg, the first
+    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are not VIST's).
+
+    Where there are no such folders: of those in `images` itself.
+    """
+    folders = [images / name for name in (split, *SPLITS) if (images / name).is_dir()] or [images]
+    paths = [path for folder in folders for path in photo_files(folder)]
+    return {path.stem: path for path in reversed(paths)}  # of x.gif and x.jpg, the first; of two splits, the own
 
 
 def find_photos(stories, index):

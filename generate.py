@@ -21,6 +21,7 @@ from dataset import (
     BrokenPhoto,
     Photos,
     load_photo,
+    pack,
     photo_files,
     read_split,
     special_ids,
@@ -31,11 +32,6 @@ from dataset import (
 from model import OUTPUT_DIR, best_device, load_checkpoint
 
 # ------------------------------------------------------------------------------------------ one batch
-
-
-def choose_plan(prior, noise):
-    """z (B, Z) of one beat: the prior's mean, or, with noise (B, Z), a sample of it."""
-    return prior.mean if noise is None else prior.mean + noise * (0.5 * prior.log_var).exp()
 
 
 @torch.inference_mode()
@@ -66,8 +62,8 @@ def tell(model, special, photos, photo_mask, settings, noise=None):
     cut = 0
     for t in range(T):
         # Read [bos] the sentence before [eos] [dyn] and this photo's slots.
-        before = [torch.tensor([special.bos, *words[-1], special.eos, special.dyn]) for words in sentences] if t else []
-        text = pad_sequence(before, True, special.pad).to(device) if t else history
+        before = [pack([words[-1]], special, image_slots=0) for words in sentences] if t else []
+        text = pad_sequence([p["input_ids"] for p in before], True, special.pad).to(device) if t else history
         pictures = text.new_full((B, K), special.img)
         chunk = torch.cat([text, pictures], dim=1)
         embeddings = torch.cat([wte(text), slots[:, t].to(wte.weight.dtype)], dim=1)
@@ -80,7 +76,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None):
         history = torch.cat([history, chunk], dim=1)
         image_states.append(states[:, -1])
         if t:
-            at_dyn = torch.tensor([len(words) - 1 for words in before], device=device)
+            at_dyn = torch.cat([p["dyn_at"] for p in before]).to(device)
             dyn_states.insert(-1, states[torch.arange(B, device=device), at_dyn])  # the zeros stay for the coming one
 
         # Foresee the change, draw the plan.
@@ -88,7 +84,8 @@ def tell(model, special, photos, photo_mask, settings, noise=None):
         if model.config.plan != "none":
             dyn = torch.stack(dyn_states, 1)
             _, expected_change = model.changes(dyn, model.follow(torch.stack(image_states, 1), dyn))
-            z = choose_plan(model.prior(expected_change[:, t]), None if noise is None else noise[:, t])
+            prior = model.prior(expected_change[:, t])
+            z = prior.mean if noise is None else prior.sample(noise[:, t])
             bias = bias + model.plan_bias(z)
 
         # Write the sentence.
@@ -121,7 +118,7 @@ def plan_noise(indices, beats, plan_size, seed, temperature):
 
 def natural(name):
     """Sorting key by which photo2 comes before photo10."""
-    return [(part.isdigit(), int(part) if part.isdigit() else part.lower()) for part in re.split(r"(\d+)", name)]
+    return [(part.isdecimal(), int(part) if part.isdecimal() else part.lower()) for part in re.split(r"(\d+)", name)]
 
 
 def read_folder(folder, encoder, order):
@@ -140,6 +137,9 @@ def read_folder(folder, encoder, order):
             found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
         except BrokenPhoto as error:
             unreadable.append(f"{path.name} ({error})")
+    others = sum(path.is_file() and path.suffix.lower() not in PHOTO_SUFFIXES for path in folder.iterdir())
+    if others:
+        cli.warn(f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and are left aside")
     if unreadable:
         cli.warn(f"{folder}: {len(unreadable)} photos cannot be read and are left aside: {', '.join(unreadable)}")
     if not found:
@@ -157,10 +157,10 @@ def read_folder(folder, encoder, order):
     }  # fmt: skip
 
 
-def read_albums(path):
-    """The albums of a preprocessed split."""
+def read_albums(path, encoder):
+    """The albums of a preprocessed split, whose photos must be of the encoder's kind."""
     split = read_split(path)
-    photos = Photos(path, split)
+    photos = Photos(path, split, encoder)
     return [
         {
             "story_id": story["story_id"], "album_id": story["album_id"], "photos": photos,
@@ -210,7 +210,7 @@ def write_stories(model, tokenizer, albums, options):
             noise = plan_noise(numbers, beats, model.config.plan_size, options.seed, options.plan_temperature).to(
                 device
             )
-        set_seed(options.seed * 1_000_003 + len(stories))  # for nucleus sampling of words
+        set_seed((options.seed * 1_000_003 + len(stories)) % 2**32)  # for nucleus sampling of words
         words, cut_now = tell(
             model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise
         )
@@ -279,7 +279,7 @@ def parser():
     parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
     parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
-    parser.add_argument("--seed", type=int, default=0, help="of plans and words")
+    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
     parser.add_argument("--output", default="stories.json", help="where the stories go")
     parser.add_argument("--vist_output", help="write them in the VIST Challenge's submission format too")
     return parser
@@ -304,7 +304,7 @@ def main():
     if options.plan == "sample" and model.config.plan == "none":
         raise UserError(f"--plan sample: the model in {options.checkpoint} was trained without a plan")
     albums = (
-        read_albums(options.data_path)
+        read_albums(options.data_path, model.image_encoder)
         if options.data_path
         else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
     )

@@ -152,9 +152,11 @@ class Gaussian:
     mean: torch.Tensor
     log_var: torch.Tensor
 
-    def sample(self, temperature=1.0, generator=None):
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + temperature * noise * (0.5 * self.log_var).exp()
+    def sample(self, noise=None, generator=None):
+        """A sample, from standard normal noise of the mean's shape where it is given."""
+        if noise is None:
+            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + noise * (0.5 * self.log_var).exp()
 
     def log_prob(self, z):
         """Log-density of z (..., T, Z), summed over Z."""
@@ -209,7 +211,6 @@ class PlanCVAE(PreTrainedModel):
         D, K, Z, V = self.width, config.image_slots, config.plan_size, self.decoder.config.vocab_size
         feature_size = self.image_encoder.config.feature_size
 
-        # LayerNorm first: a random encoder's features may have any scale.
         # One linear layer over standardised features: a narrow hidden layer lost what sets photos of a kind apart (the
         # hero's colour) long before the words had learned to ask for it.
         self.register_buffer("feature_mean", torch.zeros(feature_size))
@@ -288,17 +289,17 @@ class PlanCVAE(PreTrainedModel):
             if photos.dim() == 5:
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
                     seen = self.image_encoder(seen)
-            features[photo_mask] = self.standardise(seen.to(features.dtype))
+            features[photo_mask] = self.standardise(seen.to(features.dtype), photos.dim() == 5)
         slots = self.photo_projection(features).view(B, T, K, self.width)
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
 
-    def standardise(self, features):
+    def standardise(self, features, from_pixels):
         """Features (N, F) with mean 0 and variance 1 each.
 
-        Frozen features have their moments from the start (train.py takes them from the training split); those of an
-        encoder that is being trained move, and have the batch's, with running ones for later.
+        Features computed beforehand have their moments from the start (train.py takes them from the training split).
+        Those of pixels move while the encoder learns: they have the batch's, with running ones for later.
         """
-        of_batch = self.training and self.config.train_encoder and len(features) > 1
+        of_batch = self.training and from_pixels and len(features) > 1
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=of_batch)
 
     def embed(self, input_ids, slots, image_at, beat_mask):

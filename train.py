@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -141,7 +142,13 @@ def build_model(options, tokenizer, data_dir):
     else:
         advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
         with cli.loading(f"--decoder {options.decoder}", advice):
-            decoder = GPT2LMHeadModel.from_pretrained(options.decoder, dtype=torch.float32)
+            decoder, report = GPT2LMHeadModel.from_pretrained(
+                options.decoder, dtype=torch.float32, output_loading_info=True
+            )
+            if report["missing_keys"]:
+                raise UserError(
+                    f"--decoder {options.decoder}: not a GPT-2 (it lacks {sorted(report['missing_keys'])[0]})"
+                )
         if len(tokenizer) < decoder.config.vocab_size:
             raise UserError(
                 f"--decoder {options.decoder}: has {decoder.config.vocab_size} words, the data's tokenizer only "
@@ -172,16 +179,30 @@ def parameter_groups(model, weight_decay):
 
 
 class Shard:
-    """One process's share of every batch."""
+    """One process's share of every batch.
 
-    def __init__(self, batches, rank, world):
-        self.batches, self.rank, self.world = batches, rank, world
+    A batch with fewer stories than processes leaves some without a story. In training, where all must take the step,
+    all of them do the whole batch (the loss is divided by all their tokens, so that nothing changes).
+    """
+
+    def __init__(self, batches, accelerator, training):
+        self.batches, self.training = batches, training
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
 
     def __len__(self):
         return len(self.batches)
 
     def __iter__(self):
-        return (batch[self.rank :: self.world] for batch in self.batches)
+        for batch in self.batches:
+            if self.training and len(batch) < self.world:
+                yield batch
+            elif share := batch[self.rank :: self.world]:
+                yield share
+
+
+def over_processes(accelerator, sums):
+    """The sum of a float64 tensor over all processes. A single one needs no device, and Apple's has no float64."""
+    return sums if accelerator.num_processes == 1 else accelerator.reduce(sums.to(accelerator.device)).cpu()
 
 
 # ------------------------------------------------------------------------------------------ validation
@@ -200,8 +221,8 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     set_seed(seed, device_specific=True)
     T, Z = data.dataset.max_beats, model.config.plan_size
     sums = {name: 0.0 for name in (*TERMS, "tokens", "stories", "cosine", "transitions", "log_bound")}
-    per_beat = torch.zeros(3, T, Z, dtype=torch.float64, device=accelerator.device)  # count, Σ shift, Σ shift²
-    kl = torch.zeros(T, dtype=torch.float64, device=accelerator.device)
+    per_beat = torch.zeros(3, T, Z, dtype=torch.float64)  # count, Σ shift, Σ shift²
+    kl = torch.zeros(T, dtype=torch.float64)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
@@ -217,14 +238,14 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
         sums["transitions"] += mask[:, 1:].sum().item()
         if out.posterior_shift is not None:
             t = mask.shape[1]
-            shift = (out.posterior_shift * mask[:, :, None]).double()
-            per_beat[0, :t] += mask.sum(0)[:, None]
+            shift = (out.posterior_shift * mask[:, :, None]).cpu().double()
+            per_beat[0, :t] += mask.sum(0)[:, None].cpu()
             per_beat[1, :t] += shift.sum(0)
             per_beat[2, :t] += shift.pow(2).sum(0)
-            kl[:t] += out.kl_per_beat
-    flat = accelerator.reduce(torch.tensor(list(sums.values()), dtype=torch.float64, device=accelerator.device))
+            kl[:t] += out.kl_per_beat.cpu()
+    flat = over_processes(accelerator, torch.tensor(list(sums.values()), dtype=torch.float64))
     sums = dict(zip(sums, flat.tolist()))
-    count, total, squares = accelerator.reduce(per_beat)
+    count, total, squares = over_processes(accelerator, per_beat)
     count = count.clamp(min=1)
     variance = squares / count - (total / count) ** 2
     beats = count[:, 0]
@@ -234,7 +255,7 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
         "perplexity": math.exp(min(700, (sums["nll"] + sums["kl"]) / sums["tokens"])),
         **{name: sums[name] / sums["stories"] for name in TERMS},
         "cosine": sums["cosine"] / max(1, sums["transitions"]),
-        "kl_per_beat": (accelerator.reduce(kl) / beats).tolist(),
+        "kl_per_beat": (over_processes(accelerator, kl) / beats).tolist(),
         "active_units_per_beat": (variance > 0.01).sum(1).tolist(),
         "tokens": int(sums["tokens"]),
         "stories": int(sums["stories"]),
@@ -352,7 +373,7 @@ def check(options):
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
         "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
         "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
-        "dropout": 0, "posterior_dropout": 0,
+        "dropout": 0, "posterior_dropout": 0, "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
@@ -360,7 +381,9 @@ def check(options):
     for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout"):
         if getattr(options, name) > 1:
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
-    if not options.epochs > 0:
+    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
+    if not 0 < options.epochs < math.inf:
         raise UserError(f"--epochs {options.epochs}: expected more than 0")
 
 
@@ -396,6 +419,7 @@ class Training:
     def __init__(self, options, train_path, val_path, progress):
         self.options, self.directory = options, Path(options.output_dir)
         self.progress = progress or {"step": 0, "best": math.inf, "worse": 0, "stopped_early": False}
+        self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         auto = "bf16" if bf16 else "no"
         self.accelerator = Accelerator(
@@ -409,19 +433,25 @@ class Training:
         else:
             self.model = build_model(options, self.tokenizer, train_path.parent)
         self.train_set, self.val_set = (
-            StoryDataset.load(path, self.tokenizer, options.image_slots, self.model.max_length)
+            StoryDataset.load(
+                path, self.tokenizer, options.image_slots, self.model.max_length, self.model.image_encoder
+            )
             for path in (train_path, val_path)
         )
         if self.train_set.photos.kind == "features":
             self.model.config.train_encoder = False  # there are no pixels to train it from
             if not progress:
-                mean, var = self.train_set.photos.moments()
+                rows = (row for story in self.train_set.rows for row in story if row is not None)
+                mean, var = self.train_set.photos.moments(rows)
                 self.model.feature_mean.copy_(mean)
                 self.model.feature_var.copy_(var)
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
         self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
         if options.plan != "none":
             self.model.bow_mlp.requires_grad_(options.bow_weight > 0)
+        elif not options.dynamics_weight:
+            self.model.dynamics.requires_grad_(False)
+            self.model.dynamics_head.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
         )
@@ -436,11 +466,11 @@ class Training:
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
 
-    def loader(self, dataset, batches):
+    def loader(self, dataset, batches, training=False):
         return DataLoader(
             dataset,
-            batch_sampler=Shard(batches, self.accelerator.process_index, self.accelerator.num_processes),
-            collate_fn=lambda examples: collate(examples, self.tokenizer.pad_token_id),
+            batch_sampler=Shard(batches, self.accelerator, training),
+            collate_fn=partial(collate, pad_id=self.tokenizer.pad_token_id),
             num_workers=self.options.workers,
             pin_memory=self.accelerator.device.type == "cuda",
         )
@@ -450,14 +480,14 @@ class Training:
         while True:
             epoch, done = divmod(self.progress["step"], self.steps_per_epoch)
             self.batches.set_epoch(epoch, start=done * self.options.accumulation)
-            data = iter(self.loader(self.train_set, self.batches))
+            data = iter(self.loader(self.train_set, self.batches, training=True))
             while group := list(islice(data, self.options.accumulation)):
                 yield group
 
     def take_step(self, group):
         """One optimizer step over the batches of `group`. Returns the sums of the terms, this process's share."""
         options, step, accelerator = self.options, self.progress["step"], self.accelerator
-        set_seed(options.seed * 1_000_003 + step, device_specific=True)
+        set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)
         lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
         for entry in self.optimizer.param_groups:
             entry["lr"] = lr
@@ -544,7 +574,7 @@ class Training:
             last = step >= self.total_steps
             if step % options.log_every == 0 or last:
                 totals = torch.tensor([window[name] for name in sums], dtype=torch.float64)
-                totals = dict(zip(sums, accelerator.reduce(totals.to(accelerator.device)).tolist()))
+                totals = dict(zip(sums, over_processes(accelerator, totals).tolist()))
                 speed = totals["stories"] / (time.perf_counter() - since)
                 terms = {name: totals[name] / totals["stories"] for name in TERMS}
                 nll = totals["nll"] / totals["tokens"]
@@ -555,11 +585,11 @@ class Training:
             if step % self.eval_every == 0 or last:
                 bar.write(self.validate(log))
                 since = time.perf_counter()
-            if self.stop:
+            if over_processes(accelerator, torch.tensor(float(bool(self.stop)))):  # a signal may reach one of several
                 self.save(LATEST)
                 bar.close()
                 accelerator.print(f"stopped at step {step} and saved; the same command with --resume goes on")
-                return 128 + self.stop
+                return 128 + (self.stop or signal.SIGTERM)
             if last or progress["stopped_early"]:
                 break
         bar.close()

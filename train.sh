@@ -12,7 +12,7 @@ for ((i = 1; i <= $#; i++)); do
     case ${!i} in
         --output_dir) output_dir=${!next:-} ;;
         --output_dir=*) output_dir=${!i#*=} ;;
-        --train_data_path | --train_data_path=*) own_data=true ;;
+        --train_data_path | --train_data_path=* | --val_data_path | --val_data_path=*) own_data=true ;;
         -h | --help) exec python train.py --help ;;
     esac
 done
@@ -22,6 +22,9 @@ say() { printf '\n== %s\n' "$*"; }
 if $own_data; then
     exec python train.py "$@"
 fi
+
+# A mistyped flag is better told now than after the drawing.
+python -c 'import sys, train; train.parser().parse_args(sys.argv[1:])' "$@"
 
 say "No --train_data_path named: a drawn picture book serves as the sample"
 book=dataset/picturebook

@@ -145,19 +145,6 @@ def test_labels_decode_to_the_sentences(tokenizer, chance):
         assert tokenizer.decode(labels) == text + "[eos]"
 
 
-def test_an_open_story_is_the_prefix_of_the_whole(chance):
-    for sentences in random_stories(chance, 20):
-        *told, last = sentences
-        whole, prefix = pack(sentences, SPECIAL, 2), pack(told, SPECIAL, 2, open_last=True)
-        L = story_length(sentences, 2) - len(last) - 2
-        for name in ("input_ids", "segment_ids", "beat"):
-            assert torch.equal(prefix[name], whole[name][:L])
-        assert prefix["input_ids"][-1] == SPECIAL.bos and prefix["labels"][-1] == -100
-        assert torch.equal(prefix["labels"][:-1], whole["labels"][: L - 1])
-        assert torch.equal(prefix["image_at"], whole["image_at"])
-        assert torch.equal(prefix["dyn_at"], whole["dyn_at"][:-1])
-
-
 def test_collate_pads_on_the_right(chance):
     examples = []
     for i, sentences in enumerate(random_stories(chance, 7)):

@@ -31,7 +31,9 @@ def write_plainly(model, special, photos, mask, words, noise=None):
     for t in range(mask.shape[1]):
         sentence = []
         while len(sentence) < words:
-            packed = pack(sentences, special, model.config.image_slots, open_last=True)
+            packed = pack([*sentences, []], special, model.config.image_slots)
+            packed = {name: v[:-2] if len(v) > t + 1 else v for name, v in packed.items()}  # up to its [bos]
+            packed["dyn_at"] = packed["dyn_at"][:-1]
             ids = torch.cat([packed["input_ids"], torch.tensor(sentence, dtype=torch.long)])[None]
             segments = torch.cat([packed["segment_ids"], torch.full((len(sentence),), special.txt)])[None]
             image_at, beats = packed["image_at"][None], torch.ones(1, t + 1, dtype=torch.bool)
@@ -196,7 +198,8 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
 )
 def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path, script):
     folder.rename(tmp_path / "photos")
-    (tmp_path / "photos" / "broken.jpg").unlink()
+    for name in ("broken.jpg", "notes.txt"):
+        (tmp_path / "photos" / name).unlink()
     (tmp_path / "empty").mkdir()
     arguments = arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", checkpoint]
     done = script("generate.py", *arguments, cwd=tmp_path)

@@ -36,8 +36,28 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
     assert "borrowed" in human and "4 stories, 16 transitions" in human
     scores = json.loads((tmp_path / "cde_scores.json").read_text())
     assert len(scores["scores"]) == 4 and scores["interval"][0] <= scores["cde"] <= scores["interval"][1]
+    text_alone = good(script("CDE_score.py", data / "test.json", "--checkpoint", out, "--no_photos", cwd=tmp_path))
+    assert "photos: none" in text_alone and "4 stories, 16 transitions" in text_alone
     own = good(script("CDE_score.py", "stories.json", "--checkpoint", out, "--reference_log", cwd=tmp_path))
     assert "0 missing" in own and "1.617 chance" in own
+
+
+def test_photos_of_another_encoder_are_refused(script, tmp_path):
+    book = tmp_path / "book"
+    good(script("picturebook.py", "--output", book, "--train", 4, "--val", 2, "--test", 2, "--workers", 1))
+    for size in (32, 48):
+        arguments = ["--output", tmp_path / str(size), "--image_size", size, "--workers", 1]
+        good(script("dataset.py", "--picturebook", book, *arguments))
+    train, val = tmp_path / "32" / "train.json", tmp_path / "48" / "val.json"
+    good(script("train.py", "--train_data_path", train, "--output_dir", tmp_path / "out", *TINY))
+    for command in (
+        ["train.py", "--train_data_path", train, "--val_data_path", val, "--output_dir", tmp_path / "o", *TINY],
+        ["generate.py", "--data_path", val, "--checkpoint", tmp_path / "out"],
+        ["CDE_score.py", val, "--checkpoint", tmp_path / "out"],
+    ):
+        done = script(*command, cwd=tmp_path)
+        assert done.returncode == 2 and "48/val.json: photos of (3, 48, 48)" in done.stderr
+        assert "Traceback" not in done.stderr and not (tmp_path / "o").exists()
 
 
 def test_defaults_find_what_lies_there(script, tmp_path):

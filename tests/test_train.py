@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -219,6 +220,19 @@ def test_a_training_is_not_overwritten_or_mixed_up_unasked(run_train, tmp_path):
     code, err = run_train(tmp_path, "--max_steps", 2, "--resume", "--beta", 0.5, "--seed", 3)
     assert code == 2 and "--beta was 1.0, now 0.5" in err and "--seed was 0, now 3" in err
     assert run_train(tmp_path, "--max_steps", 2, "--overwrite", "--seed", 3)[0] == 0
+
+
+def test_shards_share_every_batch_and_leave_no_process_without_a_step():
+    batches = [[1, 2, 3, 4, 5], [6, 7], [8]]
+    for world in (1, 2, 3):
+        of = [SimpleNamespace(process_index=rank, num_processes=world) for rank in range(world)]
+        training = [list(train.Shard(batches, one, training=True)) for one in of]
+        assert {len(steps) for steps in training} == {3}
+        for step, batch in enumerate(batches):
+            shares = [steps[step] for steps in training]
+            assert sorted(sum(shares, [])) == (batch if len(batch) >= world else sorted(batch * world))
+        validation = [share for one in of for share in train.Shard(batches, one, training=False)]
+        assert sorted(sum(validation, [])) == list(range(1, 9)) and all(validation)
 
 
 def test_features_leave_the_encoder_frozen(training):

@@ -1,0 +1,37 @@
+"""What stands on disk is complete: the old until the new one is, and nothing else is touched."""
+
+import pytest
+
+import cli
+
+
+def test_a_file_or_folder_is_replaced_whole(tmp_path):
+    target = tmp_path / "value.json"
+    cli.write_json(target, {"a": 1})
+    with pytest.raises(ValueError), cli.whole(target) as temporary:
+        temporary.write_text("half")
+        raise ValueError
+    assert cli.read_json(target, "a value") == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["value.json"]
+    folder = tmp_path / "folder"
+    for text in ("old", "new"):
+        with cli.whole(folder) as temporary:
+            temporary.mkdir()
+            (temporary / "file").write_text(text)
+        assert (folder / "file").read_text() == text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "value.json"]
+
+
+def test_a_file_never_replaces_a_folder(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "precious.jpg").write_text("x")
+    with pytest.raises(cli.UserError, match="photos: is a folder"):
+        cli.write_json(folder, {})
+    assert (folder / "precious.jpg").read_text() == "x" and [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{", b"[" * 100_000])
+def test_what_is_not_json_is_one_clear_error(content, tmp_path):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(cli.UserError, match="x.json: .*expected a thing"):
+        cli.read_json(tmp_path / "x.json", "a thing")
