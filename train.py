@@ -37,8 +37,7 @@ matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt  # noqa: E402
 
 TERMS = ("nll", "kl", "bow", "photo", "dynamics")
-# A short memory of squared gradients: the first steps, in which the sentences' common shape is learned, have gradients
-# so large that with the usual 0.999 they still slow the learning of the details a thousand steps later.
+# A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
 ADAM_BETAS = (0.9, 0.95)
 
 
