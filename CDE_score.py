@@ -172,8 +172,12 @@ def find_photos(stories, where, encoder):
     rows, photos = {}, None
     if where == "folders":
         pixels = []
+
+        def key(beat):  # the photo's file, which never leaves its folder
+            return Path(beat["folder"], Path(beat["photo_id"] or "").name)
+
         for beat in (beat for story in stories for beat in story["beats"]):
-            file = Path(beat["folder"] or "", Path(beat["photo_id"] or "").name)
+            file = key(beat)
             if file in rows or not beat["photo_id"]:
                 continue
             try:
@@ -182,18 +186,17 @@ def find_photos(stories, where, encoder):
             except (BrokenPhoto, OSError) as error:
                 cli.warn(f"{file}: {error}; scored as a missing photo")
         photos = torch.stack(pixels) if pixels else None
-
-        def row(beat):
-            return rows.get(Path(beat["folder"] or "", Path(beat["photo_id"] or "").name))
     else:
         split = read_split(where)
         photos = Photos(where, split, encoder)
         rows = {beat["photo_id"]: beat["photo"] for story in split["stories"] for beat in story["beats"]}
 
-        def row(beat):
-            return rows.get(beat["photo_id"])
+        def key(beat):
+            return beat["photo_id"]
 
-    return [story | {"beats": [beat | {"photo": row(beat)} for beat in story["beats"]]} for story in stories], photos
+    return [
+        story | {"beats": [beat | {"photo": rows.get(key(beat))} for beat in story["beats"]]} for story in stories
+    ], photos
 
 
 # ---------------------------------------------------------------------------------------------- main

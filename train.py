@@ -426,10 +426,10 @@ class Training:
         )
         set_seed(options.seed)
         latest = self.directory / LATEST
-        self.tokenizer = load_data_tokenizer(latest if progress else train_path.parent / "tokenizer")
         if progress:
-            self.model, _ = load_checkpoint(latest)
+            self.model, self.tokenizer = load_checkpoint(latest)
         else:
+            self.tokenizer = load_data_tokenizer(train_path.parent / "tokenizer")
             self.model = build_model(options, self.tokenizer, train_path.parent)
         self.train_set, self.val_set = (
             StoryDataset.load(
