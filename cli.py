@@ -111,17 +111,26 @@ def run(main):
     sys.exit(2)
 
 
-def read_json(path, expected):
+def read_json(path, expected, unique=False):
     """The object in a JSON file. `expected` says, in the error, what the file should have held.
 
+    unique: refuse an object that names a key twice (of which JSON readers keep the last without a word).
     Raises UserError where the file is missing, is a folder, is not UTF-8 or is not JSON.
     """
+
+    def check(pairs):
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            twice = next(key for i, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:i]))
+            raise UserError(f"{path}: {twice[:60]!r} is there twice; expected each id once")
+        return found
+
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {found}; expected {expected}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=check if unique else None)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}") from None
     except UnicodeDecodeError:

@@ -15,13 +15,10 @@ import json
 import math
 import os
 import random
-import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from itertools import accumulate
-from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,21 +34,15 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from cli import Parser, UserError, loading, positive_int, read_json, run, whole, write_json
 from model import ImageEncoder, PlanCVAEConfig, best_device
+from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit
 
 IGNORED = -100  # the label of a position that predicts nothing (PyTorch's own default)
 DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
-SPLITS = ("train", "val", "test")
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
-SPLIT_SHAPE = "a preprocessed split (python dataset.py writes <split>.json)"
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 CHUNK = 50  # batches of photos between two notes of the progress
-EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
-FUNCTION_WORDS = frozenset(
-    "a an and are as at be but by for from had has have he her his i in is it its my n of on or our s she so that the "
-    "their them then there they this to us was we were with you".split()
-)
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -298,32 +289,6 @@ def fit(sentences, image_slots, max_length):
     return sentences
 
 
-def read_split(path):
-    """The object in a split's JSON, checked. Raises UserError that names the story and what was expected."""
-    split = read_json(path, SPLIT_SHAPE)
-    if not isinstance(split, dict) or split.get("format") != 1:
-        raise UserError(f'{path}: no "format": 1 at its top; expected {SPLIT_SHAPE}')
-    photos = split.get("photos")
-    file, kind = (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
-    if not isinstance(file, str) or kind not in ("features", "pixels"):
-        raise UserError(f'{path}: expected "photos": {{"file": "<split>.safetensors", "kind": "features" or "pixels"}}')
-    if not isinstance(split.get("stories"), list) or not split["stories"]:
-        raise UserError(f"{path}: holds no stories; expected {SPLIT_SHAPE}")
-    for number, story in enumerate(split["stories"]):
-        if not isinstance(story, dict) or "story_id" not in story:
-            raise UserError(f'{path}: story number {number}: no "story_id"; expected one in each')
-        place = f"{path}: story {story['story_id']}"
-        if not isinstance(story.get("beats"), list) or not story["beats"]:
-            raise UserError(f'{place}: no "beats"; expected a list of at least one')
-        for beat in story["beats"]:
-            if not isinstance(beat, dict) or not isinstance(beat.get("sentence"), str):
-                raise UserError(f'{place}: a beat has no "sentence"; expected a string in each')
-            row = beat.get("photo", "absent")
-            if row is not None and (type(row) is not int or row < 0):
-                raise UserError(f'{place}: "photo" of a beat is {row!r}; expected a row number or null')
-    return split
-
-
 class BucketBatches(Sampler):
     """Batches (lists of story numbers) of like length: each story once an epoch, the order a function of (seed, epoch).
 
@@ -526,155 +491,6 @@ def safetensors_header(dtype, shape, size):
     header = json.dumps({"photos": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
-
-
-# ---------------------------------------------------------------------------------------------- what the sources hold
-
-
-def read_vist(folder, text):
-    """{split: (stories, remarks)} of a folder in VIST's format, without the photos; and no machine stories.
-
-    text: "normalized" or "original". Raises UserError that names the file and what it lacks.
-    """
-    files = {split: folder / "sis" / f"{split}.story-in-sequence.json" for split in SPLITS}
-    files = {split: path for split, path in files.items() if path.exists()}
-    if not files:
-        raise UserError(f"{folder}: no sis/<split>.story-in-sequence.json in it; expected one for train, val or test")
-    return {split: read_vist_split(path, text) for split, path in files.items()}, {}
-
-
-def read_vist_split(path, text):
-    data = read_json(path, "VIST annotations")
-    entries = data.get("annotations") if isinstance(data, dict) else None
-    if not isinstance(entries, list):
-        raise UserError(f'{path}: no list "annotations"; expected VIST annotations (stories in sequence)')
-    by_story, key = {}, {"normalized": "text", "original": "original_text"}[text]
-    for number, entry in enumerate(entries):
-        entry = entry[0] if isinstance(entry, list) and entry else entry
-        for name in ("story_id", "photo_flickr_id", "worker_arranged_photo_order", key):
-            if not isinstance(entry, dict) or entry.get(name) is None:
-                advice = "; --text normalized does without it" if name == "original_text" else ""
-                raise UserError(f'{path}: annotation {number} has no "{name}"; expected one in each{advice}')
-        by_story.setdefault(str(entry["story_id"]), []).append(entry)
-    stories, remarks = [], Counter()
-    for story_id, entries in by_story.items():
-        try:
-            places = [int(entry["worker_arranged_photo_order"]) for entry in entries]
-        except (TypeError, ValueError):
-            raise UserError(f'{path}: story {story_id}: a "worker_arranged_photo_order" is not a number') from None
-        told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
-        beats = sorted(set(zip(places, told, strict=True)))  # an annotation that is there twice counts once
-        places = [place for place, _ in beats]
-        if len(set(places)) < len(places):
-            remarks["left out: two photos at one place"] += 1
-        elif not all(sentence for _, (_, sentence) in beats):
-            remarks["left out: an empty sentence"] += 1
-        else:
-            remarks["kept: a place without a photo"] += places != list(range(len(places)))
-            album_id = str(entries[0].get("album_id", ""))
-            stories.append(new_story(story_id, album_id, [beat for _, beat in beats]))
-    return stories, remarks
-
-
-def read_vist_edit(folder, text):
-    """{split: (stories, remarks)} of the human edits in VIST-Edit, and {"<system>.<split>": machine stories}.
-
-    Raises UserError that names the file and what it lacks.
-    """
-    splits, machine = {}, {}
-    for system in sorted(path for path in folder.iterdir() if path.is_dir()):
-        for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True):
-            for path in sorted((system / name).glob("[!.]*.json")):
-                stories, remarks = splits.setdefault(split, ([], Counter()))
-                edits, automatic = read_edits(path, text, remarks)
-                stories += edits
-                machine.setdefault(f"{system.name}.{split}", []).append(automatic)
-    if not splits:
-        raise UserError(f"{folder}: no <system>/<split>/*.json in it; expected VIST-Edit's AREL and GLAC folders")
-    return splits, machine
-
-
-def read_edits(path, text, remarks):
-    """The human edits in one file of VIST-Edit as stories, and the machine's own story."""
-    data, key = read_json(path, "a story of VIST-Edit"), EDIT_KEYS[text]
-    expected = {"photo_sequence_ids": list, "auto_story_text_normalized": str, "edited_stories": list}
-    for name, kind in expected.items():
-        if not isinstance(data, dict) or not isinstance(data.get(name), kind) or not data[name]:
-            raise UserError(f'{path}: no "{name}"; expected a story of VIST-Edit')
-    photos = [str(photo_id) for photo_id in data["photo_sequence_ids"]]
-    name, album_id = f"{'-'.join(photos)}-{data.get('model', path.parts[-3])}", str(data.get("album_id", ""))
-    machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
-    remarks["kept: a machine story without one sentence per photo"] += len(machine) != len(photos)
-    stories = []
-    for number, edit in enumerate(data["edited_stories"]):
-        if not isinstance(edit, dict) or not isinstance(edit.get(key), (str, list)):
-            raise UserError(f'{path}: edit {number} has no "{key}"; expected one in each')
-        sentences = re.split(r"(?<=[.!?])\s+", edit[key]) if isinstance(edit[key], str) else edit[key]
-        sentences = [sentence for sentence in map(one_line, sentences) if sentence]
-        if sentences:
-            remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)
-            stories.append(new_story(f"{name}-{number}", album_id, tell(photos, sentences, machine)))
-        else:
-            remarks["left out: no sentences"] += 1
-    beats = tell(photos, machine, machine)
-    automatic = {"story_id": name, "album_id": album_id, "photo_ids": [photo for photo, _ in beats]}
-    return stories, automatic | {"sentences": [sentence for _, sentence in beats]}
-
-
-def tell(photos, sentences, machine):
-    """[(photo id, its sentences joined)]: an edit's sentences by photo. A photo without one is left out."""
-    if len(sentences) == len(photos):
-        return list(zip(photos, sentences, strict=True))
-    photo_of = spread(len(machine), len(photos))
-    told = {}
-    for sentence, j in zip(sentences, align(sentences, machine), strict=True):
-        told.setdefault(photo_of[j], []).append(sentence)
-    return [(photos[at], " ".join(parts)) for at, parts in told.items()]
-
-
-def spread(count, places):
-    """`count` things over `places` in order, evenly: the place of each, 0 to places - 1."""
-    return [(2 * i + 1) * places // (2 * count) for i in range(count)]
-
-
-def align(edit_sentences, machine_sentences):
-    """For each edited sentence the number of the machine sentence that it rewrites, never decreasing.
-
-    Where the counts agree, one to one. Else the alignment of highest total similarity (dynamic programming); where
-    the words do not decide, the nearest to an even spread.
-    """
-    count, places = len(edit_sentences), len(machine_sentences)
-    if count == places:
-        return list(range(count))
-    best = [(0.0, [])] * places  # best[j]: score and alignment of the sentences so far, none of them beyond j
-    for sentence, even in zip(edit_sentences, spread(count, places), strict=True):
-        ending = [
-            (score + similarity(sentence, machine_sentences[j]) - 1e-6 * abs(j - even), [*path, j])
-            for j, (score, path) in enumerate(best)
-        ]
-        best = list(accumulate(ending, lambda a, b: max(a, b, key=itemgetter(0))))
-    return best[-1][1]
-
-
-def similarity(a, b):
-    """F1 of the words that two sentences share, 0 to 1; a function word weighs a tenth of another."""
-
-    def weigh(words):
-        return sum(n * (0.1 if word in FUNCTION_WORDS else 1) for word, n in words.items())
-
-    a, b = (Counter(re.findall(r"\w+", sentence.lower())) for sentence in (a, b))
-    return 2 * weigh(a & b) / (weigh(a) + weigh(b)) if a and b else 0.0
-
-
-def one_line(text):
-    text = str(text).encode(errors="replace").decode()  # JSON may hold half a character, which no file takes
-    return " ".join(text.split())
-
-
-def new_story(story_id, album_id, beats):
-    """beats: [(photo id, sentence)]."""
-    beats = [{"photo_id": photo_id, "sentence": sentence} for photo_id, sentence in beats]
-    return {"story_id": story_id, "album_id": album_id, "beats": beats}
 
 
 # ---------------------------------------------------------------------------------------------- preprocessing

@@ -23,7 +23,8 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from cli import Parser, UserError, positive_int, read_json, run, whole, write_json
+from cli import Parser, UserError, positive_int, read_json, run, warn, whole, write_json
+from stories import read_stories
 
 COLOURS = {"red": (222, 62, 58), "yellow": (250, 200, 48), "green": (76, 176, 80), "blue": (58, 128, 222),
            "purple": (146, 88, 196)}
@@ -36,6 +37,7 @@ SLOTS = {
 MOODS = ("cheerful", "gloomy")
 BEATS = 5
 SPLITS = {"train": 4000, "val": 400, "test": 400}  # stories
+REFERENCES = 5  # human stories an album, as VIST has them
 BOOK = "dataset/picturebook"
 WORLD_FILE = "a picture book's world.json (python picturebook.py draws one)"
 
@@ -1308,6 +1310,23 @@ def tell(story):
     return [getattr(beat, story["mood"])[wording].format(**story) for beat, wording in zip(beats, story["wordings"])]
 
 
+def retell(stories, rng):
+    """References, {album id: [REFERENCES texts]}: what the book says of an album, then tellings of either mood in turn.
+
+    They are tokenised as VIST's are. People, too, tell the same pictures in different ways: VIST has five stories each.
+    """
+    told, facts = {}, {}
+    for story in stories:
+        told.setdefault(story["album_id"], []).append(story)
+        facts[story["album_id"]] = story
+    for album, tellings in told.items():
+        while len(tellings) < REFERENCES:
+            mood = next(mood for mood in MOODS if mood != tellings[-1]["mood"])
+            wordings = [rng.randrange(len(getattr(beat, mood))) for beat in PLOTS[facts[album]["plot"]]]
+            tellings.append({**facts[album], "mood": mood, "wordings": wordings})
+    return {album: [" ".join(map(normalise, tell(story))) for story in tellings] for album, tellings in told.items()}
+
+
 def annotate(stories, rng):
     """The stories as the object of a VIST story-in-sequence file, its entries in no order."""
     albums, images, annotations = {}, [], []
@@ -1315,7 +1334,7 @@ def annotate(stories, rng):
         album, story_id = story["album_id"], story["story_id"]
         if album not in albums:
             taken = datetime(2026, 5, 1, 10, 40, 46) + timedelta(hours=len(albums))
-            albums[album] = {"id": album, "title": "a picture book"}
+            albums[album] = {"id": album, "title": "a picture book", "vist_label": story["plot"]}
             for photo in story["photo_ids"]:
                 images.append({"id": photo, "album_id": album, "datetaken": str(taken)})
                 taken += timedelta(seconds=rng.randint(30, 600))
@@ -1346,15 +1365,17 @@ def draw_albums(albums, folder, size, seed, workers):
 
 
 def write_dataset(folder, settings, workers):
-    """Write the dataset into `folder`, which does not exist yet: sis/, images/, truth/ and world.json."""
+    """Write the dataset into `folder`, which does not exist yet: sis/, images/, references/, truth/ and world.json."""
     splits = plan_stories(settings)
-    for name in ("sis", "truth", *(f"images/{split}" for split in splits)):
+    for name in ("sis", "references", "truth", *(f"images/{split}" for split in splits)):
         (folder / name).mkdir(parents=True)
     albums = {story["album_id"]: story for stories in splits.values() for story in stories}
     draw_albums(list(albums.values()), folder, settings["size"], settings["seed"], workers)
     for split, stories in splits.items():
         rng = random.Random(f"{settings['seed']}/{split}/files")
         write_json(folder / "sis" / f"{split}.story-in-sequence.json", annotate(stories, rng))
+        references = retell(stories, random.Random(f"{settings['seed']}/{split}/references"))
+        write_json(folder / "references" / f"{split}.json", references)
         facts = (*SLOTS, "plot", "mood", "wordings", "photo_ids")
         truth = {story["story_id"]: {name: story[name] for name in facts} for story in stories}
         write_json(folder / "truth" / f"{split}.json", truth)
@@ -1384,30 +1405,6 @@ def make_dataset(output, settings, workers=1, overwrite=False):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The check: how far a system's stories follow their pictures.
-
-
-def read_stories(path):
-    """[{"photo_ids", "sentences"}] from a file of stories or a preprocessed split, told apart by what they hold.
-
-    Raises UserError where the file is neither.
-    """
-    expected = '{"stories": [{"photo_ids", "sentences"} or {"beats": [{"photo_id", "sentence"}]}]}'
-    found, stories = read_json(path, expected), []
-    try:
-        for story in found["stories"]:
-            if "beats" in story:
-                photos = [beat.get("photo_id") for beat in story["beats"]]
-                sentences = [beat["sentence"] for beat in story["beats"]]
-            else:
-                photos, sentences = story["photo_ids"], story["sentences"]
-            texts = [*sentences, *(photo for photo in photos if photo is not None)]
-            if len(photos) != len(sentences) or not all(isinstance(text, str) for text in texts):
-                raise ValueError
-            stories.append({"photo_ids": photos, "sentences": sentences})
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: story {len(stories) + 1} does not read; expected {expected}, a sentence a photo"
-                        ) from None
-    return stories
 
 
 class Book:
@@ -1445,10 +1442,10 @@ class Book:
 
         A photo that is missing from a story stands for the beat of its position.
         """
-        found = [self.photos.get(photo) for photo in story["photo_ids"]]
+        found = [self.photos.get(beat["photo_id"]) for beat in story["beats"]]
         facts = next((truth for truth, _ in filter(None, found)), None)
         beats = [beat[1] if beat else position for position, beat in enumerate(found)]
-        return facts, dict(zip(beats, story["sentences"]))
+        return facts, dict(zip(beats, (beat["sentence"] for beat in story["beats"])))
 
     def right_slots(self, facts, sentences):
         """{slot: whether every beat that is to name it has the right word and no other word of that slot}."""
@@ -1487,7 +1484,7 @@ def next_other(all_facts):
 def check_stories(stories, world_dir):
     """How far stories follow their pictures, and the same against the pictures of another story as a control.
 
-    stories: [{"photo_ids": [id or None], "sentences": [text]}], a sentence a photo; world_dir: the picture book.
+    stories: as stories.read_stories gives them; world_dir: the picture book.
     Returns {"stories", "unknown": how many have no photo of this book, "figures": {name: [right, of]}, "control":
     likewise, "distinct": different stories, "in_training": word for word in the training set}. The figures count
     stories: with the right hero wherever one is to be named (and so on for each slot), with five sentences that are
@@ -1568,7 +1565,10 @@ def main():
     if arguments.json and not arguments.check:
         raise UserError("--json: goes with --check")
     if arguments.check:
-        result = check_stories(read_stories(arguments.check), arguments.world)
+        told = read_stories(arguments.check)
+        for remark, count in (+told.remarks).items():
+            warn(f"{arguments.check}: {count} stories {remark}")
+        result = check_stories(told.stories, arguments.world)
         print_check(result)
         if arguments.json:
             write_json(arguments.json, result)

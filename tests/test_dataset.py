@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 
 import cli
 import dataset
+import stories
 from cli import UserError
 from dataset import (
     BrokenPhoto,
     BucketBatches,
     StoryDataset,
-    align,
     collate,
     encode,
     load_photo,
@@ -36,6 +36,7 @@ from dataset import (
     train_tokenizer,
 )
 from model import ImageEncoder
+from stories import align, read_vist, read_vist_edit, spread
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was n't far , naïve 🙂 .".split()
 SPECIAL = dataset.SpecialIds(*range(1000, 1006))
@@ -415,7 +416,7 @@ def test_vist_stories_follow_the_workers_order(tmp_path, chance):
     annotations += [annotation("mute", "p1", 0, "  "), annotation("mute", "p2", 1, "two .")]
     chance.shuffle(annotations)
     write_vist(tmp_path, {"val": (annotations, {})})
-    (told, remarks) = dataset.read_vist(tmp_path, "normalized")[0]["val"]
+    (told, remarks) = read_vist(tmp_path, "normalized")[0]["val"]
     assert {s["story_id"]: [(b["photo_id"], b["sentence"]) for b in s["beats"]] for s in told} == stories
     assert all(story["album_id"] == f"album of {story['story_id']}" for story in told)
     assert remarks == {
@@ -437,7 +438,7 @@ def test_vist_stories_follow_the_workers_order(tmp_path, chance):
 def test_malformed_vist_annotations(tmp_path, entry, text, message):
     write_vist(tmp_path, {"test": ([entry], {})})
     with pytest.raises(UserError, match=message):
-        dataset.read_vist(tmp_path, text)
+        read_vist(tmp_path, text)
 
 
 # ---------------------------------------------------------------------------------------------- VIST-Edit
@@ -474,16 +475,16 @@ def test_align_is_the_best_monotone_alignment(chance):
         counts = chance.sample(range(1, 6), 2)
         edit, machine = ([" ".join(chance.choices(vocabulary, k=3)) for _ in range(count)] for count in counts)
         path = align(edit, machine)
-        total = lambda p: sum(dataset.similarity(edit[i], machine[j]) for i, j in enumerate(p))  # noqa: E731
+        total = lambda p: sum(stories.similarity(edit[i], machine[j]) for i, j in enumerate(p))  # noqa: E731
         every = itertools.combinations_with_replacement(range(len(machine)), len(edit))
         assert path == sorted(path) and total(path) == pytest.approx(max(map(total, every)), abs=1e-4)
 
 
 def test_similarity_is_an_f1_of_words():
-    assert dataset.similarity("Sun boat !", "boat") == pytest.approx(2 / 3)
-    assert dataset.similarity("sun", "moon") == dataset.similarity("!", "!") == 0
-    assert dataset.similarity("dog dog cat", "dog cat cat") == pytest.approx(2 / 3)
-    assert dataset.similarity("the dog", "the cat") < 0.1 < dataset.similarity("the dog", "a dog")
+    assert stories.similarity("Sun boat !", "boat") == pytest.approx(2 / 3)
+    assert stories.similarity("sun", "moon") == stories.similarity("!", "!") == 0
+    assert stories.similarity("dog dog cat", "dog cat cat") == pytest.approx(2 / 3)
+    assert stories.similarity("the dog", "the cat") < 0.1 < stories.similarity("the dog", "a dog")
 
 
 def write_edits(folder, system, split, automatic, edits, photos=("10", "11", "12", "13", "14")):
@@ -504,7 +505,7 @@ def test_vist_edit_edits_become_stories(tmp_path):
     ]
     write_edits(tmp_path, "AREL", "dev", " ".join(MACHINE), edits)
     write_edits(tmp_path, "GLAC", "train", "only ... four . here .", [["only .", "four ."]], photos=("1", "2", "3"))
-    splits, machine = dataset.read_vist_edit(tmp_path, "normalized")
+    splits, machine = read_vist_edit(tmp_path, "normalized")
     assert splits.keys() == {"train", "val"}
     stories, remarks = splits["val"]
     assert remarks["left out: no sentences"] == 1 and len(stories) == 4  # no edit with words is thrown away
@@ -522,14 +523,14 @@ def test_vist_edit_edits_become_stories(tmp_path):
     assert automatic["photo_ids"] == ["10", "11", "12", "13", "14"] and automatic["sentences"] == MACHINE
     (automatic,) = machine["GLAC.train"]  # two sentences over three photos
     assert automatic["sentences"] == ["only ... four .", "here ."] and automatic["photo_ids"] == ["1", "3"]
-    original = dataset.read_vist_edit(tmp_path, "original")[0]["val"][0]
+    original = read_vist_edit(tmp_path, "original")[0]["val"][0]
     assert [beat["sentence"] for beat in original[0]["beats"]] == edits[0]
 
 
 def test_a_machine_story_of_four_sentences_still_covers_five_photos(tmp_path):
     edits = [[f"{word} ." for word in ("beach", "castle", "umbrella", "wave", "end")], ["castle .", "wave ."]]
     write_edits(tmp_path, "AREL", "test", " ".join(MACHINE[:4]), edits)
-    (stories, remarks) = dataset.read_vist_edit(tmp_path, "normalized")[0]["test"]
+    (stories, remarks) = read_vist_edit(tmp_path, "normalized")[0]["test"]
     assert [beat["photo_id"] for beat in stories[0]["beats"]] == ["10", "11", "12", "13", "14"]
     assert [beat["photo_id"] for beat in stories[1]["beats"]] == ["11", "14"]  # sentences 2 and 4 of 4
     assert remarks["kept: a machine story without one sentence per photo"] == 1
@@ -537,7 +538,7 @@ def test_a_machine_story_of_four_sentences_still_covers_five_photos(tmp_path):
 
 @pytest.mark.parametrize("count, places", [*itertools.product(range(1, 9), range(1, 9))])
 def test_spread_is_even(count, places):
-    at = dataset.spread(count, places)
+    at = spread(count, places)
     assert at == sorted(at) and 0 <= at[0] and at[-1] < places
     assert all(abs((i + 0.5) / count - (place + 0.5) / places) <= 0.5 / places + 1e-9 for i, place in enumerate(at))
 
@@ -545,7 +546,7 @@ def test_spread_is_even(count, places):
 def test_malformed_vist_edit(tmp_path):
     write_edits(tmp_path, "AREL", "train", "", [["a ."]])
     with pytest.raises(UserError, match='10-11-12-13-14.json: no "auto_story_text_normalized"'):
-        dataset.read_vist_edit(tmp_path, "normalized")
+        read_vist_edit(tmp_path, "normalized")
 
 
 # ---------------------------------------------------------------------------------------------- preprocessing
@@ -642,7 +643,7 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
 
     split = preprocess(vist, output, "--overwrite", "--store", "pixels", "--missing_photos", "drop")
     without = {"broken", "../../../secret", str(tmp_path / "secret")}
-    every, _ = dataset.read_vist(vist, "normalized")[0]["train"]
+    every, _ = read_vist(vist, "normalized")[0]["train"]
     complete = [story["story_id"] for story in every if not without & {beat["photo_id"] for beat in story["beats"]}]
     assert [story["story_id"] for story in split["stories"]] == complete
     report = json.loads((output / "report.json").read_text())["splits"]["train"]

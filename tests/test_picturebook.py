@@ -15,6 +15,7 @@ from PIL import Image
 import picturebook
 from cli import UserError
 from picturebook import MOODS, PLOTS, SLOTS, Beat, check_stories, draw_picture, make_dataset, plan_stories, tell
+from stories import paired, read_stories
 
 SCRIPT = Path(picturebook.__file__)
 FACTS = (*SLOTS, "plot")
@@ -35,6 +36,11 @@ def book(tmp_path_factory):
 
 def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def check(stories, book):
+    """check_stories of [{"photo_ids", "sentences"}]."""
+    return check_stories([paired("", "", story["photo_ids"], story["sentences"]) for story in stories], book)
 
 
 def human_stories(split="test", **changes):
@@ -224,7 +230,7 @@ def all_right(figures, stories):
 
 
 def test_human_stories_are_right_and_do_not_fit_other_pictures(book):
-    result = check_stories(human_stories(), book)
+    result = check(human_stories(), book)
     assert all_right(result["figures"], 10) and result["unknown"] == 0
     assert result["figures"]["cheerful"] == result["figures"]["gloomy"] == [5, 10]
     assert result["distinct"] == 10 and result["in_training"] == 0
@@ -235,7 +241,7 @@ def test_human_stories_are_right_and_do_not_fit_other_pictures(book):
 
 def test_the_control_takes_other_pictures_even_where_an_album_has_many_tellings(tmp_path):
     make_dataset(tmp_path / "book", settings(train=2, val=1, test=20, stories_per_album=5))
-    result = check_stories(human_stories(train=2, val=1, test=20, stories_per_album=5), tmp_path / "book")
+    result = check(human_stories(train=2, val=1, test=20, stories_per_album=5), tmp_path / "book")
     assert all_right(result["figures"], 20)
     assert sum(result["control"][slot][0] for slot in SLOTS) < 80
 
@@ -249,7 +255,7 @@ def test_spacing_case_order_and_missing_photos_do_not_matter(book):
     for side in ("photo_ids", "sentences"):  # a story in another order than its pictures' is known by its photos
         stories[2][side] = stories[2][side][::-1]
     random.Random(0).shuffle(stories)
-    assert all_right(check_stories(stories, book)["figures"], 10)
+    assert all_right(check(stories, book)["figures"], 10)
 
 
 def test_wrong_words_are_counted(book):
@@ -259,7 +265,7 @@ def test_wrong_words_are_counted(book):
         other = next(hero for hero in SLOTS["hero"] if hero != facts["hero"])
         last = max(beat for beat in range(5) if "hero" in PLOTS[facts["plot"]][beat].slots)
         story["sentences"][last] = story["sentences"][last].replace(facts["hero"], other)
-    figures = check_stories(stories, book)["figures"]
+    figures = check(stories, book)["figures"]
     assert figures["hero"] == [10 - wrong, 10]
     assert figures["colour"] == figures["place"] == figures["object"] == figures["all five beats"] == [10, 10]
 
@@ -268,7 +274,7 @@ def test_a_second_word_of_a_slot_is_wrong(book):
     stories, truth = human_stories(), plan_stories(settings())["test"]
     other = next(colour for colour in SLOTS["colour"] if colour != truth[0]["colour"])
     stories[0]["sentences"][0] += f" And {other}!"
-    figures = check_stories(stories, book)["figures"]
+    figures = check(stories, book)["figures"]
     assert figures["colour"] == [9, 10] and figures["hero"] == [10, 10] and figures["beats"] == [49, 50]
 
 
@@ -277,7 +283,7 @@ def test_swapped_and_missing_sentences_are_counted(book):
     swapped = stories[3]["sentences"]
     swapped[1], swapped[2] = swapped[2], swapped[1]
     stories[5] = {side: values[:4] for side, values in stories[5].items()}
-    figures = check_stories(stories, book)["figures"]
+    figures = check(stories, book)["figures"]
     assert figures["beats"] == [47, 50] and figures["all five beats"] == [8, 10]
     assert figures["one mood"] == [9, 10]  # the swapped story keeps its mood, the short one has no fifth sentence
 
@@ -287,7 +293,7 @@ def test_mixed_moods_are_counted(book):
     for k in (0, 7):
         turned = truth[k] | {"mood": next(mood for mood in MOODS if mood != truth[k]["mood"])}
         stories[k]["sentences"][4] = tell(turned)[4]
-    figures = check_stories(stories, book)["figures"]
+    figures = check(stories, book)["figures"]
     assert figures["one mood"] == [8, 10] and figures["all five beats"] == [10, 10]
     assert figures["cheerful"][0] + figures["gloomy"][0] == 8
     assert figures["cheerful"][0] == 5 - sum(truth[k]["mood"] == "cheerful" for k in (0, 7))
@@ -296,7 +302,7 @@ def test_mixed_moods_are_counted(book):
 def test_copies_and_strangers_are_counted(book):
     stories = human_stories() + human_stories("train")[:3] * 2
     stories[0] = stories[0] | {"photo_ids": ["1", "2", None, "4", "5"]}
-    result = check_stories(stories, book)
+    result = check(stories, book)
     assert (result["stories"], result["unknown"], result["distinct"], result["in_training"]) == (16, 1, 12, 6)
 
 
@@ -306,11 +312,30 @@ def test_the_command_reads_stories_and_preprocessed_splits_alike(book, tmp_path)
                                          in zip(story["photo_ids"], story["sentences"])]} for story in stories]
     results = []
     for name, told in (("stories", stories), ("split", split)):
-        (tmp_path / name).write_text(json.dumps({"stories": told}))
+        about = {"format": 1, "photos": {"file": "x", "kind": "pixels"}} if name == "split" else {}
+        (tmp_path / name).write_text(json.dumps(about | {"stories": told}))
         done = command("--check", tmp_path / name, "--world", book, "--json", tmp_path / "figures.json")
         assert done.returncode == 0 and re.search(r"hero +10 / 10 +100\.0 %", done.stdout)
         results.append(json.loads((tmp_path / "figures.json").read_text()))
-    assert results[0] == results[1] == check_stories(human_stories(), book)
+    assert results[0] == results[1] == check(human_stories(), book)
+
+
+def test_references_are_five_right_tellings_of_both_moods(tmp_path):
+    folder = tmp_path / "book"
+    make_dataset(folder, settings(train=2, val=1, test=12))
+    references = json.loads((folder / "references" / "test.json").read_text())
+    truth = json.loads((folder / "truth" / "test.json").read_text())
+    told = read_stories(folder / "references" / "test.json").stories
+    photos = {entry["album_id"]: truth[entry["story_id"]]["photo_ids"]
+              for [entry] in json.loads((folder / "sis/test.story-in-sequence.json").read_text())["annotations"]}
+    assert references.keys() == photos.keys() and all(len(texts) == 5 for texts in references.values())
+    sentences = [[beat["sentence"] for beat in story["beats"]] for story in told]
+    stories = [{"photo_ids": photos[story["album_id"]], "sentences": text} for story, text in zip(told, sentences)]
+    result = check(stories, folder)
+    assert all_right(result["figures"], 60)
+    for i in range(0, 60, 5):  # the book's own first, then the moods in turn
+        moods = [check(stories[k : k + 1], folder)["figures"]["cheerful"][0] for k in range(i, i + 5)]
+        assert moods in ([0, 1, 0, 1, 0], [1, 0, 1, 0, 1])
 
 
 def test_a_sheet_is_a_png_as_wide_as_asked(book, tmp_path):
@@ -345,18 +370,18 @@ def test_the_command_draws_and_says_what_comes_next(tmp_path):
 @pytest.mark.parametrize("arguments, said", [
     (["--train", "0"], "--train"), (["--workers", "two"], "--workers"), (["--json", "out.json"], "--json"),
     (["--output", "here"], "not a picture book"), (["--output", "file.json"], "is a file"),
-    (["--check", "nowhere.json"], "nowhere.json"), (["--check", "file.json"], "story 1"),
-    (["--check", "list.json"], "list.json"), (["--check", "numbers.json"], "story 1"),
+    (["--check", "nowhere.json"], "nowhere.json"), (["--check", "file.json"], "number 0"),
+    (["--check", "list.json"], "list.json"), (["--check", "lists.json"], "number 0"),
     (["--check", "good.json", "--world", "here"], "world.json"), (["--check", "good.json", "--world", "odd"], "odd"),
 ])
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
     Path("here/mine.txt").write_text("kept")
-    Path("file.json").write_text('{"stories": [{"photo_ids": ["1", "2"], "sentences": ["One only."]}]}')
+    Path("file.json").write_text('{"stories": [{"photo_ids": ["1", "2"], "sentences": "One only."}]}')
     Path("list.json").write_text("[1]")
     Path("good.json").write_text('{"stories": [{"photo_ids": ["1"], "sentences": ["Once."]}]}')
-    Path("numbers.json").write_text('{"stories": [{"photo_ids": [1], "sentences": ["Once."]}]}')
+    Path("lists.json").write_text('{"stories": [{"photo_ids": [["1"]], "sentences": ["Once."]}]}')
     Path("odd").mkdir()
     Path("odd/world.json").write_text("{}")
     before = contents(".")
@@ -367,7 +392,7 @@ def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
 
 def test_stories_of_another_book_are_refused(book):
     with pytest.raises(UserError, match="none of the 1 stories"):
-        check_stories([{"photo_ids": ["1"], "sentences": ["Once."]}], book)
+        check([{"photo_ids": ["1"], "sentences": ["Once."]}], book)
 
 
 def test_a_beat_says_which_slots_it_names():

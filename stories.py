@@ -1,0 +1,385 @@
+"""Stories as text: the files in which they circulate, their sentences, their words.
+
+Every shape of file is read here and becomes the same: {"story_id", "album_id", "beats": [{"photo_id", "sentence"}]}.
+Imports nothing heavy.
+"""
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
+from pathlib import Path
+
+from nltk.tokenize import NLTKWordTokenizer
+from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+from cli import UserError, read_json
+
+SPLITS = ("train", "val", "test")
+SPLIT_SHAPE = "a preprocessed split (python dataset.py writes <split>.json)"
+SHAPES = (
+    "stories.json of generate.py, a preprocessed split, a VIST Challenge submission, VIST's or VIST-Edit's own JSON, "
+    '{"album id": ["story"]} or {"story id": "story"}'
+)
+EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
+FUNCTION_WORDS = frozenset(
+    "a an and are as at be but by for from had has have he her his i in is it its my n of on or our s she so that the "
+    "their them then there they this to us was we were with you".split()
+)
+
+
+# ----------------------------------------------------------------------------------------------- text
+
+
+def one_line(text):
+    text = str(text).encode(errors="replace").decode()  # JSON may hold half a character, which no file takes
+    return " ".join(text.split())
+
+
+def split_sentences(text):
+    """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt (no download)."""
+    if re.search(r"\s[.!?](\s|$)", text):
+        return [part.strip() for part in re.split(r"(?<=\s[.!?])\s+", text) if part.strip()]
+    return PunktSentenceTokenizer().tokenize(text.strip())
+
+
+ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")  # "night." and "didn't"
+STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")  # "night ." and "did n't"
+PLACEHOLDER = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
+
+
+def is_tokenised(text):
+    """Whether a text is written VIST's way: in lower case, punctuation and contractions standing by themselves."""
+    words = PLACEHOLDER.sub("", text)
+    return words == words.lower() and len(ATTACHED.findall(words)) <= len(STANDING.findall(words))
+
+
+def tokenise(text):
+    """A text VIST's way, as its publishers did it: Treebank tokens of each sentence, in lower case.
+
+    [male], [female], [location] and [organization] stay whole. A tokenised text stays what it is.
+    """
+    if is_tokenised(text):
+        return text
+    text = text.replace("\u2019", "'").replace("\u2018", "'").replace("\u201c", '"').replace("\u201d", '"')
+    names = PLACEHOLDER.findall(text)
+    text = PLACEHOLDER.sub("PLACEHOLDER", text)  # brackets are tokens of their own
+    sentences = PunktSentenceTokenizer().tokenize(text)
+    words = [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
+    held = iter(names)
+    return " ".join(next(held) if word == "PLACEHOLDER" else word for word in words).lower()
+
+
+# ------------------------------------------------------------------------------------ VIST and VIST-Edit
+
+
+def read_vist(folder, text):
+    """{split: (stories, remarks)} of a folder in VIST's format, without the photos; and no machine stories.
+
+    text: "normalized" or "original". Raises UserError that names the file and what it lacks.
+    """
+    files = {split: folder / "sis" / f"{split}.story-in-sequence.json" for split in SPLITS}
+    files = {split: path for split, path in files.items() if path.exists()}
+    if not files:
+        raise UserError(f"{folder}: no sis/<split>.story-in-sequence.json in it; expected one for train, val or test")
+    return {split: read_vist_split(path, text) for split, path in files.items()}, {}
+
+
+def read_vist_split(path, text):
+    return vist_stories(path, read_json(path, "VIST annotations"), text)
+
+
+def vist_stories(path, data, text):
+    """Stories and remarks of a VIST object that was read from `path`."""
+    entries = data.get("annotations") if isinstance(data, dict) else None
+    if not isinstance(entries, list):
+        raise UserError(f'{path}: no list "annotations"; expected VIST annotations (stories in sequence)')
+    albums = data["albums"] if isinstance(data.get("albums"), list) else []
+    labels = {str(album.get("id")): album.get("vist_label") for album in albums if isinstance(album, dict)}
+    by_story, key = {}, {"normalized": "text", "original": "original_text"}[text]
+    for number, entry in enumerate(entries):
+        entry = entry[0] if isinstance(entry, list) and entry else entry
+        for name in ("story_id", "photo_flickr_id", "worker_arranged_photo_order", key):
+            if not isinstance(entry, dict) or entry.get(name) is None:
+                advice = "; --text normalized does without it" if name == "original_text" else ""
+                raise UserError(f'{path}: annotation {number} has no "{name}"; expected one in each{advice}')
+        by_story.setdefault(str(entry["story_id"]), []).append(entry)
+    stories, remarks = [], Counter()
+    for story_id, entries in by_story.items():
+        try:
+            places = [int(entry["worker_arranged_photo_order"]) for entry in entries]
+        except (TypeError, ValueError):
+            raise UserError(f'{path}: story {story_id}: a "worker_arranged_photo_order" is not a number') from None
+        told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
+        beats = sorted(set(zip(places, told, strict=True)))  # an annotation that is there twice counts once
+        places = [place for place, _ in beats]
+        if len(set(places)) < len(places):
+            remarks["left out: two photos at one place"] += 1
+        elif not all(sentence for _, (_, sentence) in beats):
+            remarks["left out: an empty sentence"] += 1
+        else:
+            remarks["kept: a place without a photo"] += places != list(range(len(places)))
+            album_id = str(entries[0].get("album_id", ""))
+            label = labels.get(album_id)  # VIST's word for what the album is about
+            stories.append(
+                new_story(story_id, album_id, [beat for _, beat in beats]) | ({"label": str(label)} if label else {})
+            )
+    return stories, remarks
+
+
+def read_vist_edit(folder, text):
+    """{split: (stories, remarks)} of the human edits in VIST-Edit, and {"<system>.<split>": machine stories}.
+
+    Raises UserError that names the file and what it lacks.
+    """
+    splits, machine = {}, {}
+    for system in sorted(path for path in folder.iterdir() if path.is_dir()):
+        for split, name in zip(SPLITS, ("train", "dev", "test"), strict=True):
+            for path in sorted((system / name).glob("[!.]*.json")):
+                stories, remarks = splits.setdefault(split, ([], Counter()))
+                edits, automatic = read_edits(path, text, remarks)
+                stories += edits
+                machine.setdefault(f"{system.name}.{split}", []).append(automatic)
+    if not splits:
+        raise UserError(f"{folder}: no <system>/<split>/*.json in it; expected VIST-Edit's AREL and GLAC folders")
+    return splits, machine
+
+
+def read_edits(path, text, remarks):
+    """The human edits in one file of VIST-Edit as stories, and the machine's own story."""
+    data, key = read_json(path, "a story of VIST-Edit"), EDIT_KEYS[text]
+    expected = {"photo_sequence_ids": list, "auto_story_text_normalized": str, "edited_stories": list}
+    for name, kind in expected.items():
+        if not isinstance(data, dict) or not isinstance(data.get(name), kind) or not data[name]:
+            raise UserError(f'{path}: no "{name}"; expected a story of VIST-Edit')
+    photos = [str(photo_id) for photo_id in data["photo_sequence_ids"]]
+    name, album_id = f"{'-'.join(photos)}-{data.get('model', path.parts[-3])}", str(data.get("album_id", ""))
+    machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
+    remarks["kept: a machine story without one sentence per photo"] += len(machine) != len(photos)
+    stories = []
+    for number, edit in enumerate(data["edited_stories"]):
+        if not isinstance(edit, dict) or not isinstance(edit.get(key), (str, list)):
+            raise UserError(f'{path}: edit {number} has no "{key}"; expected one in each')
+        sentences = re.split(r"(?<=[.!?])\s+", edit[key]) if isinstance(edit[key], str) else edit[key]
+        sentences = [sentence for sentence in map(one_line, sentences) if sentence]
+        if sentences:
+            remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)
+            stories.append(new_story(f"{name}-{number}", album_id, tell(photos, sentences, machine)))
+        else:
+            remarks["left out: no sentences"] += 1
+    beats = tell(photos, machine, machine)
+    automatic = {"story_id": name, "album_id": album_id, "photo_ids": [photo for photo, _ in beats]}
+    return stories, automatic | {"sentences": [sentence for _, sentence in beats]}
+
+
+def tell(photos, sentences, machine):
+    """[(photo id, its sentences joined)]: an edit's sentences by photo. A photo without one is left out."""
+    if len(sentences) == len(photos):
+        return list(zip(photos, sentences, strict=True))
+    photo_of = spread(len(machine), len(photos))
+    told = {}
+    for sentence, j in zip(sentences, align(sentences, machine), strict=True):
+        told.setdefault(photo_of[j], []).append(sentence)
+    return [(photos[at], " ".join(parts)) for at, parts in told.items()]
+
+
+def spread(count, places):
+    """`count` things over `places` in order, evenly: the place of each, 0 to places - 1."""
+    return [(2 * i + 1) * places // (2 * count) for i in range(count)]
+
+
+def align(edit_sentences, machine_sentences):
+    """For each edited sentence the number of the machine sentence that it rewrites, never decreasing.
+
+    Where the counts agree, one to one. Else the alignment of highest total similarity (dynamic programming); where
+    the words do not decide, the nearest to an even spread.
+    """
+    count, places = len(edit_sentences), len(machine_sentences)
+    if count == places:
+        return list(range(count))
+    best = [(0.0, [])] * places  # best[j]: score and alignment of the sentences so far, none of them beyond j
+    for sentence, even in zip(edit_sentences, spread(count, places), strict=True):
+        ending = [
+            (score + similarity(sentence, machine_sentences[j]) - 1e-6 * abs(j - even), [*path, j])
+            for j, (score, path) in enumerate(best)
+        ]
+        best = list(accumulate(ending, lambda a, b: max(a, b, key=itemgetter(0))))
+    return best[-1][1]
+
+
+def similarity(a, b):
+    """F1 of the words that two sentences share, 0 to 1; a function word weighs a tenth of another."""
+
+    def weigh(words):
+        return sum(n * (0.1 if word in FUNCTION_WORDS else 1) for word, n in words.items())
+
+    a, b = (Counter(re.findall(r"\w+", sentence.lower())) for sentence in (a, b))
+    return 2 * weigh(a & b) / (weigh(a) + weigh(b)) if a and b else 0.0
+
+
+def new_story(story_id, album_id, beats):
+    """beats: [(photo id, sentence)]."""
+    beats = [{"photo_id": photo_id, "sentence": sentence} for photo_id, sentence in beats]
+    return {"story_id": story_id, "album_id": album_id, "beats": beats}
+
+
+# ------------------------------------------------------------------------------------ preprocessed splits
+
+
+def read_split(path):
+    """The object in a split's JSON, checked. Raises UserError that names the story and what was expected."""
+    return check_split(path, read_json(path, SPLIT_SHAPE))
+
+
+def check_split(path, split):
+    """The object `split` that was read from `path`, if it is a split."""
+    if not isinstance(split, dict) or split.get("format") != 1:
+        raise UserError(f'{path}: no "format": 1 at its top; expected {SPLIT_SHAPE}')
+    photos = split.get("photos")
+    file, kind = (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
+    if not isinstance(file, str) or kind not in ("features", "pixels"):
+        raise UserError(f'{path}: expected "photos": {{"file": "<split>.safetensors", "kind": "features" or "pixels"}}')
+    if not isinstance(split.get("stories"), list) or not split["stories"]:
+        raise UserError(f"{path}: holds no stories; expected {SPLIT_SHAPE}")
+    for number, story in enumerate(split["stories"]):
+        if not isinstance(story, dict) or "story_id" not in story:
+            raise UserError(f'{path}: story number {number}: no "story_id"; expected one in each')
+        place = f"{path}: story {story['story_id']}"
+        if not isinstance(story.get("beats"), list) or not story["beats"]:
+            raise UserError(f'{place}: no "beats"; expected a list of at least one')
+        for beat in story["beats"]:
+            if not isinstance(beat, dict) or not isinstance(beat.get("sentence"), str):
+                raise UserError(f'{place}: a beat has no "sentence"; expected a string in each')
+            row = beat.get("photo", "absent")
+            if row is not None and (type(row) is not int or row < 0):
+                raise UserError(f'{place}: "photo" of a beat is {row!r}; expected a row number or null')
+    return split
+
+
+# ---------------------------------------------------------------------------------- stories of any shape
+
+
+@dataclass
+class Told:
+    """The stories of one file.
+
+    stories: as `new_story` makes them; one without words has no beats, and where the file does not tell, "photo_id" is
+    None. photos: where the photos are: the path of a preprocessed split, "folders", or None. remarks: how many stories
+    are odd, and how: whoever scores them says so.
+    """
+
+    stories: list
+    photos: str | None
+    remarks: Counter
+
+
+def read_stories(path):
+    """The stories in a file of any of SHAPES (or a folder of VIST-Edit's files), recognised by what it holds, as Told.
+
+    Raises UserError that names the file, the story and what was expected.
+    """
+    if Path(path).is_dir():
+        files = sorted(Path(path).rglob("[!.]*.json"))
+        if not files:
+            raise UserError(f"{path}: no .json file in it; expected a file of stories, or VIST-Edit's AREL or GLAC")
+        machine = [read_edits(file, "normalized", Counter())[1] for file in files]
+        return listed(path, machine, generated)
+    value = read_json(path, SHAPES, unique=True)
+    if not isinstance(value, dict) or not value:
+        found = "nothing" if value == {} else f"a {type(value).__name__} at its top"
+        raise UserError(f"{path}: {found}; expected {SHAPES}")
+    if "format" in value:
+        return Told(check_split(path, value)["stories"], str(path), Counter())
+    if "annotations" in value:
+        stories, remarks = vist_stories(path, value, "normalized")
+        if not stories:
+            raise UserError(f"{path}: no stories in it; expected {SHAPES}")
+        return Told(stories, None, remarks)
+    if "auto_story_text_normalized" in value:
+        return listed(path, [read_edits(path, "normalized", Counter())[1]], generated)
+    if "output_stories" in value:
+        return listed(path, value["output_stories"], submitted)
+    if isinstance(value.get("stories"), list):
+        told = listed(path, value["stories"], generated)
+        settings = value.get("settings")
+        split = settings.get("data_path") if isinstance(settings, dict) else None
+        in_folders = any("folder" in beat for story in told.stories for beat in story["beats"])
+        told.photos = split if isinstance(split, str) else "folders" if in_folders else None
+        return told
+    return mapped(path, value)
+
+
+def listed(path, entries, read):
+    """A list of stories, each an object that `read` knows."""
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path}: no stories in it; expected {SHAPES}")
+    stories, remarks, seen = [], Counter(), set()
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}: story number {number} is a {type(entry).__name__}; expected an object")
+        story, photos = read(path, number, entry)
+        key = story["story_id"], entry.get("telling")
+        remarks["with an id that another has too"] += key in seen
+        seen.add(key)
+        remarks["without words"] += not story["beats"]
+        remarks["with not as many sentences as photos"] += bool(story["beats"]) and len(story["beats"]) != photos
+        stories.append(story)
+    return Told(stories, None, remarks)
+
+
+def generated(path, number, entry):
+    """A story of generate.py: {"story_id", "album_id", "photo_ids", "sentences"}, and how many photos it has."""
+    name = str(entry.get("story_id", f"number {number}"))
+    sentences = entry.get("sentences")
+    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+        raise UserError(f'{path}: story {name}: expected "sentences", a list of texts')
+    photos = photo_names(path, name, entry.get("photo_ids"))
+    story = paired(name, str(entry.get("album_id", name)), photos, sentences)
+    if isinstance(entry.get("folder"), str):
+        for beat in story["beats"]:
+            beat["folder"] = entry["folder"]
+    return story, len(photos)
+
+
+def submitted(path, number, entry):
+    """A story of a VIST Challenge submission, and how many photos it has."""
+    photos = photo_names(path, f"number {number}", entry.get("photo_sequence"))
+    name, text = "-".join(map(str, photos)) or f"number {number}", entry.get("story_text_normalized")
+    if not isinstance(text, str):
+        raise UserError(f'{path}: story {name}: expected "story_text_normalized", a text')
+    return paired(name, str(entry.get("album_id", name)), photos, split_sentences(text)), len(photos)
+
+
+def photo_names(path, name, photos):
+    if photos is None:
+        return []
+    if not isinstance(photos, list) or any(isinstance(photo, (list, dict)) for photo in photos):
+        raise UserError(f"{path}: story {name}: its photos are {str(photos)[:40]!r}; expected a list of photo ids")
+    return [None if photo is None else str(photo) for photo in photos]
+
+
+def paired(story_id, album_id, photos, sentences):
+    """A story whose sentences stand beside its photos in order; a sentence beyond them has none."""
+    told = [sentence for sentence in map(one_line, sentences) if sentence]
+    if len(told) < len(sentences):  # an empty sentence leaves its photo without one
+        kept = [i for i, sentence in enumerate(sentences) if one_line(sentence)]
+        photos = [photos[i] for i in kept if i < len(photos)]
+    beats = list(zip([*photos, *[None] * len(told)], told))
+    return new_story(story_id, album_id, beats)
+
+
+def mapped(path, value):
+    """{album id: [stories]} or {story id: story}: the key of a story stands for its album too."""
+    lists = all(isinstance(entry, list) for entry in value.values())
+    stories, remarks = [], Counter()
+    for name, texts in value.items():
+        texts = texts if lists else [texts]
+        if not texts or not all(isinstance(text, str) for text in texts):
+            wanted = "a list of stories, each one text" if lists else "one text, as in the others"
+            raise UserError(f"{path}: {name}: {str(texts)[:60]}; expected {wanted} ({SHAPES})")
+        for number, text in enumerate(texts):
+            story_id = f"{name}-{number}" if lists else name
+            stories.append(paired(story_id, name, [], split_sentences(text)))
+            remarks["without words"] += not stories[-1]["beats"]
+    return Told(stories, None, remarks)
