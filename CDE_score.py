@@ -1,28 +1,41 @@
-"""CDE: how well a story's changes follow the changes that the model expected. Lower is better.
+"""Scores of one system's stories or several: coherence by a trained model, captions, diversity. One table of them all.
 
-    python CDE_score.py                        the human stories of the newest test split
-    python CDE_score.py stories.json           what generate.py wrote, a preprocessed split, or a VIST submission
+    python CDE_score.py                                    the human stories of the newest test split
+    python CDE_score.py stories.json other=other.json      systems side by side, in any shape that stories.py reads
+    python CDE_score.py … --references refs.json           with BLEU, METEOR, ROUGE_L and CIDEr by the VIST protocol
 
-With s_t = (cos(Δh_t, Δh̃_t) + 1) / 2 for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1 is
-perfect agreement, 2 is chance. It is the Flow score of DialoFlow (Li et al. 2021), for stories.
+CDE tells how well a story's changes follow the changes that the model expected. With s_t = (cos(Δh_t, Δh̃_t) + 1) / 2
+for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1 is perfect agreement, 2 is chance. It is the
+Flow score of DialoFlow (Li et al. 2021), for stories.
 """
 
+import contextlib
 import random
-import re
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from nltk.tokenize.punkt import PunktSentenceTokenizer
 from tqdm import tqdm
 
 import cli
+import metrics
 from cli import UserError
-from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo, read_split
+from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo
 from model import OUTPUT_DIR, best_device, load_checkpoint
+from report import report
+from stories import SHAPES, is_tokenised, paired, read_split, read_stories, similarity, split_sentences, tokenise
 
-CONTROLS = ("shuffled", "repeated", "borrowed")
-SHAPES = "stories.json of generate.py, a preprocessed split, or a VIST Challenge submission"
+# Scores by the model, each the lower the better.
+CDE, SURPRISE, NLL = "CDE", "plan surprise", "NLL per word"
+CONTROLS = {
+    "shuffled": "its sentences in another order",
+    "repeated": "one of its sentences said again and again",
+    "borrowed": "another album's story",
+    "spliced": "the last two sentences of a story of another album, of the same label where labels are known",
+    "retold": "the last two sentences of the least similar story of the same album",
+}
 
 
 # -------------------------------------------------------------------------------------------- scores
@@ -37,166 +50,298 @@ def cde(cosines, reference_log=False):
     return float(2 ** -(np.log(s) if reference_log else np.log2(s)).mean())
 
 
-def auc(better, worse):
-    """Probability that a story of `better` scores lower than one of `worse`; ties count half (Mann-Whitney)."""
-    better, worse = np.sort(better), np.asarray(worse)
-    below = np.searchsorted(better, worse, "left")
-    ties = np.searchsorted(better, worse, "right") - below
-    return float((below + ties / 2).mean() / len(better))
-
-
-def bootstrap(values, seed=0, samples=2000):
-    """95 % percentile interval of the mean, over stories drawn with replacement."""
-    values = np.asarray(values)
-    drawn = np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))
-    return tuple(np.percentile(values[drawn].mean(1), [2.5, 97.5]).tolist())
-
-
 @torch.inference_mode()
-def story_cosines(model, dataset, pad_id, batch_size=32):
-    """cos(Δh_t, Δh̃_t) for t = 2..T of every story: a list of arrays (T − 1), in the data's order."""
-    cosines = [None] * len(dataset)
+def story_scores(model, dataset, pad_id, batch_size=32, reference_log=False):
+    """{score: (stories,)} in the data's order; NaN where a story has no such score.
+
+    CDE needs two beats; the plan surprise, max_t KL(q_t ‖ p_t) in nats, a posterior; NLL per word (nats, [eos] counted)
+    is under the plans' prior means: the baseline beside which any such score must stand.
+    """
+    scores = {name: np.full(len(dataset), np.nan) for name in (CDE, SURPRISE, NLL)}
     bar = tqdm(total=len(dataset), unit="story", desc="scoring", leave=False)
     for numbers in BucketBatches(dataset.lengths, batch_size, shuffle=False):
         batch = collate([dataset[i] for i in numbers], pad_id)
         batch = {name: value.to(model.device) for name, value in batch.items()}
         states = model.states(**batch)
+        prior, posterior = model.plans(states)
         cosine = torch.cosine_similarity(states.observed_change.float(), states.expected_change.float(), dim=-1)
         for i, row, beats in zip(numbers, cosine.cpu().numpy(), batch["beat_mask"].sum(1).tolist(), strict=True):
-            cosines[i] = row[1:beats]
+            if beats > 1:
+                scores[CDE][i] = cde(row[1:beats], reference_log)
+        if posterior is not None:
+            kl = posterior.kl(prior).sum(-1) * batch["beat_mask"]  # B, T
+            scores[SURPRISE][numbers] = kl.max(1).values.cpu()
+        log_p, words = model.log_likelihood(states, batch, None if prior is None else prior.mean)
+        scores[NLL][numbers] = (-log_p / words).cpu()
         bar.update(len(numbers))
     bar.close()
-    return cosines
+    return scores
 
 
 # ------------------------------------------------------------------------------------------ controls
+
+
+def told(story):
+    return [beat["sentence"] for beat in story["beats"]]
 
 
 def with_sentences(story, sentences):
     return story | {"beats": [beat | {"sentence": s} for beat, s in zip(story["beats"], sentences, strict=True)]}
 
 
-def control(stories, kind, seed=0):
-    """The same stories and photos told wrongly: "shuffled", "repeated" (one sentence) or "borrowed" (another album's).
+def control(stories, kind, retellings=(), seed=0):
+    """The same stories and photos told wrongly, in one of CONTROLS' ways.
 
-    Only stories for which the control can differ from the original are in the result.
+    retellings: further stories of the same albums, which "retold" takes sentences from too. Only stories for which the
+    control can differ from the original are in the result.
     """
     rng = random.Random(f"{kind} {seed}")
-    told = [[beat["sentence"] for beat in story["beats"]] for story in stories]
+    by_album, by_label = {}, {}
+    for story in (*stories, *retellings):
+        by_album.setdefault(story["album_id"], []).append(story)
+    for story in stories:
+        by_label.setdefault(story.get("label"), []).append(story)
     wrong = []
-    for story, sentences in zip(stories, told, strict=True):
-        if kind != "borrowed" and len(set(sentences)) < 2:
-            continue
-        if kind == "shuffled":
-            other = sentences
+    for story in stories:
+        sentences = told(story)
+        other = sentences
+        if kind == "shuffled" and len(set(sentences)) > 1:
             while other == sentences:
                 other = rng.sample(sentences, len(sentences))
-        elif kind == "repeated":
+        elif kind == "repeated" and len(set(sentences)) > 1:
             other = [rng.choice(sentences)] * len(sentences)
-        else:
-            for i in (rng.randrange(len(stories)) for _ in range(1000)):  # in vain where one album is all there is
-                if stories[i]["album_id"] != story["album_id"] and len(told[i]) >= len(sentences):
-                    other = told[i][: len(sentences)]
-                    break
-            else:
-                continue
-        wrong.append(with_sentences(story, other))
+        elif kind == "borrowed":
+            lender = draw(rng, stories, lambda s: s["album_id"] != story["album_id"] and len(told(s)) >= len(sentences))
+            other = told(lender)[: len(sentences)] if lender else sentences
+        elif kind == "spliced" and len(sentences) > 2:
+            lender = draw(
+                rng,
+                by_label[story.get("label")],
+                lambda s: s["album_id"] != story["album_id"] and len(told(s)) > 2 and told(s)[-2:] != sentences[-2:],
+            )
+            other = [*sentences[:-2], *told(lender)[-2:]] if lender else sentences
+        elif kind == "retold" and len(sentences) > 2:
+            lenders = [s for s in by_album[story["album_id"]] if len(told(s)) > 2 and told(s)[-2:] != sentences[-2:]]
+            if lenders:
+                text = " ".join(sentences)
+                lender = min(lenders, key=lambda s: similarity(text, " ".join(told(s))))
+                other = [*sentences[:-2], *told(lender)[-2:]]
+        if other != sentences:
+            wrong.append(with_sentences(story, other))
     return wrong
 
 
-# ------------------------------------------------------------------------------------- reading stories
+def draw(rng, items, fitting, tries=1000):
+    """One of the items that fit, at random; None where there is none (or it is rarer than one in `tries`)."""
+    return next(filter(fitting, (rng.choice(items) for _ in range(tries))), None)
 
 
-def split_sentences(text):
-    """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt (no download)."""
-    if re.search(r"\s[.!?](\s|$)", text):
-        return [part.strip() for part in re.split(r"(?<=\s[.!?])\s+", text) if part.strip()]
-    return PunktSentenceTokenizer().tokenize(text.strip())
+# ------------------------------------------------------------------------------------------- systems
 
 
-def check_strings(path, story, values, what):
-    if not isinstance(values, list) or not values or not all(isinstance(value, str) for value in values):
-        raise UserError(f"{path}: story {story}: expected {what}")
-    return values
+@dataclass
+class System:
+    """One system's stories and all that is found out about them."""
+
+    name: str
+    path: str
+    stories: list  # as stories.read_stories gives them, and "photo", a row of `photos`, in each beat
+    where: str | None  # the photos are: a split's path, "folders", or None
+    remarks: Counter
+    photos: object = None  # features (rows, F), or None: the text alone is scored
+    scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
+    wrong: dict = field(default_factory=dict)  # {control: {score: [(album, score)]}}
+    figures: dict = field(default_factory=dict)  # {name: metrics.Figure, or (value, low, high)}
+
+    def albums_and(self, score):
+        """[(album, score)] of the stories that have the score."""
+        return albums_and(self.stories, self.scores[score])
 
 
-def read_stories(path):
-    """Stories of any of SHAPES as a list of {"story_id", "album_id", "beats": [{"photo_id", "photo", "sentence"}]}.
-
-    Returns them, where their photos are (a split's path, "folders", or None), and the number of stories that have not
-    as many sentences as photos. Raises UserError where the file is none of the shapes.
-    """
-    value = cli.read_json(path, SHAPES)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: a {type(value).__name__} at its top; expected {SHAPES}")
-    if value.get("format") == 1:
-        return read_split(path)["stories"], path, 0
-    submission = "output_stories" in value
-    told = value.get("output_stories") if submission else value.get("stories")
-    if not isinstance(told, list) or not told or not all(isinstance(story, dict) for story in told):
-        raise UserError(f"{path}: no stories in it; expected {SHAPES}")
-    stories, uneven = [], 0
-    for number, story in enumerate(told):
-        name = str(story.get("story_id", f"number {number}"))
-        if submission:
-            photos = story.get("photo_sequence")
-            text = story.get("story_text_normalized")
-            if not isinstance(text, str) or not text.strip():
-                raise UserError(f'{path}: story {name}: expected "story_text_normalized", a text')
-            sentences = split_sentences(text)
-        else:
-            photos = story.get("photo_ids")
-            sentences = check_strings(path, name, story.get("sentences"), '"sentences", a list of texts')
-        photos = [None if photo is None else str(photo) for photo in photos] if isinstance(photos, list) else []
-        folder = story.get("folder")
-        uneven += len(photos) != len(sentences)
-        beats = [
-            {
-                "photo_id": photo,
-                "photo": None,
-                "sentence": sentence,
-                "folder": folder if isinstance(folder, str) else "",
-            }
-            for photo, sentence in zip([*photos, *[None] * len(sentences)], sentences)
-        ]
-        stories.append({"story_id": name, "album_id": str(story.get("album_id", name)), "beats": beats})
-    settings = value.get("settings") if isinstance(value.get("settings"), dict) else {}
-    where = settings.get("data_path") if isinstance(settings.get("data_path"), str) else None
-    return stories, where or ("folders" if told[0].get("folder") else None), uneven
+def albums_and(stories, values):
+    return [(story["album_id"], float(x)) for story, x in zip(stories, values, strict=True) if not np.isnan(x)]
 
 
-def find_photos(stories, where, encoder):
-    """The stories with the rows of their photos filled in, and the photos (None: score the text alone)."""
-    if where is None:
-        return stories, None
-    rows, photos = {}, None
-    if where == "folders":
-        pixels = []
+def load_system(argument):
+    """A System of NAME=PATH or PATH, whose file's name is then its name."""
+    name, path = Path(argument).stem, argument
+    if "=" in argument and not Path(argument).exists():
+        name, path = argument.split("=", 1)
+    told = read_stories(path)
+    return System(name, path, told.stories, told.photos, told.remarks)
+
+
+def written_alike(stories, remarks):
+    """The stories in VIST's tokens; how many were not is added to the remarks."""
+    result = []
+    for story in stories:
+        changed = not is_tokenised(" ".join(told(story)))
+        remarks["tokenised here"] += changed
+        result.append(with_sentences(story, map(tokenise, told(story))) if changed else story)
+    return result
+
+
+def find_photos(system, encoder, device):
+    """Fill in the rows of the stories' photos, and the photos' features."""
+    if system.where is None:
+        system.stories = [with_rows(story, lambda beat: None) for story in system.stories]
+        return
+    files, split, rows = {}, None, {}
+    if system.where != "folders":
+        if not Path(system.where).is_file():
+            found = f"{system.where}: no such file; expected the split with the photos of {system.path}"
+            raise UserError(f"{found} (--data_path names it), or --no_photos")
+        split = read_split(system.where)
+        photos = Photos(system.where, split, encoder)
+        rows = {beat["photo_id"]: beat["photo"] for story in split["stories"] for beat in story["beats"]}
+        labels = {story["album_id"]: story["label"] for story in split["stories"] if "label" in story}
+        known = {album: {"label": label} for album, label in labels.items()}
+        system.stories = [known.get(story["album_id"], {}) | story for story in system.stories]
+
+        def key(beat):
+            return beat["photo_id"]
+    else:
 
         def key(beat):  # the photo's file, which never leaves its folder
             return Path(beat["folder"], Path(beat["photo_id"] or "").name)
 
-        for beat in (beat for story in stories for beat in story["beats"]):
-            file = key(beat)
-            if file in rows or not beat["photo_id"]:
-                continue
-            try:
-                pixels.append(encoder.preprocess(load_photo(file, encoder.config.image_size)))
-                rows[file] = len(pixels) - 1
-            except (BrokenPhoto, OSError) as error:
-                cli.warn(f"{file}: {error}; scored as a missing photo")
-        photos = torch.stack(pixels) if pixels else None
-    else:
-        split = read_split(where)
-        photos = Photos(where, split, encoder)
-        rows = {beat["photo_id"]: beat["photo"] for story in split["stories"] for beat in story["beats"]}
+        for beat in (beat for story in system.stories for beat in story["beats"] if beat["photo_id"]):
+            if key(beat) not in rows:
+                try:
+                    pixels = encoder.preprocess(load_photo(key(beat), encoder.config.image_size))
+                    files[len(files)] = pixels
+                    rows[key(beat)] = len(files) - 1
+                except (BrokenPhoto, OSError) as error:
+                    cli.warn(f"{key(beat)}: {error}; scored as a missing photo")
+                    rows[key(beat)] = None
+        photos = files
+    system.stories = [with_rows(story, lambda beat: rows.get(key(beat))) for story in system.stories]
+    used = sorted({beat["photo"] for story in system.stories for beat in story["beats"]} - {None})
+    if used:
+        place = {row: i for i, row in enumerate(used)}
+        system.photos = features(photos, used, encoder, device)
+        system.stories = [with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories]
 
-        def key(beat):
-            return beat["photo_id"]
 
-    return [
-        story | {"beats": [beat | {"photo": rows.get(key(beat))} for beat in story["beats"]]} for story in stories
-    ], photos
+def with_rows(story, row):
+    return story | {"beats": [beat | {"photo": row(beat)} for beat in story["beats"]]}
+
+
+@torch.inference_mode()
+def features(photos, rows, encoder, device, batch_size=64):
+    """Features (len(rows), F) of photos that are features or pixels: encoded once, however often they are told of."""
+    if photos[rows[0]].dim() == 1:
+        return torch.stack([photos[row] for row in rows]).float()
+    bar = tqdm(range(0, len(rows), batch_size), unit=" batches", desc="photos", leave=False)
+    batches = (torch.stack([photos[row] for row in rows[at : at + batch_size]]).to(device) for at in bar)
+    return torch.cat([encoder(batch).float().cpu() for batch in batches])
+
+
+def score_by_model(system, model, tokenizer, options, retellings):
+    """Fill in a system's scores, and its controls' where they are asked for."""
+
+    def score(stories):
+        data = StoryDataset(stories, system.photos, tokenizer, model.config.image_slots, model.max_length)
+        remark = f"shortened to the model's {model.max_length} positions"
+        system.remarks[remark] = max(system.remarks[remark], data.shortened)
+        return story_scores(model, data, tokenizer.pad_token_id, options.batch_size, options.reference_log)
+
+    spoken = [i for i, story in enumerate(system.stories) if story["beats"]]
+    if not spoken:
+        raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
+    stories = [system.stories[i] for i in spoken]
+    for name, values in score(stories).items():
+        system.scores[name] = np.full(len(system.stories), np.nan)
+        system.scores[name][spoken] = values
+        if not np.isnan(values).all():
+            system.figures[name] = metrics.mean_figure(system.albums_and(name))
+    for kind in CONTROLS if options.controls else ():
+        wrong = control(stories, kind, retellings, options.seed)
+        if wrong:
+            system.wrong[kind] = {name: albums_and(wrong, values) for name, values in score(wrong).items()}
+
+
+# ---------------------------------------------------------------------------------------- references
+
+
+@dataclass
+class References:
+    path: str
+    stories: list
+    texts: dict  # {unit: [texts]}: of an album, or of a sequence of photos by the protocol "sequence"
+    album_of: dict  # {story id: album}
+    sequences: bool
+
+    def unit(self, story):
+        """What of these references a story is held against; None where there is nothing."""
+        album = story["album_id"]
+        unit = sequence(story) if self.sequences else album if album in self.texts else self.album_of.get(album)
+        return unit if unit in self.texts else None
+
+
+def sequence(story):
+    photos = [beat["photo_id"] for beat in story["beats"]]
+    return "-".join(photos) if photos and None not in photos else None
+
+
+def load_references(path, protocol):
+    file = read_stories(path)
+    stories = [story for story in written_alike(file.stories, file.remarks) if story["beats"]]
+    for remark, count in (+file.remarks).items():
+        print(f"{path}: {count} references {remark}")
+    sequences, texts = protocol == "sequence", {}
+    for story in stories:
+        unit = sequence(story) if sequences else story["album_id"]
+        texts.setdefault(unit, []).append(" ".join(told(story)))
+    if sequences and None in texts:
+        raise UserError(
+            f"--references {path}: tells no photos; --protocol sequence expected VIST's own JSON or a split"
+        )
+    if not stories:
+        raise UserError(f"--references {path}: no story with words in it; expected {SHAPES}")
+    return References(path, stories, texts, {story["story_id"]: story["album_id"] for story in stories}, sequences)
+
+
+def caption_figures(system, references, protocol, meteor):
+    """Fill in a system's figures against the references; what has no counterpart is counted."""
+    first = {}
+    for story in system.stories:
+        unit = references.unit(story)
+        system.remarks["without references"] += unit is None
+        if unit is not None and unit in first:
+            system.remarks["further of an album (captions are scored by its first)"] += 1
+        elif unit is not None:
+            first[unit] = " ".join(told(story))
+    if not first:
+        ids = f"{system.stories[0]['album_id']!r} there, {next(iter(references.texts))!r} here"
+        raise UserError(f"--references {references.path}: of no story in {system.path} ({ids}); expected its albums")
+    system.remarks["fewer than the references have albums"] = len(references.texts) - len(first)
+    system.remarks["that are among their own references"] = sum(
+        text in references.texts[unit] for unit, text in first.items()
+    )
+    told_of = {unit: references.texts[unit] for unit in first}
+    system.figures |= metrics.caption_figures((first, told_of), protocol=protocol, meteor=meteor)
+
+
+def anchor_systems(references, protocol, meteor):
+    """What human stories reach among themselves, and what words reach that say nothing of the photos, as Systems."""
+    texts = references.texts
+    constant = dict.fromkeys(texts, metrics.best_constant(texts))
+    rounds = {"human, one against the others": metrics.leave_one_out(texts), "constant story": [(constant, texts)]}
+    if len(texts) > 1:
+        rounds["human, another album"] = [(metrics.other_album(texts), texts)]
+    anchors = []
+    for name, of_name in rounds.items():
+        if not of_name:
+            print(f"anchor left out: {name}: no album in {references.path} has two stories")
+            continue
+        stories = [
+            paired(unit, unit, [], split_sentences(text)) for stories, _ in of_name for unit, text in stories.items()
+        ]
+        anchor = System(name, references.path, stories, None, Counter())
+        anchor.figures |= metrics.caption_figures(*of_name, protocol=protocol, meteor=meteor)
+        anchors.append(anchor)
+    return anchors
 
 
 # ---------------------------------------------------------------------------------------------- main
@@ -204,81 +349,100 @@ def find_photos(stories, where, encoder):
 
 def parser():
     parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
-    parser.add_argument("stories", nargs="?", help=f"{SHAPES}; the newest preprocessed test split if not named")
-    parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
+    parser.add_argument(
+        "stories", nargs="*", metavar="[NAME=]STORIES",
+        help=f"a system's stories: {SHAPES}; the human stories of the newest preprocessed test split if none is named",
+    )  # fmt: skip
+    parser.add_argument("--references", help="human stories, in any of these shapes: adds the caption metrics")
+    parser.add_argument(
+        "--checkpoint", default=OUTPUT_DIR,
+        help="checkpoint that scores, or train.py's output_dir (its best one); none leaves its scores out",
+    )  # fmt: skip
     parser.add_argument("--data_path", help="preprocessed split with the photos, where the stories do not tell")
     parser.add_argument("--no_photos", action="store_true", help="score the text alone")
-    parser.add_argument("--controls", action="store_true", help="how well the score tells wrongly told stories apart")
+    parser.add_argument("--controls", action="store_true", help="how well scores tell wrongly told stories apart")
+    parser.add_argument("--anchors", action="store_true", help="what human and constant stories reach by --references")
+    parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics")
+    parser.add_argument("--train_data_path", help="training split: adds the share of stories copied from it")
     parser.add_argument(
         "--reference_log", action="store_true", help="the public reference's arithmetic (chance is 1.617)"
     )
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of controls and intervals")
-    parser.add_argument("--output", default="cde_scores.json", help="where the score of each story goes")
+    parser.add_argument("--output", default="scores", help="writes OUTPUT.json, .md, .tex and .png")
     return parser
+
+
+def name_systems(options):
+    """The systems that were named, or the human stories of the newest test split."""
+    arguments = options.stories
+    if not arguments:
+        path = latest_split("test")
+        if path is None:
+            raise UserError("no stories named and dataset/preprocessed/ holds no test split; expected " + SHAPES)
+        print(f"scoring the human stories of {path}, the newest test split")
+        arguments = [f"human={path}"]
+    systems = [load_system(argument) for argument in arguments]
+    twice = [name for name, count in Counter(system.name for system in systems).items() if count > 1]
+    if twice:
+        raise UserError(f"{twice[0]}: the name of two systems; expected NAME=PATH to tell them apart")
+    for system in systems:
+        system.where = None if options.no_photos else options.data_path or system.where
+        if system.remarks["with an id that another has too"]:
+            cli.warn(f"{system.path}: {system.remarks['with an id that another has too']} stories share an id")
+    return systems
 
 
 def main():
     options = parser().parse_args()
-    path = options.stories or latest_split("test")
-    if path is None:
-        raise UserError("no stories named and dataset/preprocessed/ holds no test split; expected " + SHAPES)
-    if not options.stories:
-        print(f"scoring the human stories of {path}, the newest test split, with {options.checkpoint}")
-    stories, where, uneven = read_stories(path)
-    model, tokenizer = load_checkpoint(options.checkpoint)
-    model.to(best_device())
-    where = None if options.no_photos else options.data_path or where
-    if isinstance(where, str) and where != "folders" and not Path(where).is_file():
-        raise UserError(
-            f"{where}: no such file; expected the split with the photos of {path} (--data_path), or --no_photos"
-        )
-    stories, photos = find_photos(stories, where, model.image_encoder)
-    missing = sum(beat["photo"] is None for story in stories for beat in story["beats"])
-    print("photos: none, the text alone is scored" if photos is None else f"photos: {where}, {missing} missing")
-    if uneven:
-        print(f"{uneven} stories have not as many sentences as photos; they are scored on their own sentences")
-
-    def score(told):
-        data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
-        if data.shortened:
-            print(f"{data.shortened} stories shortened to the model's {model.max_length} positions")
-        cosines = story_cosines(model, data, tokenizer.pad_token_id, options.batch_size)
-        return [cde(cosine, options.reference_log) if len(cosine) else None for cosine in cosines], cosines
-
-    scores, cosines = score(stories)
-    values = np.array([value for value in scores if value is not None])
-    if not len(values):
-        raise UserError(f"{path}: every story has a single sentence; CDE needs at least two")
-    if len(values) < len(scores):
-        print(f"{len(scores) - len(values)} stories of a single sentence have no change to score and are left out")
-    low, high = bootstrap(values, options.seed)
-    transitions = sum(map(len, cosines))
+    if options.anchors and not options.references:
+        raise UserError("--anchors: computed from human stories; expected --references too")
+    scored = options.checkpoint != "none"
+    if not scored and options.controls:
+        raise UserError("--controls: of the model's scores; expected a --checkpoint")
+    systems = name_systems(options)
+    references = load_references(options.references, options.protocol) if options.references else None
+    model, tokenizer = load_checkpoint(options.checkpoint) if scored else (None, None)
+    as_typed = scored and model.config.text == "original"  # such a model reads stories as they are
+    for system in systems:
+        if not as_typed:
+            system.stories = written_alike(system.stories, system.remarks)
+        if scored:
+            model.to(best_device())
+            find_photos(system, model.image_encoder, model.device)
+            score_by_model(system, model, tokenizer, options, references.stories if references and not as_typed else ())
+        if as_typed:
+            system.stories = written_alike(system.stories, system.remarks)
+    anchors, notes = [], []
+    if references:
+        anchors, notes = score_by_references(systems, references, options)
+    training = None
+    if options.train_data_path:
+        stories = read_split(options.train_data_path)["stories"]
+        training = {metrics.normalise(" ".join(map(tokenise, told(story)))) for story in stories}
+    spoken = {s.name: [(story["album_id"], told(story)) for story in s.stories] for s in (*systems, *anchors)}
+    different, tokens = metrics.distinct(spoken, seed=options.seed)
+    notes.append(f"distinct-n and vocabulary of {tokens} tokens each")
+    for system in (*systems, *anchors):
+        system.figures |= metrics.diversity_figures(spoken[system.name], training) | different[system.name]
     chance = cde([0.0], options.reference_log)
-    name = "CDE (reference's logarithm)" if options.reference_log else "CDE"
-    print(f"{name} {values.mean():.4f}   95 % interval {low:.4f} to {high:.4f}   (1 is perfect, {chance:.3f} chance)")
-    print(f"{len(values)} stories, {transitions} transitions, mean cosine {np.concatenate(cosines).mean():.3f}")
-    result = {
-        "stories": str(path), "checkpoint": options.checkpoint, "photos": str(where) if photos is not None else None,
-        "reference_log": options.reference_log, "cde": values.mean(), "interval": [low, high],
-        "count": len(values), "transitions": transitions,
-        "scores": [
-            {"story_id": story["story_id"], "album_id": story["album_id"], "cde": value}
-            for story, value in zip(stories, scores, strict=True)
-        ],
-    }  # fmt: skip
-    if options.controls:
-        result["controls"] = {}
-        print(f"{'told wrongly':<14}{'stories':>8}{'CDE':>9}{'AUC':>8}")
-        for kind in CONTROLS:
-            wrong = [value for value in score(control(stories, kind, options.seed))[0] if value is not None]
-            if not wrong:
-                print(f"{kind:<14}{0:>8}   (no story to tell this way)")
-                continue
-            result["controls"][kind] = {"count": len(wrong), "cde": float(np.mean(wrong)), "auc": auc(values, wrong)}
-            print(f"{kind:<14}{len(wrong):>8}{np.mean(wrong):>9.4f}{auc(values, wrong):>8.3f}")
-    cli.write_json(options.output, result)
-    print(f"the score of each story -> {options.output}")
+    notes.insert(0, f"95 % intervals by a bootstrap over albums. CDE: 1 is perfect, {chance:.3f} chance")
+    report(systems, anchors, "; ".join(notes) + ".", vars(options))
+
+
+def score_by_references(systems, references, options):
+    """Fill in the systems' caption metrics. Returns the anchors, and what the table has to say of them."""
+    notes = [
+        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {options.protocol}: {metrics.PROTOCOLS[options.protocol]}"
+    ]
+    absent = metrics.Meteor.absent()
+    if absent:
+        notes.append(f"METEOR is absent: {absent}")
+    with contextlib.nullcontext() if absent else metrics.Meteor() as meteor:
+        for system in systems:
+            caption_figures(system, references, options.protocol, meteor)
+        anchors = anchor_systems(references, options.protocol, meteor) if options.anchors else []
+    return anchors, notes
 
 
 if __name__ == "__main__":

@@ -255,7 +255,9 @@ class StoryDataset(Dataset):
                 if beat["photo"] is not None and beat["photo"] >= photos.shape[0]:
                     found = f"{json_path}: story {story['story_id']}: photo {beat['photo']}"
                     raise UserError(f"{found}; expected one of the {photos.shape[0]} rows in {photos.file.name}")
-        return cls(split["stories"], photos, tokenizer, image_slots, max_length)
+        stories = cls(split["stories"], photos, tokenizer, image_slots, max_length)
+        stories.text = split.get("text", "normalized")
+        return stories
 
     @property
     def max_beats(self):

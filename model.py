@@ -136,6 +136,7 @@ class PlanCVAEConfig(PreTrainedConfig):
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
     detach_dynamics_target: bool = False  # True: the dynamics loss does not move the states that it predicts
     eos_token_id: int | None = None  # [eos]; ends a sentence and is not a word of it
+    text: str = "normalized"  # how its stories are written: normalized (VIST's tokens) or original (as typed)
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -407,6 +408,7 @@ class PlanCVAE(PreTrainedModel):
         photo_weight=0.0,
         dynamics_weight=1.0,
         posterior_dropout=0.0,
+        photo_dropout=0.0,
         num_tokens=None,
         **batch,
     ):
@@ -414,9 +416,12 @@ class PlanCVAE(PreTrainedModel):
 
         beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight
         and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0; posterior_dropout is
-        that of `plans`. num_tokens divides the loss where this batch is a part of a larger one (gradient accumulation,
-        several processes).
+        that of `plans`; photo_dropout the share of stories told without their photos. num_tokens divides the loss where
+        this batch is a part of a larger one (gradient accumulation, several processes).
         """
+        if photo_dropout:
+            seen = torch.rand(len(beat_mask), 1, device=beat_mask.device) >= photo_dropout
+            batch["photo_mask"] = batch["photo_mask"] & seen
         states = self.states(beat_mask=beat_mask, **batch)
         prior, posterior = self.plans(states, posterior_dropout)
         zero = states.hidden.new_zeros((), dtype=torch.float32)
@@ -442,7 +447,9 @@ class PlanCVAE(PreTrainedModel):
         if bow_weight and z is not None:
             out.bow = -self.bow_log_probs(self.bow_mlp(z.to(self.dtype))).flatten(0, 1)[bag].sum()
         if photo_weight:
-            out.photo = -self.bow_log_probs(self.photo_head(states.slots.mean(2))).flatten(0, 1)[bag].sum()
+            seen = inside & batch["photo_mask"].flatten()[word_beat]  # there is nothing to learn from a photo not there
+            of_photos = self.bow_log_probs(self.photo_head(states.slots.mean(2))).flatten(0, 1)
+            out.photo = -of_photos[word_beat[seen], words[seen]].sum()
         if dynamics_weight:
             target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
             error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # B, T
@@ -454,6 +461,15 @@ class PlanCVAE(PreTrainedModel):
         total = total + dynamics_weight * out.dynamics
         out.loss = total / (out.tokens if num_tokens is None else num_tokens)
         return out
+
+    def log_likelihood(self, states, batch, z):
+        """log p(words | plans z (B, T, Z) or None) of each story (B), in nats; and how many words, [eos] counted."""
+        story, at, words, word_beat = self.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
+        bias = None if z is None else self.plan_bias(z).flatten(0, 1)[word_beat]
+        logits = self.word_logits(states.hidden[story, at], bias).float()  # N, V
+        log_p = -F.cross_entropy(logits, words, reduction="none")
+        per_story = log_p.new_zeros(len(batch["labels"])).index_add(0, story, log_p)
+        return per_story, torch.bincount(story, minlength=len(per_story))
 
     @staticmethod
     def predicted_words(labels, beat, beat_mask):

@@ -78,6 +78,8 @@ class TrainOptions:
     dynamics_weight: float = option(3.0, "weight of the latent dynamics term")
     posterior_dropout: float = option(0.7, "share of beats whose posterior sees the observed change alone")
 
+    photo_dropout: float = option(0.1, "share of stories told without their photos, so that text alone can be scored")
+
     # optimisation
     epochs: float = option(4.0, "passes over the training stories")
     max_steps: int = option(0, "optimizer steps, in place of epochs; 0 means by epochs")
@@ -372,12 +374,12 @@ def check(options):
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
         "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
         "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
-        "dropout": 0, "posterior_dropout": 0, "seed": 0,
+        "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0, "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
             raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
-    for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout"):
+    for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout", "photo_dropout"):
         if getattr(options, name) > 1:
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
     if options.mixed_precision == "fp16" and not torch.cuda.is_available():
@@ -437,6 +439,7 @@ class Training:
             )
             for path in (train_path, val_path)
         )
+        self.model.config.text = self.train_set.text
         if self.train_set.photos.kind == "features":
             self.model.config.train_encoder = False  # there are no pixels to train it from
             if not progress:
@@ -461,7 +464,7 @@ class Training:
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
         self.eval_every = options.eval_every or self.steps_per_epoch
-        terms = ("free_bits", "bow_weight", "photo_weight", "dynamics_weight", "posterior_dropout")
+        terms = ("free_bits", "bow_weight", "photo_weight", "dynamics_weight", "posterior_dropout", "photo_dropout")
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
 

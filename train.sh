@@ -41,7 +41,7 @@ pictures=($book/images/test/*.jpg)
 cp "${pictures[@]:0:5}" "$output_dir/unseen"
 python generate.py "$output_dir/unseen" --checkpoint "$output_dir" --output "$output_dir/stories.json"
 say "Its CDE score"
-python CDE_score.py "$output_dir/stories.json" --checkpoint "$output_dir" --output "$output_dir/cde_scores.json"
+python CDE_score.py "$output_dir/stories.json" --checkpoint "$output_dir" --output "$output_dir/scores"
 
 cat <<END
 

