@@ -13,6 +13,7 @@ import contextlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -151,7 +152,9 @@ class System:
     photos: object = None  # features (rows, F), or None: the text alone is scored
     scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
     wrong: dict = field(default_factory=dict)  # {control: {score: [(album, score)]}}
+    matched: dict = field(default_factory=dict)  # {unit of the references: the text held against it}
     figures: dict = field(default_factory=dict)  # {name: metrics.Figure, or (value, low, high)}
+    equal_terms: dict = field(default_factory=dict)  # {caption metric: Figure} against all but one reference, by turns
 
     def albums_and(self, score):
         """[(album, score)] of the stories that have the score."""
@@ -302,46 +305,70 @@ def load_references(path, protocol):
     return References(path, stories, texts, {story["story_id"]: story["album_id"] for story in stories}, sequences)
 
 
-def caption_figures(system, references, protocol, meteor):
-    """Fill in a system's figures against the references; what has no counterpart is counted."""
-    first = {}
+def match(system, references):
+    """Fill in which text of a system stands for which unit of the references; what has no counterpart is counted."""
     for story in system.stories:
         unit = references.unit(story)
         system.remarks["without references"] += unit is None
-        if unit is not None and unit in first:
+        if unit is not None and unit in system.matched:
             system.remarks["further of an album (captions are scored by its first)"] += 1
         elif unit is not None:
-            first[unit] = " ".join(told(story))
-    if not first:
+            system.matched[unit] = " ".join(told(story))
+    if not system.matched:
         ids = f"{system.stories[0]['album_id']!r} there, {next(iter(references.texts))!r} here"
         raise UserError(f"--references {references.path}: of no story in {system.path} ({ids}); expected its albums")
-    system.remarks["fewer than the references have albums"] = len(references.texts) - len(first)
-    system.remarks["that are among their own references"] = sum(
-        text in references.texts[unit] for unit, text in first.items()
-    )
-    told_of = {unit: references.texts[unit] for unit in first}
-    system.figures |= metrics.caption_figures((first, told_of), protocol=protocol, meteor=meteor)
+    system.remarks["fewer than the references have albums"] = len(references.texts) - len(system.matched)
+    among = sum(text in references.texts[unit] for unit, text in system.matched.items())
+    system.remarks["that are among their own references"] = among
 
 
-def anchor_systems(references, protocol, meteor):
-    """What human stories reach among themselves, and what words reach that say nothing of the photos, as Systems."""
+def anchor_systems(references):
+    """Systems that say nothing of the photos: the best constant story, and human stories of another album."""
     texts = references.texts
-    constant = dict.fromkeys(texts, metrics.best_constant(texts))
-    rounds = {"human, one against the others": metrics.leave_one_out(texts), "constant story": [(constant, texts)]}
+    constant = metrics.best_constant(texts)
+    print(f'constant story: "{constant}"')
+    matched = {"constant story": dict.fromkeys(texts, constant)}
     if len(texts) > 1:
-        rounds["human, another album"] = [(metrics.other_album(texts), texts)]
-    anchors = []
-    for name, of_name in rounds.items():
-        if not of_name:
-            print(f"anchor left out: {name}: no album in {references.path} has two stories")
-            continue
-        stories = [
-            paired(unit, unit, [], split_sentences(text)) for stories, _ in of_name for unit, text in stories.items()
-        ]
-        anchor = System(name, references.path, stories, None, Counter())
-        anchor.figures |= metrics.caption_figures(*of_name, protocol=protocol, meteor=meteor)
-        anchors.append(anchor)
-    return anchors
+        matched["story of another album"] = metrics.other_album(texts)
+    return [anchor_system(name, references, told) for name, told in matched.items()]
+
+
+def anchor_system(name, references, matched):
+    stories = [paired(unit, unit, [], split_sentences(text)) for unit, text in matched.items()]
+    return System(name, references.path, stories, None, Counter(), matched=matched)
+
+
+def score_by_references(systems, references, options):
+    """Fill in the systems' caption metrics. Returns the anchors, and what the tables have to say of it all."""
+    protocol, texts = options.protocol, references.texts
+    notes = [f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {metrics.PROTOCOLS[protocol]}"]
+    absent = metrics.Meteor.absent()
+    if absent:
+        notes.append(f"METEOR is absent: {absent}")
+    for system in systems:
+        match(system, references)
+    anchors = anchor_systems(references) if options.anchors else []
+    with contextlib.nullcontext() if absent else metrics.Meteor() as meteor:
+        score = partial(metrics.caption_figures, protocol=protocol, meteor=meteor)
+        for system in systems + anchors:
+            system.figures |= score((system.matched, {unit: texts[unit] for unit in system.matched}))
+        rounds = metrics.leave_one_out(texts) if options.anchors else []
+        for system in systems + anchors if rounds else ():  # held against the same references as a human story is
+            shares = [{unit: system.matched[unit] for unit in human if unit in system.matched} for human, _ in rounds]
+            system.equal_terms = score(
+                *(
+                    (share, {unit: others[unit] for unit in share})
+                    for share, (_, others) in zip(shares, rounds)
+                    if share
+                )
+            )
+        if rounds:
+            first = {unit: told[0] for unit, told in texts.items()}
+            anchors.append(anchor_system("human", references, first))
+            anchors[-1].equal_terms = score(*rounds)
+        elif options.anchors:
+            notes.append(f"no album in {references.path} has two stories, so that none can be held against the others")
+    return anchors, notes
 
 
 # ---------------------------------------------------------------------------------------------- main
@@ -420,29 +447,17 @@ def main():
     if options.train_data_path:
         stories = read_split(options.train_data_path)["stories"]
         training = {metrics.normalise(" ".join(map(tokenise, told(story)))) for story in stories}
-    spoken = {s.name: [(story["album_id"], told(story)) for story in s.stories] for s in (*systems, *anchors)}
-    different, tokens = metrics.distinct(spoken, seed=options.seed)
-    notes.append(f"distinct-n and vocabulary of {tokens} tokens each")
-    for system in (*systems, *anchors):
+    spoken = {s.name: [(story["album_id"], told(story)) for story in s.stories] for s in systems + anchors}
+    firsts = {
+        name: list({album: (album, said) for album, said in reversed(of)}.values()) for name, of in spoken.items()
+    }
+    different, tokens = metrics.distinct(firsts, seed=options.seed)
+    notes.append(f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story")
+    for system in systems + anchors:
         system.figures |= metrics.diversity_figures(spoken[system.name], training) | different[system.name]
     chance = cde([0.0], options.reference_log)
     notes.insert(0, f"95 % intervals by a bootstrap over albums. CDE: 1 is perfect, {chance:.3f} chance")
     report(systems, anchors, "; ".join(notes) + ".", vars(options))
-
-
-def score_by_references(systems, references, options):
-    """Fill in the systems' caption metrics. Returns the anchors, and what the table has to say of them."""
-    notes = [
-        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {options.protocol}: {metrics.PROTOCOLS[options.protocol]}"
-    ]
-    absent = metrics.Meteor.absent()
-    if absent:
-        notes.append(f"METEOR is absent: {absent}")
-    with contextlib.nullcontext() if absent else metrics.Meteor() as meteor:
-        for system in systems:
-            caption_figures(system, references, options.protocol, meteor)
-        anchors = anchor_systems(references, options.protocol, meteor) if options.anchors else []
-    return anchors, notes
 
 
 if __name__ == "__main__":

@@ -96,6 +96,19 @@ def main_table(systems, anchors, estimates, caption):
     return Table("Systems", ["", *(system.name for system in shown_systems)], rows, caption)
 
 
+def equal_table(systems, seed):
+    names = dict.fromkeys(name for system in systems for name in system.equal_terms)
+    cells = {
+        system.name: {name: estimate(figure, seed) for name, figure in system.equal_terms.items()} for system in systems
+    }
+    rows = [[name + " ↑", *(shown(name, *of[name]) for of in cells.values())] for name in names]
+    caption = (
+        "Each story against all of its album's references but one, by turns, as a human story is against the others; "
+        "the metrics rise with the number of references, so that these figures compare and those above do not."
+    )
+    return Table("On equal terms with human stories", ["", *cells], rows, caption)
+
+
 def control_table(systems, separations):
     scores = list(dict.fromkeys(name for s in systems for told in separations[s.name].values() for name in told))
     rows = []
@@ -173,6 +186,8 @@ def report(systems, anchors, caption, settings):
     }
     differences = {f"{a.name} − {b.name}": compare(a, b, seed) for a, b in combinations(systems, 2)}
     tables = [main_table(systems, anchors, estimates, caption)]
+    if equal := [system for system in systems + anchors if system.equal_terms]:
+        tables.append(equal_table(equal, seed))
     if any(separations.values()):
         tables.append(control_table(systems, separations))
     if differences:
@@ -186,6 +201,7 @@ def report(systems, anchors, caption, settings):
             "photos": system.where if system.photos is not None else None,
             "remarks": +system.remarks,
             "figures": estimates[system.name],
+            "equal_terms": {name: estimate(figure, seed) for name, figure in system.equal_terms.items()},
             "controls": separations.get(system.name, {}),
             "scores": by_story(system),
         }

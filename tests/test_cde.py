@@ -164,25 +164,25 @@ def arena(tmp_path, make_model, tokenizer):
 
 
 def test_one_command_sets_systems_side_by_side(arena, script):
-    done = script("CDE_score.py", "first.json", "human=second.json", "--references", "references.json", "--anchors",
+    done = script("CDE_score.py", "first.json", "second.json", "--references", "references.json", "--anchors",
                   "--controls", "--checkpoint", "model", "--output", "table", cwd=arena)  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads((arena / "table.json").read_text())
     assert list(found["systems"]) == [
-        "first", "human", "human, one against the others", "constant story", "human, another album",
+        "first", "second", "constant story", "story of another album", "human",
     ]  # fmt: skip
-    human = found["systems"]["human"]
+    human = found["systems"]["second"]
     assert human["figures"]["BLEU-4"][0] == pytest.approx(1, abs=1e-6)
     assert human["remarks"] == {"that are among their own references": 10} and human["photos"] is None
     assert list(human["controls"]) == list(CONTROLS) and human["scores"][3]["album_id"] == "3"
     low, high = found["systems"]["first"]["figures"]["CIDEr"][1:]
     assert low <= found["systems"]["first"]["figures"]["CIDEr"][0] <= high
-    difference = found["differences"]["first − human"]["BLEU-1"]
+    difference = found["differences"]["first − second"]["BLEU-1"]
     expected = found["systems"]["first"]["figures"]["BLEU-1"][0] - human["figures"]["BLEU-1"][0]
     assert difference["difference"] == pytest.approx(expected) and difference["p"] < 0.05
     markdown, latex = (arena / "table.md").read_text(), (arena / "table.tex").read_text()
-    assert markdown.count("\n**") == 2 and "| human, retold | 10 |" in markdown
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 3 and "%" not in latex.replace(r"\%", "")
+    assert markdown.count("\n**") == 3 and "| second, retold | 10 |" in markdown
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 4 and "%" not in latex.replace(r"\%", "")
     assert (arena / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "METEOR" in done.stdout and "95 % intervals" in done.stdout and "photos" in done.stdout
 
