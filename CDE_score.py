@@ -7,6 +7,10 @@
 CDE tells how well a story's changes follow the changes that the model expected. With s_t = (cos(Δh_t, Δh̃_t) + 1) / 2
 for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1 is perfect agreement, 2 is chance. It is the
 Flow score of DialoFlow (Li et al. 2021), for stories.
+
+CDE-W asks the same of the words. With b_t the words that the state foreseen at photo t expects, in no order, and u_t
+the even distribution over the words of sentence t, s_t = Σ_w sqrt(b_t(w) u_t(w)) for t = 1..T (the Bhattacharyya
+coefficient), CDE-W = 1 / (geometric mean of s_t): 1 is perfect agreement.
 """
 
 import contextlib
@@ -29,7 +33,8 @@ from report import report
 from stories import SHAPES, is_tokenised, paired, read_split, read_stories, similarity, split_sentences, tokenise
 
 # Scores by the model, each the lower the better.
-CDE, SURPRISE, NLL = "CDE", "plan surprise", "NLL per word"
+CDE, CDE_W, SURPRISE, NLL = "CDE", "CDE-W", "plan surprise", "NLL per word"
+CONSTANT, OTHER, HUMAN = "constant story", "another album's story", "human story"  # the anchors
 CONTROLS = {
     "shuffled": "its sentences in another order",
     "repeated": "one of its sentences said again and again",
@@ -55,10 +60,10 @@ def cde(cosines, reference_log=False):
 def story_scores(model, dataset, pad_id, batch_size=32, reference_log=False):
     """{score: (stories,)} in the data's order; NaN where a story has no such score.
 
-    CDE needs two beats; the plan surprise, max_t KL(q_t ‖ p_t) in nats, a posterior; NLL per word (nats, [eos] counted)
-    is under the plans' prior means: the baseline beside which any such score must stand.
+    CDE needs two beats; CDE-W a model with foresight; the plan surprise, max_t KL(q_t ‖ p_t) in nats, a posterior. NLL
+    per word (nats, [eos] counted), under the plans' prior means, is the baseline that any such score must stand beside.
     """
-    scores = {name: np.full(len(dataset), np.nan) for name in (CDE, SURPRISE, NLL)}
+    scores = {name: np.full(len(dataset), np.nan) for name in (CDE, CDE_W, SURPRISE, NLL)}
     bar = tqdm(total=len(dataset), unit="story", desc="scoring", leave=False)
     for numbers in BucketBatches(dataset.lengths, batch_size, shuffle=False):
         batch = collate([dataset[i] for i in numbers], pad_id)
@@ -69,6 +74,8 @@ def story_scores(model, dataset, pad_id, batch_size=32, reference_log=False):
         for i, row, beats in zip(numbers, cosine.cpu().numpy(), batch["beat_mask"].sum(1).tolist(), strict=True):
             if beats > 1:
                 scores[CDE][i] = cde(row[1:beats], reference_log)
+        if model.config.foresight:
+            scores[CDE_W][numbers] = words_foreseen(model, states, batch).cpu()
         if posterior is not None:
             kl = posterior.kl(prior).sum(-1) * batch["beat_mask"]  # B, T
             scores[SURPRISE][numbers] = kl.max(1).values.cpu()
@@ -77,6 +84,15 @@ def story_scores(model, dataset, pad_id, batch_size=32, reference_log=False):
         bar.update(len(numbers))
     bar.close()
     return scores
+
+
+def words_foreseen(model, states, batch):
+    """CDE-W (B)."""
+    _, _, words, word_beat = model.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
+    said = model.bags(words, word_beat, batch["beat_mask"]) > 0  # B, T, V
+    agreement = ((model.foreseen_words(states.predicted) / 2).exp() * said).sum(-1) / said.sum(-1).clamp(min=1).sqrt()
+    spoken = said.any(-1)  # a sentence may have been cut to nothing
+    return (-agreement.clamp(min=1e-12).log() * spoken).sum(1).div(spoken.sum(1)).exp()
 
 
 # ------------------------------------------------------------------------------------------ controls
@@ -260,7 +276,9 @@ def score_by_model(system, model, tokenizer, options, retellings):
             system.figures[name] = metrics.mean_figure(system.albums_and(name))
     for kind in CONTROLS if options.controls else ():
         wrong = control(stories, kind, retellings, options.seed)
-        if wrong:
+        if not wrong:
+            print(f"{system.name}: control left out: {kind}, {CONTROLS[kind]}: no story can be told so")
+        else:
             system.wrong[kind] = {name: albums_and(wrong, values) for name, values in score(wrong).items()}
 
 
@@ -327,9 +345,9 @@ def anchor_systems(references):
     texts = references.texts
     constant = metrics.best_constant(texts)
     print(f'constant story: "{constant}"')
-    matched = {"constant story": dict.fromkeys(texts, constant)}
+    matched = {CONSTANT: dict.fromkeys(texts, constant)}
     if len(texts) > 1:
-        matched["story of another album"] = metrics.other_album(texts)
+        matched[OTHER] = metrics.other_album(texts)
     return [anchor_system(name, references, told) for name, told in matched.items()]
 
 
@@ -364,7 +382,7 @@ def score_by_references(systems, references, options):
             )
         if rounds:
             first = {unit: told[0] for unit, told in texts.items()}
-            anchors.append(anchor_system("human", references, first))
+            anchors.append(anchor_system(HUMAN, references, first))
             anchors[-1].equal_terms = score(*rounds)
         elif options.anchors:
             notes.append(f"no album in {references.path} has two stories, so that none can be held against the others")
@@ -410,9 +428,10 @@ def name_systems(options):
         print(f"scoring the human stories of {path}, the newest test split")
         arguments = [f"human={path}"]
     systems = [load_system(argument) for argument in arguments]
-    twice = [name for name, count in Counter(system.name for system in systems).items() if count > 1]
+    names = Counter([*(system.name for system in systems), CONSTANT, OTHER, HUMAN])
+    twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise UserError(f"{twice[0]}: the name of two systems; expected NAME=PATH to tell them apart")
+        raise UserError(f"{twice[0]}: the name of two systems or an anchor; expected NAME=PATH to tell them apart")
     for system in systems:
         system.where = None if options.no_photos else options.data_path or system.where
         if system.remarks["with an id that another has too"]:
@@ -421,7 +440,7 @@ def name_systems(options):
 
 
 def main():
-    options = parser().parse_args()
+    options = parser().parse_intermixed_args()  # files and options in any order
     if options.anchors and not options.references:
         raise UserError("--anchors: computed from human stories; expected --references too")
     scored = options.checkpoint != "none"

@@ -134,6 +134,7 @@ class PlanCVAEConfig(PreTrainedConfig):
     plan: str = "cvae"  # cvae | deterministic (the prior's mean) | none (z = 0)
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
+    foresight: bool = True  # the foreseen state tells the words to come, in no order
     detach_dynamics_target: bool = False  # True: the dynamics loss does not move the states that it predicts
     eos_token_id: int | None = None  # [eos]; ends a sentence and is not a word of it
     text: str = "normalized"  # how its stories are written: normalized (VIST's tokens) or original (as typed)
@@ -186,11 +187,12 @@ class States:
 class PlanCVAEOutput(ModelOutput):
     """The loss and its terms. Terms are sums over the batch, in nats; divide them by the counts."""
 
-    loss: torch.Tensor | None = None  # (nll + β·kl + λ_bow·bow + λ_photo·photo + λ_dyn·dynamics) / predicted tokens
+    loss: torch.Tensor | None = None  # (nll + β·kl + the others, each times its weight) / predicted tokens
     nll: torch.Tensor | None = None  # −log p(words | z, what came before)
     kl: torch.Tensor | None = None  # KL(posterior ‖ prior), without free bits
     bow: torch.Tensor | None = None  # −log p(words | z), in no order (Zhao et al. 2017)
     photo: torch.Tensor | None = None  # −log p(words | photo), in no order
+    foresight: torch.Tensor | None = None  # −log p(words | h̃_t), in no order: the state foreseen before them
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
     kl_per_beat: torch.Tensor | None = None  # T
@@ -234,6 +236,8 @@ class PlanCVAE(PreTrainedModel):
             self.bow_mlp = nn.Sequential(nn.Linear(Z, D), nn.GELU(), nn.Linear(D, D))
         if config.plan == "cvae":
             self.posterior_mlp = nn.Sequential(nn.Linear(2 * D, D), nn.GELU(), nn.Linear(D, 2 * Z))
+        if config.foresight:
+            self.foresight_head = nn.Linear(D, D)
         self.first_dyn.requires_grad_(config.plan != "none")
         self.image_encoder.requires_grad_(config.train_encoder)
         self.post_init()
@@ -369,6 +373,10 @@ class PlanCVAE(PreTrainedModel):
         """Log-probabilities (B, T, V) of each word of a sentence, in no order, from (B, T, D) about it."""
         return F.linear(hidden, self.decoder.lm_head.weight).float().log_softmax(-1)
 
+    def foreseen_words(self, predicted):
+        """Log-probabilities (B, T, V) of each word of the coming sentence, in no order, from h̃_t (B, T, D)."""
+        return self.bow_log_probs(self.foresight_head(predicted))
+
     # ----------------------------------------------------------------------------------------- forward
 
     def states(self, input_ids, segment_ids, image_at, dyn_at, beat_mask, photos, photo_mask, **_):
@@ -406,6 +414,7 @@ class PlanCVAE(PreTrainedModel):
         free_bits=0.0,
         bow_weight=0.0,
         photo_weight=0.0,
+        foresight_weight=0.0,
         dynamics_weight=1.0,
         posterior_dropout=0.0,
         photo_dropout=0.0,
@@ -414,10 +423,10 @@ class PlanCVAE(PreTrainedModel):
     ):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
-        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight
-        and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0; posterior_dropout is
-        that of `plans`; photo_dropout the share of stories told without their photos. num_tokens divides the loss where
-        this batch is a part of a larger one (gradient accumulation, several processes).
+        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight,
+        foresight_weight and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0;
+        posterior_dropout is that of `plans`; photo_dropout the share of stories told without their photos. num_tokens
+        divides the loss where this batch is a part of a larger one (gradient accumulation, several processes).
         """
         if photo_dropout:
             seen = torch.rand(len(beat_mask), 1, device=beat_mask.device) >= photo_dropout
@@ -425,7 +434,7 @@ class PlanCVAE(PreTrainedModel):
         states = self.states(beat_mask=beat_mask, **batch)
         prior, posterior = self.plans(states, posterior_dropout)
         zero = states.hidden.new_zeros((), dtype=torch.float32)
-        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, photo=zero, dynamics=zero)
+        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, photo=zero, foresight=zero, dynamics=zero)
         charged_kl = zero
         z = None
         if posterior is not None:
@@ -438,18 +447,21 @@ class PlanCVAE(PreTrainedModel):
             z = prior.mean
 
         story, at, words, word_beat = self.predicted_words(labels, beat, beat_mask)
-        bias = None if z is None else self.plan_bias(z).flatten(0, 1)[word_beat]
+        # index_select, not [word_beat]: on several CPU threads the backward pass of the latter adds in no fixed order
+        bias = None if z is None else self.plan_bias(z).flatten(0, 1).index_select(0, word_beat)
         logits = self.word_logits(states.hidden[story, at], bias)  # N, V
         out.nll = F.cross_entropy(logits.float(), words, reduction="sum")
         out.tokens = torch.tensor(len(words), device=words.device)
-        inside = words != self.config.eos_token_id
-        bag = word_beat[inside], words[inside]  # the words of each sentence, in no order
+        if bow_weight or photo_weight or foresight_weight:
+            bags = self.bags(words, word_beat, beat_mask)  # B, T, V
         if bow_weight and z is not None:
-            out.bow = -self.bow_log_probs(self.bow_mlp(z.to(self.dtype))).flatten(0, 1)[bag].sum()
+            out.bow = -(bags * self.bow_log_probs(self.bow_mlp(z.to(self.dtype)))).sum()
         if photo_weight:
-            seen = inside & batch["photo_mask"].flatten()[word_beat]  # there is nothing to learn from a photo not there
-            of_photos = self.bow_log_probs(self.photo_head(states.slots.mean(2))).flatten(0, 1)
-            out.photo = -of_photos[word_beat[seen], words[seen]].sum()
+            of_photos = self.bow_log_probs(self.photo_head(states.slots.mean(2)))
+            seen = batch["photo_mask"][:, :, None]  # there is nothing to learn from a photo that is not there
+            out.photo = -(bags * of_photos * seen).sum()
+        if foresight_weight and self.config.foresight:
+            out.foresight = -(bags * self.foreseen_words(states.predicted)).sum()
         if dynamics_weight:
             target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
             error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # B, T
@@ -458,7 +470,7 @@ class PlanCVAE(PreTrainedModel):
             states.observed_change.float(), states.expected_change.float(), dim=-1
         ).detach()
         total = out.nll + beta * charged_kl + bow_weight * out.bow + photo_weight * out.photo
-        total = total + dynamics_weight * out.dynamics
+        total = total + foresight_weight * out.foresight + dynamics_weight * out.dynamics
         out.loss = total / (out.tokens if num_tokens is None else num_tokens)
         return out
 
@@ -470,6 +482,13 @@ class PlanCVAE(PreTrainedModel):
         log_p = -F.cross_entropy(logits, words, reduction="none")
         per_story = log_p.new_zeros(len(batch["labels"])).index_add(0, story, log_p)
         return per_story, torch.bincount(story, minlength=len(per_story))
+
+    def bags(self, words, word_beat, beat_mask):
+        """How often each word stands in each sentence (B, T, V): `predicted_words` without their order, or [eos]."""
+        (B, T), V = beat_mask.shape, self.decoder.config.vocab_size
+        inside = words != self.config.eos_token_id
+        counts = torch.bincount(word_beat[inside] * V + words[inside], minlength=B * T * V)
+        return counts.view(B, T, V).to(self.dtype)
 
     @staticmethod
     def predicted_words(labels, beat, beat_mask):

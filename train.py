@@ -36,7 +36,7 @@ from model import BEST, LATEST, OUTPUT_DIR, PLANS, ImageEncoder, PlanCVAE, load_
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt  # noqa: E402
 
-TERMS = ("nll", "kl", "bow", "photo", "dynamics")
+TERMS = ("nll", "kl", "bow", "photo", "foresight", "dynamics")
 # A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
 ADAM_BETAS = (0.9, 0.95)
 
@@ -75,9 +75,9 @@ class TrainOptions:
     free_bits: float = option(0.15, "KL in nats per dimension and beat that is not charged")
     bow_weight: float = option(1.0, "weight of the bag-of-words term")
     photo_weight: float = option(0.5, "weight of the bag-of-words term of the photo, which teaches the eye")
+    foresight_weight: float = option(1.0, "weight of the bag-of-words term of the foreseen state")
     dynamics_weight: float = option(3.0, "weight of the latent dynamics term")
     posterior_dropout: float = option(0.7, "share of beats whose posterior sees the observed change alone")
-
     photo_dropout: float = option(0.1, "share of stories told without their photos, so that text alone can be scored")
 
     # optimisation
@@ -164,7 +164,7 @@ def build_model(options, tokenizer, data_dir):
     return PlanCVAE.build(
         decoder, encoder, train_encoder=options.train_encoder, image_slots=options.image_slots, plan=options.plan,
         plan_size=options.plan_size, detach_dynamics_target=options.detach_dynamics_target,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=tokenizer.eos_token_id, foresight=options.foresight_weight > 0,
     )  # fmt: skip
 
 
@@ -227,7 +227,7 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
-            out = model(**batch, bow_weight=1.0, photo_weight=1.0)
+            out = model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0)
             if iwae_samples:
                 weights = model.log_weights(**batch, samples=iwae_samples)  # samples, B
                 sums["log_bound"] += (weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
@@ -373,6 +373,7 @@ def check(options):
         "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
         "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
+        "foresight_weight": 0,
         "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
         "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0, "seed": 0,
     }  # fmt: skip
@@ -451,7 +452,7 @@ class Training:
         self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
         if options.plan != "none":
             self.model.bow_mlp.requires_grad_(options.bow_weight > 0)
-        elif not options.dynamics_weight:
+        elif not (options.dynamics_weight or options.foresight_weight):
             self.model.dynamics.requires_grad_(False)
             self.model.dynamics_head.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
@@ -464,7 +465,8 @@ class Training:
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
         self.eval_every = options.eval_every or self.steps_per_epoch
-        terms = ("free_bits", "bow_weight", "photo_weight", "dynamics_weight", "posterior_dropout", "photo_dropout")
+        terms = ("free_bits", "bow_weight", "photo_weight", "foresight_weight", "dynamics_weight", "posterior_dropout",
+                 "photo_dropout")  # fmt: skip
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
 

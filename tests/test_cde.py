@@ -10,7 +10,7 @@ import torch
 from conftest import batch_of, random_sentences
 
 import CDE_score
-from CDE_score import CDE, CONTROLS, NLL, SURPRISE, cde, control, load_references, load_system, story_scores
+from CDE_score import CDE, CDE_W, CONTROLS, NLL, SURPRISE, cde, control, load_references, load_system, story_scores
 from metrics import separation
 from report import Table
 
@@ -70,11 +70,24 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
             assert scores[CDE][i] == pytest.approx(cde(cosine.numpy()), rel=1e-4)
         else:
             assert np.isnan(scores[CDE][i])
+        geometric = 1.0
+        for t, words in enumerate(data.sentences[i]):  # the distributions side by side, word by word
+            foreseen = model.foreseen_words(states.predicted)[0, t].exp()
+            said = torch.zeros_like(foreseen)
+            said[list(set(words))] = 1 / len(set(words))
+            geometric *= (foreseen * said).sqrt().sum().item() ** (1 / len(data.sentences[i]))
+        assert scores[CDE_W][i] == pytest.approx(1 / geometric, rel=1e-4)
         if plan == "cvae":
             assert scores[SURPRISE][i] == pytest.approx(out.kl_per_beat.max().item(), rel=1e-3)
         else:  # z is the prior's mean, or nothing: what the training's own NLL is under
             assert np.isnan(scores[SURPRISE][i])
             assert scores[NLL][i] == pytest.approx(out.nll.item() / out.tokens.item(), rel=1e-4)
+
+
+def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
+    model = make_model(foresight=False)
+    scores = story_scores(model, make_stories(model, [3, 2]), tokenizer.pad_token_id)
+    assert np.isnan(scores[CDE_W]).all() and not np.isnan(scores[CDE]).any() and not hasattr(model, "foresight_head")
 
 
 def told(stories):
@@ -169,7 +182,7 @@ def test_one_command_sets_systems_side_by_side(arena, script):
     assert done.returncode == 0, done.stderr
     found = json.loads((arena / "table.json").read_text())
     assert list(found["systems"]) == [
-        "first", "second", "constant story", "story of another album", "human",
+        "first", "second", "constant story", "another album's story", "human story",
     ]  # fmt: skip
     human = found["systems"]["second"]
     assert human["figures"]["BLEU-4"][0] == pytest.approx(1, abs=1e-6)
@@ -205,7 +218,7 @@ def test_what_has_no_counterpart_is_counted(arena, script):
         "fewer than the references have albums": 1,
     }
     assert len(found["scores"]) == 11 and found["scores"][4] == {"story_id": "4-0", "album_id": "4"} | dict.fromkeys(
-        (CDE, SURPRISE, NLL)
+        (CDE, CDE_W, SURPRISE, NLL)
     )
     for remark, count in found["remarks"].items():
         assert f"{remark}  " in done.stdout and str(count) in done.stdout
@@ -230,7 +243,7 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
     [
         (["first.json", "--anchors"], "--anchors"),
         (["first.json", "--controls", "--checkpoint", "none"], "--controls"),
-        (["first.json", "sub/first.json"], "first: the name of two systems"),
+        (["first.json", "sub/first.json"], "first: the name of two systems or an anchor"),
         (["nowhere.json"], "nowhere.json: no such file"),
         (["first.json", "--references", "nowhere.json"], "nowhere.json: no such file"),
         (["first.json", "--references", "others.json"], "of no story in first.json ('0' there, 'x' here)"),

@@ -48,8 +48,8 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
     data = make_stories(model, [3, 1, 5])
     batch = batch_of(data, [0, 1, 2], tokenizer)
     with torch.no_grad():
-        out = model(**batch, bow_weight=1.0, photo_weight=1.0)
-        nll = bow = photo = 0.0
+        out = model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0)
+        nll = bow = photo = foresight = 0.0
         for i in range(3):  # one story, one word at a time, on a sequence of its own
             single = batch_of(data, [i], tokenizer)
             states = model.states(**single)
@@ -62,20 +62,24 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
                     if k < len(words):
                         hidden = model.bow_mlp(z[0, t])
                         bow -= (model.decoder.lm_head.weight @ hidden).log_softmax(-1)[word]
-                        seen = model.photo_head(states.slots[0, t].mean(0))
-                        photo -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
+                        foreseen = model.foresight_head(states.predicted[0, t])
+                        foresight -= (model.decoder.lm_head.weight @ foreseen).log_softmax(-1)[word]
+                        if single["photo_mask"][0, t]:
+                            seen = model.photo_head(states.slots[0, t].mean(0))
+                            photo -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
     torch.testing.assert_close(out.nll, nll, **CLOSE)
     torch.testing.assert_close(out.bow, bow, **CLOSE)
     torch.testing.assert_close(out.photo, photo, **CLOSE)
+    torch.testing.assert_close(out.foresight, foresight, **CLOSE)
     assert out.tokens == sum(len(words) + 1 for story in data.sentences for words in story)
 
 
 def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     model = make_model()
     batch = batch_of(make_stories(model, [2, 4]), [0, 1], tokenizer)
-    weights = {"beta": 0.3, "bow_weight": 0.7, "photo_weight": 1.3, "dynamics_weight": 1.9}
+    weights = {"beta": 0.3, "bow_weight": 0.7, "photo_weight": 1.3, "foresight_weight": 0.6, "dynamics_weight": 1.9}
     out = model(**batch, **weights)
-    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 1.3 * out.photo + 1.9 * out.dynamics
+    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 1.3 * out.photo + 0.6 * out.foresight + 1.9 * out.dynamics
     torch.testing.assert_close(out.loss, total / out.tokens)
     torch.testing.assert_close(out.kl_per_beat.sum(), out.kl.detach())
     assert out.kl > 0
@@ -86,7 +90,23 @@ def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     charged = torch.where(kl < 0.02, 0.02, kl).sum()
     assert charged > kl.sum() + 0.01
     torch.testing.assert_close((free.loss * free.tokens - free.nll).detach(), charged, **CLOSE)
-    assert free.bow == free.photo == free.dynamics == 0
+    assert free.bow == free.photo == free.foresight == free.dynamics == 0
+
+
+def test_photo_dropout_tells_stories_without_their_photos(make_model, make_stories, tokenizer):
+    model = make_model(plan="deterministic")
+    batch = batch_of(make_stories(model, [3] * 64, missing=0.0), range(64), tokenizer)
+    blind = batch | {"photo_mask": torch.zeros_like(batch["photo_mask"])}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**batch, photo_dropout=1.0).nll, model(**blind).nll)
+        torch.manual_seed(0)
+        kept = torch.rand(64, 1) >= 0.4  # the same draw
+        torch.manual_seed(0)
+        half = model(**batch, photo_dropout=0.4, photo_weight=1.0)
+        expected = model(**batch | {"photo_mask": batch["photo_mask"] & kept}, photo_weight=1.0)
+    assert 10 < kept.sum() < 54 and batch["photo_mask"].all()
+    torch.testing.assert_close(half.nll, expected.nll)
+    torch.testing.assert_close(half.photo, expected.photo)
 
 
 def test_dynamics_term_and_changes_follow_the_definition(make_model, make_stories, tokenizer):
@@ -110,7 +130,7 @@ def test_dynamics_term_and_changes_follow_the_definition(make_model, make_storie
 def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan).train()
     batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
-    model(**batch, bow_weight=1.0, photo_weight=1.0).loss.backward()
+    model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0).loss.backward()
     idle = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())}
     assert idle == set()
     assert not any(p.requires_grad for p in model.image_encoder.parameters())
@@ -167,7 +187,7 @@ def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokeniz
     model = make_model(plan="deterministic")
     data = make_stories(model, [5, 1, 3, 2])
     with torch.no_grad():
-        weights = {"bow_weight": 1.0, "photo_weight": 1.0}
+        weights = {"bow_weight": 1.0, "photo_weight": 1.0, "foresight_weight": 1.0}
         together = model(**batch_of(data, range(4), tokenizer), **weights)
         alone = [model(**batch_of(data, [i], tokenizer), **weights) for i in range(4)]
     for term in ("nll", "bow", "photo", "dynamics", "tokens"):

@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term(run_train, tmp_path,
     follow = train.PlanCVAE.follow
     monkeypatch.setattr(train.PlanCVAE, "follow", lambda self, *states: follow(self, *states) * float("nan"))
     code, err = run_train(tmp_path, "--max_steps", 3, "--plan", "none")
-    assert code == 2 and "step 0: dynamics not finite" in err and "stories train" in err
+    assert code == 2 and "step 0: foresight and dynamics not finite" in err and "stories train" in err
     assert not (tmp_path / "latest").exists()
 
 
