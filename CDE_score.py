@@ -32,8 +32,6 @@ from model import OUTPUT_DIR, best_device, load_checkpoint
 from report import report
 from stories import SHAPES, is_tokenised, paired, read_split, read_stories, similarity, split_sentences, tokenise
 
-# Scores by the model, each the lower the better.
-CDE, CDE_W, SURPRISE, NLL = "CDE", "CDE-W", "plan surprise", "NLL per word"
 CONSTANT, OTHER, HUMAN = "constant story", "another album's story", "human story"  # the anchors
 CONTROLS = {
     "shuffled": "its sentences in another order",
@@ -47,52 +45,90 @@ CONTROLS = {
 # -------------------------------------------------------------------------------------------- scores
 
 
+def inverse_mean(agreement, log=np.log2):
+    """1 / the geometric mean of agreements (beats), each 0 to 1; NaN of none."""
+    if not len(agreement):
+        return np.nan
+    agreement = np.clip(np.asarray(agreement, dtype=np.float64), 1e-12, 1)  # no agreement is bad, not infinite
+    return float(2 ** -log(agreement).mean())
+
+
 def cde(cosines, reference_log=False):
-    """CDE of one story from cos(Δh_t, Δh̃_t), t = 2..T (at least one).
+    """CDE of one story from cos(Δh_t, Δh̃_t), t = 2..T.
 
     reference_log: the public reference's arithmetic, base 2 to a mean of natural logarithms.
     """
-    s = np.clip((np.asarray(cosines, dtype=np.float64) + 1) / 2, 1e-12, 1)  # a cosine of −1 is bad, not infinite
-    return float(2 ** -(np.log(s) if reference_log else np.log2(s)).mean())
+    return inverse_mean((np.asarray(cosines) + 1) / 2, np.log if reference_log else np.log2)
+
+
+@dataclass
+class Trace:
+    """What a model thought of one story, beat by beat."""
+
+    observed: np.ndarray  # T, D: Δh_t
+    expected: np.ndarray  # T, D: Δh̃_t
+    agreement: np.ndarray | None  # T: of the words of sentence t with those foreseen; None without foresight
+    kl: np.ndarray | None  # T: KL(q_t ‖ p_t) in nats; None without a posterior
+    nll: float  # −log p of a word, in nats, under the plans' prior means
+
+    def cosines(self, centre=(0, 0)):
+        a, b = self.observed - centre[0], self.expected - centre[1]
+        return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1) + 1e-12)
+
+    def length_ratios(self):
+        a, b = (np.linalg.norm(change, axis=1) for change in (self.observed, self.expected))
+        return np.minimum(a, b) / np.maximum(a, b)
+
+
+# Scores of a Trace (and of the mean changes of a corpus), each the lower the better. NLL per word is the baseline that
+# any of them must stand beside.
+CDE, CDE_W, SURPRISE, NLL = "CDE", "CDE-W", "plan surprise", "NLL per word"
+SCORES = {
+    CDE: lambda trace, _: cde(trace.cosines()[1:]),
+    CDE_W: lambda trace, _: np.nan if trace.agreement is None else inverse_mean(trace.agreement),
+    SURPRISE: lambda trace, _: np.nan if trace.kl is None else trace.kl.max(),
+    NLL: lambda trace, _: trace.nll,
+}
+VARIANTS = {
+    "CDE, first beat too": lambda trace, _: cde(trace.cosines()),
+    "CDE, worst beat": lambda trace, _: max(map(cde, trace.cosines()[1:, None]), default=np.nan),
+    "CDE, centred": lambda trace, centre: cde(trace.cosines(centre)[1:]),
+    "CDE × length ratio": lambda trace, _: inverse_mean((trace.cosines() + 1)[1:] / 2 * trace.length_ratios()[1:]),
+    "state error": lambda trace, _: ((trace.expected - trace.observed) ** 2).mean(),
+    "plan surprise, sum": lambda trace, _: np.nan if trace.kl is None else trace.kl.sum(),
+    "CDE-W, worst beat": lambda trace, _: np.nan if trace.agreement is None else 1 / max(trace.agreement.min(), 1e-12),
+}
 
 
 @torch.inference_mode()
-def story_scores(model, dataset, pad_id, batch_size=32, reference_log=False):
-    """{score: (stories,)} in the data's order; NaN where a story has no such score.
-
-    CDE needs two beats; CDE-W a model with foresight; the plan surprise, max_t KL(q_t ‖ p_t) in nats, a posterior. NLL
-    per word (nats, [eos] counted), under the plans' prior means, is the baseline that any such score must stand beside.
-    """
-    scores = {name: np.full(len(dataset), np.nan) for name in (CDE, CDE_W, SURPRISE, NLL)}
+def traces(model, dataset, pad_id, batch_size=32):
+    """The Trace of every story, in the data's order."""
+    found = [None] * len(dataset)
     bar = tqdm(total=len(dataset), unit="story", desc="scoring", leave=False)
     for numbers in BucketBatches(dataset.lengths, batch_size, shuffle=False):
         batch = collate([dataset[i] for i in numbers], pad_id)
         batch = {name: value.to(model.device) for name, value in batch.items()}
         states = model.states(**batch)
         prior, posterior = model.plans(states)
-        cosine = torch.cosine_similarity(states.observed_change.float(), states.expected_change.float(), dim=-1)
-        for i, row, beats in zip(numbers, cosine.cpu().numpy(), batch["beat_mask"].sum(1).tolist(), strict=True):
-            if beats > 1:
-                scores[CDE][i] = cde(row[1:beats], reference_log)
-        if model.config.foresight:
-            scores[CDE_W][numbers] = words_foreseen(model, states, batch).cpu()
-        if posterior is not None:
-            kl = posterior.kl(prior).sum(-1) * batch["beat_mask"]  # B, T
-            scores[SURPRISE][numbers] = kl.max(1).values.cpu()
         log_p, words = model.log_likelihood(states, batch, None if prior is None else prior.mean)
-        scores[NLL][numbers] = (-log_p / words).cpu()
+        agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
+        kl = None if posterior is None else posterior.kl(prior).sum(-1)  # B, T
+        by_beat = [states.observed_change, states.expected_change, agreement, kl]
+        by_beat = [None if of is None else of.float().cpu().numpy() for of in by_beat]
+        nll = (-log_p / words).cpu().tolist()
+        for row, (i, beats) in enumerate(zip(numbers, batch["beat_mask"].sum(1).tolist(), strict=True)):
+            found[i] = Trace(*(None if of is None else of[row, :beats] for of in by_beat), nll[row])
         bar.update(len(numbers))
     bar.close()
-    return scores
+    return found
 
 
-def words_foreseen(model, states, batch):
-    """CDE-W (B)."""
+def foreseen_agreement(model, states, batch):
+    """Bhattacharyya coefficient (B, T) of the words foreseen and an even distribution over those of the sentence."""
     _, _, words, word_beat = model.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
     said = model.bags(words, word_beat, batch["beat_mask"]) > 0  # B, T, V
-    agreement = ((model.foreseen_words(states.predicted) / 2).exp() * said).sum(-1) / said.sum(-1).clamp(min=1).sqrt()
-    spoken = said.any(-1)  # a sentence may have been cut to nothing
-    return (-agreement.clamp(min=1e-12).log() * spoken).sum(1).div(spoken.sum(1)).exp()
+    overlap = ((model.foreseen_words(states.predicted) / 2).exp() * said).sum(-1)
+    return overlap / said.sum(-1).clamp(min=1).sqrt()
 
 
 # ------------------------------------------------------------------------------------------ controls
@@ -259,27 +295,36 @@ def features(photos, rows, encoder, device, batch_size=64):
 def score_by_model(system, model, tokenizer, options, retellings):
     """Fill in a system's scores, and its controls' where they are asked for."""
 
-    def score(stories):
+    def read(stories):
         data = StoryDataset(stories, system.photos, tokenizer, model.config.image_slots, model.max_length)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], data.shortened)
-        return story_scores(model, data, tokenizer.pad_token_id, options.batch_size, options.reference_log)
+        return traces(model, data, tokenizer.pad_token_id, options.batch_size)
 
+    scores = SCORES | (VARIANTS if options.variants else {})
+    if options.reference_log:
+        scores[CDE] = lambda trace, _: cde(trace.cosines()[1:], reference_log=True)
     spoken = [i for i, story in enumerate(system.stories) if story["beats"]]
     if not spoken:
         raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
     stories = [system.stories[i] for i in spoken]
-    for name, values in score(stories).items():
+    as_told = read(stories)
+    centre = [np.concatenate([getattr(trace, of)[1:] for trace in as_told]).mean(0) for of in ("observed", "expected")]
+    for name, score in scores.items():
         system.scores[name] = np.full(len(system.stories), np.nan)
-        system.scores[name][spoken] = values
-        if not np.isnan(values).all():
+        system.scores[name][spoken] = [score(trace, centre) for trace in as_told]
+        if not np.isnan(system.scores[name]).all():
             system.figures[name] = metrics.mean_figure(system.albums_and(name))
     for kind in CONTROLS if options.controls else ():
         wrong = control(stories, kind, retellings, options.seed)
         if not wrong:
             print(f"{system.name}: control left out: {kind}, {CONTROLS[kind]}: no story can be told so")
         else:
-            system.wrong[kind] = {name: albums_and(wrong, values) for name, values in score(wrong).items()}
+            told_wrongly = read(wrong)
+            system.wrong[kind] = {
+                name: albums_and(wrong, [score(trace, centre) for trace in told_wrongly])
+                for name, score in scores.items()
+            }
 
 
 # ---------------------------------------------------------------------------------------- references
@@ -406,6 +451,9 @@ def parser():
     parser.add_argument("--data_path", help="preprocessed split with the photos, where the stories do not tell")
     parser.add_argument("--no_photos", action="store_true", help="score the text alone")
     parser.add_argument("--controls", action="store_true", help="how well scores tell wrongly told stories apart")
+    parser.add_argument(
+        "--variants", action="store_true", help="other ways to score the same agreement, for comparison"
+    )
     parser.add_argument("--anchors", action="store_true", help="what human and constant stories reach by --references")
     parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics")
     parser.add_argument("--train_data_path", help="training split: adds the share of stories copied from it")

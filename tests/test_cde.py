@@ -10,7 +10,21 @@ import torch
 from conftest import batch_of, random_sentences
 
 import CDE_score
-from CDE_score import CDE, CDE_W, CONTROLS, NLL, SURPRISE, cde, control, load_references, load_system, story_scores
+from CDE_score import (
+    CDE,
+    CDE_W,
+    CONTROLS,
+    NLL,
+    SCORES,
+    SURPRISE,
+    VARIANTS,
+    Trace,
+    cde,
+    control,
+    load_references,
+    load_system,
+    traces,
+)
 from metrics import separation
 from report import Table
 
@@ -55,11 +69,42 @@ def test_the_interval_of_an_auc_is_a_bootstrap_over_albums():
     assert separation(a, b)["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
 
 
+def scores_of(found, scores=SCORES):
+    return {name: np.array([score(trace, (0, 0)) for trace in found]) for name, score in scores.items()}
+
+
+def test_variants_by_hand():
+    """Two beats after the first: one as expected but half as long, one at a right angle."""
+    observed, expected = np.array([[1.0, 0], [2, 0], [0, 3]]), np.array([[1.0, 0], [1, 0], [3, 0]])
+    trace = Trace(observed, expected, np.array([0.5, 0.8, 0.2]), np.array([1.0, 4, 2]), 0.7)
+    found = {
+        name: score(trace, (np.array([1.0, 0]), np.array([0.0, 0]))) for name, score in (SCORES | VARIANTS).items()
+    }
+    assert found == pytest.approx(
+        {
+            CDE: 2**0.5,
+            CDE_W: (0.5 * 0.8 * 0.2) ** (-1 / 3),
+            SURPRISE: 4,
+            NLL: 0.7,
+            "CDE, first beat too": 2 ** (1 / 3),
+            "CDE, worst beat": 2,
+            "CDE, centred": (1 * (1 - 1 / 10**0.5) / 2) ** -0.5,
+            "CDE × length ratio": (0.5 * 0.5) ** -0.5,
+            "state error": (1 + 9 + 9) / 6,
+            "plan surprise, sum": 7,
+            "CDE-W, worst beat": 5,
+        }
+    )
+    lone = Trace(observed[:1], expected[:1], None, None, 0.7)
+    nothing = {name for name, score in (SCORES | VARIANTS).items() if np.isnan(score(lone, (0, 0)))}
+    assert nothing == (SCORES | VARIANTS).keys() - {NLL, "CDE, first beat too", "state error"}
+
+
 @pytest.mark.parametrize("plan", ["cvae", "deterministic", "none"])
 def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan)
     data = make_stories(model, [5, 1, 3, 4, 2])
-    scores = story_scores(model, data, tokenizer.pad_token_id, batch_size=2)
+    scores = scores_of(traces(model, data, tokenizer.pad_token_id, batch_size=2))
     for i in range(len(data)):
         batch = batch_of(data, [i], tokenizer)
         with torch.no_grad():
@@ -86,7 +131,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
 
 def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
     model = make_model(foresight=False)
-    scores = story_scores(model, make_stories(model, [3, 2]), tokenizer.pad_token_id)
+    scores = scores_of(traces(model, make_stories(model, [3, 2]), tokenizer.pad_token_id))
     assert np.isnan(scores[CDE_W]).all() and not np.isnan(scores[CDE]).any() and not hasattr(model, "foresight_head")
 
 
@@ -194,7 +239,7 @@ def test_one_command_sets_systems_side_by_side(arena, script):
     expected = found["systems"]["first"]["figures"]["BLEU-1"][0] - human["figures"]["BLEU-1"][0]
     assert difference["difference"] == pytest.approx(expected) and difference["p"] < 0.05
     markdown, latex = (arena / "table.md").read_text(), (arena / "table.tex").read_text()
-    assert markdown.count("\n**") == 3 and "| second, retold | 10 |" in markdown
+    assert markdown.count("\n**") == 3 and "| second, stories | 10 | 10 | 10 | 10 | 10 |" in markdown
     assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 4 and "%" not in latex.replace(r"\%", "")
     assert (arena / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "METEOR" in done.stdout and "95 % intervals" in done.stdout and "photos" in done.stdout

@@ -36,7 +36,7 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
     score = ["CDE_score.py", f"human={data / 'test.json'}", "--checkpoint", out]
     refs = ["--references", book / "references" / "test.json", "--train_data_path", data / "train.json", "--anchors"]
     said = good(script(*score, "model=stories.json", *refs, "--controls", cwd=tmp_path))
-    for words in ("20 of 20", "human, retold", "human, borrowed", "human − model", "human story"):
+    for words in ("20 of 20", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
         assert words in said, words
     found = json.loads((tmp_path / "scores.json").read_text())["systems"]
     value, low, high = found["human"]["figures"]["CDE"]
