@@ -146,11 +146,12 @@ def draw_scores(systems, path):
     """Violins of the model's scores: of each system and of its controls."""
     scores = [name for name in list(systems[0].scores)[:4] if any(system.albums_and(name) for system in systems)]
     kinds = ["as told", *dict.fromkeys(kind for system in systems for kind in system.wrong)]
+    columns = min(2, len(scores))
     figure, axes = plt.subplots(
-        len(scores), 1, figsize=(2.5 + 0.45 * len(kinds) * len(systems), 3.2 * len(scores)), layout="constrained",
-        squeeze=False,
+        -(-len(scores) // columns), columns, figsize=(columns * (1.5 + 0.4 * len(kinds) * len(systems)), 6),
+        layout="constrained", squeeze=False,
     )  # fmt: skip
-    for axis, name in zip(axes[:, 0], scores):
+    for axis, name in zip(axes.flat, scores):
         for i, system in enumerate(systems):
             for k, kind in enumerate(kinds):
                 pairs = system.albums_and(name) if k == 0 else system.wrong.get(kind, {}).get(name, [])
@@ -165,7 +166,7 @@ def draw_scores(systems, path):
         middle = (len(kinds) - 1) / 2
         axis.set_xticks([i * (len(kinds) + 1) + middle for i in range(len(systems))], [s.name for s in systems])
         axis.set(ylabel=f"{name} (lower is better)")
-    axes[0, 0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), frameon=False)
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
