@@ -17,7 +17,6 @@ import contextlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,17 @@ from cli import UserError
 from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo
 from model import OUTPUT_DIR, best_device, load_checkpoint
 from report import report
-from stories import SHAPES, is_tokenised, paired, read_split, read_stories, similarity, split_sentences, tokenise
+from stories import (
+    SHAPES,
+    is_tokenised,
+    one_line,
+    paired,
+    read_split,
+    read_stories,
+    similarity,
+    split_sentences,
+    tokenise,
+)
 
 CONSTANT, OTHER, HUMAN = "constant story", "another album's story", "human story"  # the anchors
 CONTROLS = {
@@ -222,6 +231,9 @@ def load_system(argument):
     name, path = Path(argument).stem, argument
     if "=" in argument and not Path(argument).exists():
         name, path = argument.split("=", 1)
+    name = one_line(name)
+    if not name or not path:
+        raise UserError(f"{argument!r}: expected the path of a file of stories, or NAME=PATH")
     told = read_stories(path)
     return System(name, path, told.stories, told.photos, told.remarks)
 
@@ -248,17 +260,22 @@ def find_photos(system, encoder, device):
             raise UserError(f"{found} (--data_path names it), or --no_photos")
         split = read_split(system.where)
         photos = Photos(system.where, split, encoder)
-        rows = {beat["photo_id"]: beat["photo"] for story in split["stories"] for beat in story["beats"]}
-        labels = {story["album_id"]: story["label"] for story in split["stories"] if "label" in story}
+        if any((beat["photo"] or 0) >= photos.shape[0] for story in split["stories"] for beat in story["beats"]):
+            raise UserError(f"{system.where}: a photo beyond the {photos.shape[0]} rows in {photos.file.name}")
+        rows = {str(beat.get("photo_id")): beat["photo"] for story in split["stories"] for beat in story["beats"]}
+        labels = {str(story.get("album_id")): str(story["label"]) for story in split["stories"] if "label" in story}
         known = {album: {"label": label} for album, label in labels.items()}
         system.stories = [known.get(story["album_id"], {}) | story for story in system.stories]
+        if not any(beat["photo_id"] in rows for story in system.stories for beat in story["beats"]):
+            found = f"{system.path}: none of its photos is in {system.where}"
+            raise UserError(f"{found}; expected --data_path with the split that it tells of, or --no_photos")
 
         def key(beat):
             return beat["photo_id"]
     else:
 
         def key(beat):  # the photo's file, which never leaves its folder
-            return Path(beat["folder"], Path(beat["photo_id"] or "").name)
+            return Path(beat.get("folder", ""), Path(beat["photo_id"] or "").name)
 
         for beat in (beat for story in system.stories for beat in story["beats"] if beat["photo_id"]):
             if key(beat) not in rows:
@@ -309,7 +326,8 @@ def score_by_model(system, model, tokenizer, options, retellings):
         raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
     stories = [system.stories[i] for i in spoken]
     as_told = read(stories)
-    centre = [np.concatenate([getattr(trace, of)[1:] for trace in as_told]).mean(0) for of in ("observed", "expected")]
+    changes = [np.concatenate([getattr(trace, of)[1:] for trace in as_told]) for of in ("observed", "expected")]
+    centre = [of.mean(0) if len(of) else 0 for of in changes]
     for name, score in scores.items():
         system.scores[name] = np.full(len(system.stories), np.nan)
         system.scores[name][spoken] = [score(trace, centre) for trace in as_told]
@@ -335,37 +353,50 @@ class References:
     path: str
     stories: list
     texts: dict  # {unit: [texts]}: of an album, or of a sequence of photos by the protocol "sequence"
-    album_of: dict  # {story id: album}
+    album_of: dict  # {unit: album}
+    album_of_story: dict  # {story id: album}
     sequences: bool
 
     def unit(self, story):
         """What of these references a story is held against; None where there is nothing."""
-        album = story["album_id"]
-        unit = sequence(story) if self.sequences else album if album in self.texts else self.album_of.get(album)
+        unit = sequence(story) if self.sequences else story["album_id"]
         return unit if unit in self.texts else None
+
+    def find_albums(self, stories):
+        """The stories with the albums of these references, where their file names a story by its id alone."""
+        known = self.album_of.values()
+        if any(story["album_id"] in known for story in stories):
+            return stories
+        return [
+            story | {"album_id": self.album_of_story.get(story["story_id"], story["album_id"])} for story in stories
+        ]
 
 
 def sequence(story):
-    photos = [beat["photo_id"] for beat in story["beats"]]
+    photos = story["photo_ids"]
     return "-".join(photos) if photos and None not in photos else None
 
 
 def load_references(path, protocol):
+    if Path(path).is_dir():
+        raise UserError(f"--references {path}: a folder, as of VIST-Edit's machine stories; expected human stories")
     file = read_stories(path)
     stories = [story for story in written_alike(file.stories, file.remarks) if story["beats"]]
     for remark, count in (+file.remarks).items():
         print(f"{path}: {count} references {remark}")
-    sequences, texts = protocol == "sequence", {}
+    sequences, texts, album_of = protocol == "sequence", {}, {}
     for story in stories:
         unit = sequence(story) if sequences else story["album_id"]
         texts.setdefault(unit, []).append(" ".join(told(story)))
+        album_of[unit] = story["album_id"]
     if sequences and None in texts:
         raise UserError(
             f"--references {path}: tells no photos; --protocol sequence expected VIST's own JSON or a split"
         )
     if not stories:
         raise UserError(f"--references {path}: no story with words in it; expected {SHAPES}")
-    return References(path, stories, texts, {story["story_id"]: story["album_id"] for story in stories}, sequences)
+    album_of_story = {story["story_id"]: story["album_id"] for story in stories}
+    return References(path, stories, texts, album_of, album_of_story, sequences)
 
 
 def match(system, references):
@@ -380,7 +411,9 @@ def match(system, references):
     if not system.matched:
         ids = f"{system.stories[0]['album_id']!r} there, {next(iter(references.texts))!r} here"
         raise UserError(f"--references {references.path}: of no story in {system.path} ({ids}); expected its albums")
-    system.remarks["fewer than the references have albums"] = len(references.texts) - len(system.matched)
+    system.remarks["fewer than the references have " + ("sequences" if references.sequences else "albums")] = len(
+        references.texts
+    ) - len(system.matched)
     among = sum(text in references.texts[unit] for unit, text in system.matched.items())
     system.remarks["that are among their own references"] = among
 
@@ -391,28 +424,35 @@ def anchor_systems(references):
     constant = metrics.best_constant(texts)
     print(f'constant story: "{constant}"')
     matched = {CONSTANT: dict.fromkeys(texts, constant)}
-    if len(texts) > 1:
-        matched[OTHER] = metrics.other_album(texts)
+    if len(set(references.album_of.values())) > 1:
+        matched[OTHER] = metrics.other_album(texts, references.album_of)
     return [anchor_system(name, references, told) for name, told in matched.items()]
 
 
 def anchor_system(name, references, matched):
-    stories = [paired(unit, unit, [], split_sentences(text)) for unit, text in matched.items()]
+    stories = [paired(unit, references.album_of[unit], [], split_sentences(text)) for unit, text in matched.items()]
     return System(name, references.path, stories, None, Counter(), matched=matched)
 
 
 def score_by_references(systems, references, options):
     """Fill in the systems' caption metrics. Returns the anchors, and what the tables have to say of it all."""
     protocol, texts = options.protocol, references.texts
-    notes = [f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {metrics.PROTOCOLS[protocol]}"]
-    absent = metrics.Meteor.absent()
-    if absent:
-        notes.append(f"METEOR is absent: {absent}")
+    notes = [
+        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {metrics.PROTOCOLS[protocol]}; spaces around a "
+        f"text do not count"
+    ]
     for system in systems:
         match(system, references)
     anchors = anchor_systems(references) if options.anchors else []
+    absent = metrics.Meteor.absent()
+    if absent:
+        notes.append(f"METEOR is absent: {absent}")
     with contextlib.nullcontext() if absent else metrics.Meteor() as meteor:
-        score = partial(metrics.caption_figures, protocol=protocol, meteor=meteor)
+
+        def score(*rounds):
+            figures = metrics.caption_figures(*rounds, protocol=protocol, meteor=meteor)
+            return {name: figure.by(references.album_of) for name, figure in figures.items()}
+
         for system in systems + anchors:
             system.figures |= score((system.matched, {unit: texts[unit] for unit in system.matched}))
         rounds = metrics.leave_one_out(texts) if options.anchors else []
@@ -489,13 +529,28 @@ def name_systems(options):
 
 def main():
     options = parser().parse_intermixed_args()  # files and options in any order
+    if options.no_photos and options.data_path:
+        raise UserError("--no_photos and --data_path: expected one of them")
+    inputs = [argument.split("=", 1)[-1] for argument in options.stories] + [options.references or ""]
+    for suffix in (".json", ".md", ".tex", ".png"):
+        if Path(options.output.removesuffix(".json") + suffix).resolve() in map(Path.resolve, map(Path, inputs)):
+            raise UserError(f"--output {options.output}: would replace what is to be scored; expected another name")
+    if not options.output.strip():
+        raise UserError("--output: empty; expected the name of the files to write")
     if options.anchors and not options.references:
         raise UserError("--anchors: computed from human stories; expected --references too")
     scored = options.checkpoint != "none"
     if not scored and options.controls:
         raise UserError("--controls: of the model's scores; expected a --checkpoint")
     systems = name_systems(options)
-    references = load_references(options.references, options.protocol) if options.references else None
+    references = load_references(options.references, options.protocol) if options.references is not None else None
+    training = None
+    if options.train_data_path is not None:
+        stories = written_alike(read_stories(options.train_data_path).stories, Counter())
+        training = {metrics.normalise(" ".join(told(story))) for story in stories}
+    if references:
+        for system in systems:
+            system.stories = references.find_albums(system.stories)
     model, tokenizer = load_checkpoint(options.checkpoint) if scored else (None, None)
     as_typed = scored and model.config.text == "original"  # such a model reads stories as they are
     for system in systems:
@@ -510,18 +565,21 @@ def main():
     anchors, notes = [], []
     if references:
         anchors, notes = score_by_references(systems, references, options)
-    training = None
-    if options.train_data_path:
-        stories = read_split(options.train_data_path)["stories"]
-        training = {metrics.normalise(" ".join(map(tokenise, told(story)))) for story in stories}
     spoken = {s.name: [(story["album_id"], told(story)) for story in s.stories] for s in systems + anchors}
     firsts = {
         name: list({album: (album, said) for album, said in reversed(of)}.values()) for name, of in spoken.items()
     }
-    different, tokens = metrics.distinct(firsts, seed=options.seed)
-    notes.append(f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story")
+    of_systems = {system.name: firsts[system.name] for system in systems}
+    try:  # of as many tokens as the systems allow, whatever the anchors
+        different, tokens = metrics.distinct(of_systems, seed=options.seed)
+        for anchor in anchors:
+            different |= metrics.distinct({anchor.name: firsts[anchor.name]}, seed=options.seed, tokens=tokens)[0]
+        notes.append(f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story")
+    except ValueError as error:
+        notes.append(f"distinct-n and vocabulary are left out: {error}")
+        different = {}
     for system in systems + anchors:
-        system.figures |= metrics.diversity_figures(spoken[system.name], training) | different[system.name]
+        system.figures |= metrics.diversity_figures(spoken[system.name], training) | different.get(system.name, {})
     chance = cde([0.0], options.reference_log)
     notes.insert(0, f"95 % intervals by a bootstrap over albums. CDE: 1 is perfect, {chance:.3f} chance")
     report(systems, anchors, "; ".join(notes) + ".", vars(options))

@@ -121,7 +121,8 @@ def read_json(path, expected, unique=False):
     def check(pairs):
         found = dict(pairs)
         if len(found) < len(pairs):
-            twice = next(key for i, (key, _) in enumerate(pairs) if any(key == other for other, _ in pairs[:i]))
+            seen = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
             raise UserError(f"{path}: {twice[:60]!r} is there twice; expected each id once")
         return found
 
@@ -135,6 +136,8 @@ def read_json(path, expected, unique=False):
         raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; expected {expected}") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise UserError(f"{path}: {error}; expected {expected}") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply; expected {expected}") from None
 

@@ -39,7 +39,7 @@ class Figure:
     """A figure of a corpus that can be taken again over any draw of its units.
 
     rows (units, rounds, k): what each unit adds to the corpus; the last of the k counts it, 0 where a round lacks it.
-    combine: sums of rows (…, k) -> (…). The figure is its mean over the rounds that hold a unit.
+    combine: sums of rows (…, k) -> (…). The figure is its mean over rounds, each weighed by the units it holds.
     """
 
     units: list[str]
@@ -53,12 +53,19 @@ class Figure:
     def of(self, sums):
         """The figure of summed rows (…, rounds, k) -> (…)."""
         with np.errstate(divide="ignore", invalid="ignore"):
-            told = sums[..., -1] > 0
-            return np.where(told, self.combine(sums), 0).sum(-1) / told.sum(-1)
+            told = sums[..., -1]  # how many units a round holds: that much it weighs
+            return np.where(told > 0, self.combine(sums) * told, 0).sum(-1) / told.sum(-1)
 
     def resampled(self, draws):
         """draws (samples, units), how often each unit is in each sample -> (samples,) figures."""
         return self.of(np.tensordot(draws, self.rows, 1))
+
+    def by(self, group_of):
+        """The same figure with groups as its units: group_of {unit: group}."""
+        groups = list(dict.fromkeys(group_of[unit] for unit in self.units))
+        rows, place = np.zeros((len(groups), *self.rows.shape[1:])), {group: i for i, group in enumerate(groups)}
+        np.add.at(rows, [place[group_of[unit]] for unit in self.units], self.rows)
+        return Figure(groups, rows, self.combine)
 
     def on(self, units):
         """The same figure over some of its units alone."""
@@ -89,7 +96,7 @@ def bootstrap_draws(units, samples=SAMPLES, seed=0):
 def interval(figure, samples=SAMPLES, seed=0):
     """95 % percentile interval (low, high) of a figure, over units drawn with replacement."""
     values = figure.resampled(bootstrap_draws(len(figure.units), samples, seed))
-    return tuple(np.percentile(values, [2.5, 97.5]).tolist())
+    return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())  # a draw of empty stories alone has no figure
 
 
 def paired(a, b, samples=SAMPLES, seed=0):
@@ -104,6 +111,7 @@ def paired(a, b, samples=SAMPLES, seed=0):
     a, b = a.on(units), b.on(units)
     draws = bootstrap_draws(len(units), samples, seed)
     differences = a.resampled(draws) - b.resampled(draws)
+    differences = differences[np.isfinite(differences)]
     p = min(1.0, 2 * float(min((differences <= 0).mean(), (differences >= 0).mean())))
     interval = tuple(np.percentile(differences, [2.5, 97.5]).tolist())
     return {"difference": a.value - b.value, "interval": interval, "p": p, "units": len(units)}
@@ -117,15 +125,15 @@ def separation(own, wrong, seed=0):
     Cohen's d.
     """
     albums = {album: i for i, album in enumerate(dict.fromkeys(album for album, _ in (*own, *wrong)))}
-    of_own, of_wrong = (  # (stories, albums): whose each story is
-        np.eye(len(albums), dtype=np.float32)[[albums[album] for album, _ in told]] for told in (own, wrong)
-    )
+    whose_own, whose_wrong = (np.array([albums[album] for album, _ in told]) for told in (own, wrong))
     a, b = (np.array([score for _, score in told]) for told in (own, wrong))
-    wins = ((a[:, None] < b) + (a[:, None] == b) / 2).astype(np.float32)
-    auc = float(wins.mean(dtype=np.float64))
-    wins = of_own.T @ wins @ of_wrong  # albums, albums
+    pairs = (a[:, None] < b) + (a[:, None] == b) / 2
+    auc, wins = float(pairs.mean()), np.zeros((len(albums), len(albums)), dtype=np.float32)
+    by_album = np.zeros((len(albums), len(b)))
+    np.add.at(by_album, whose_own, pairs)
+    np.add.at(wins.T, whose_wrong, by_album.T)
     draws = bootstrap_draws(len(albums), SAMPLES, seed).astype(np.float32)
-    pairs = (draws @ of_own.sum(0)) * (draws @ of_wrong.sum(0))
+    pairs = np.prod([draws @ np.bincount(whose, minlength=len(albums)) for whose in (whose_own, whose_wrong)], axis=0)
     drawn = ((draws @ wins) * draws).sum(1)[pairs > 0] / pairs[pairs > 0]
     spread = np.sqrt((a.var() + b.var()) / 2)
     return {
@@ -358,15 +366,18 @@ def leave_one_out(references):
     return rounds
 
 
-def other_album(references):
+def other_album(references, album_of=None):
     """{unit: text}: the first human story of the next album (ids sorted, the last is followed by the first).
 
-    Raises ValueError where there is one album alone.
+    album_of: {unit: album} where units are not albums. Raises ValueError where there is one album alone.
     """
-    units = sorted(references)
-    if len(units) < 2:
+    albums = {}
+    for unit in sorted(references):
+        albums.setdefault(album_of[unit] if album_of else unit, []).append(unit)
+    if len(albums) < 2:
         raise ValueError("one album alone; there is no other to take a story from")
-    return {unit: references[other][0] for unit, other in zip(units, units[1:] + units[:1])}
+    groups = list(albums.values())
+    return {unit: references[other[0]][0] for of, other in zip(groups, groups[1:] + groups[:1]) for unit in of}
 
 
 def occurrences(words):
@@ -455,7 +466,7 @@ def numbered(stories):
     return [np.array([numbers.setdefault(gram, len(numbers)) for gram in story], dtype=int) for story in stories]
 
 
-def distinct(systems, samples=200, seed=0):
+def distinct(systems, samples=200, seed=0, tokens=None):
     """distinct-1, 2, 3 (Li et al. 2016) and vocabulary of systems, each told in the same number of tokens.
 
     systems: {name: [(unit, [sentences])]}, each with as many stories a unit: stories of one album share words.
@@ -467,9 +478,10 @@ def distinct(systems, samples=200, seed=0):
         name: [(unit, normalise(" ".join(sentences)).split()) for unit, sentences in stories]
         for name, stories in systems.items()
     }
-    tokens = min(sum(len(words) for _, words in stories) for stories in told.values()) // 2
-    if not tokens:
-        raise ValueError("a system has no words")
+    lengths = {name: sum(len(words) for _, words in stories) for name, stories in told.items()}
+    tokens = tokens or min(lengths.values()) // 2
+    if not tokens or min(lengths.values()) < tokens:
+        raise ValueError("a system has too few words")
     result = {}
     for name, stories in told.items():
         rng = np.random.default_rng(seed)

@@ -134,7 +134,7 @@ class PlanCVAEConfig(PreTrainedConfig):
     plan: str = "cvae"  # cvae | deterministic (the prior's mean) | none (z = 0)
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
-    foresight: bool = True  # the foreseen state tells the words to come, in no order
+    foresight: bool = False  # the foreseen state tells the words to come, in no order
     detach_dynamics_target: bool = False  # True: the dynamics loss does not move the states that it predicts
     eos_token_id: int | None = None  # [eos]; ends a sentence and is not a word of it
     text: str = "normalized"  # how its stories are written: normalized (VIST's tokens) or original (as typed)

@@ -1442,10 +1442,12 @@ class Book:
 
         A photo that is missing from a story stands for the beat of its position.
         """
-        found = [self.photos.get(beat["photo_id"]) for beat in story["beats"]]
-        facts = next((truth for truth, _ in filter(None, found)), None)
-        beats = [beat[1] if beat else position for position, beat in enumerate(found)]
-        return facts, dict(zip(beats, (beat["sentence"] for beat in story["beats"])))
+        facts = next((truth for truth, _ in filter(None, map(self.photos.get, story["photo_ids"]))), None)
+        told = {}
+        for beat in story["beats"]:
+            found = self.photos.get(beat["photo_id"])
+            told[found[1] if found else beat["position"]] = beat["sentence"]
+        return facts, told
 
     def right_slots(self, facts, sentences):
         """{slot: whether every beat that is to name it has the right word and no other word of that slot}."""

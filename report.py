@@ -36,7 +36,17 @@ class Table:
     def markdown(self):
         line = "|".join(["", " --- ", *(" ---: " for _ in self.columns[1:]), ""])
         body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows if row]
-        return "\n".join([f"**{self.title}**", "", f"| {' | '.join(self.columns)} |", line, *body, "", self.caption])
+        return "\n".join(
+            [
+                f"**{self.title}**",
+                "",
+                f"| {' | '.join(name.replace('|', chr(92) + '|') for name in self.columns)} |",
+                line,
+                *body,
+                "",
+                self.caption,
+            ]
+        )
 
     def latex(self):
         body = [" & ".join(map(latex, row)) + r" \\" if row else r"\midrule" for row in self.rows]
@@ -151,6 +161,8 @@ def draw_scores(systems, path):
         -(-len(scores) // columns), columns, figsize=(columns * (1.5 + 0.4 * len(kinds) * len(systems)), 6),
         layout="constrained", squeeze=False,
     )  # fmt: skip
+    for axis in axes.flat[len(scores) :]:
+        axis.remove()
     for axis, name in zip(axes.flat, scores):
         for i, system in enumerate(systems):
             for k, kind in enumerate(kinds):
@@ -162,11 +174,14 @@ def draw_scores(systems, path):
                 if np.ptp(values) > 0:
                     body = axis.violinplot(values, [at], widths=0.9, showextrema=False, points=200)["bodies"][0]
                     body.set(facecolor=colour, alpha=0.5)
-                axis.plot(at, np.median(values), "o", color=colour, ms=5, label=kind if i == 0 else None)
+                axis.plot(at, np.median(values), "o", color=colour, ms=5, label=kind)
         middle = (len(kinds) - 1) / 2
-        axis.set_xticks([i * (len(kinds) + 1) + middle for i in range(len(systems))], [s.name for s in systems])
+        axis.set_xticks(
+            [i * (len(kinds) + 1) + middle for i in range(len(systems))], [s.name.replace("$", r"\$") for s in systems]
+        )
         axis.set(ylabel=f"{name} (lower is better)")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), frameon=False)
+    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), frameon=False)
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
@@ -195,7 +210,7 @@ def report(systems, anchors, caption, settings):
         tables.append(equal_table(equal, seed))
     if any(separations.values()):
         tables.append(control_table(systems, separations))
-    if differences:
+    if any(differences.values()):
         tables.append(difference_table(systems, differences))
     print("\n\n".join(table.text() for table in tables))
 
@@ -220,7 +235,8 @@ def report(systems, anchors, caption, settings):
             temporary.write_text("\n\n".join(map(text, tables)) + "\n", encoding="utf-8")
     if any(system.scores for system in systems):
         draw_scores(systems, f"{output}.png")
-    print(f"\nthe tables, the score of each story, a picture -> {output}.md, .tex, .json, .png")
+    written = ".md, .tex, .json" + (", .png" if any(system.scores for system in systems) else "")
+    print(f"\nthe tables, the score of each story -> {output}{written}")
 
 
 def compare(a, b, seed):

@@ -23,6 +23,7 @@ SHAPES = (
     '{"album id": ["story"]} or {"story id": "story"}'
 )
 EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
+UNEVEN = "kept: a machine story without one sentence per photo"
 FUNCTION_WORDS = frozenset(
     "a an and are as at be but by for from had has have he her his i in is it its my n of on or our s she so that the "
     "their them then there they this to us was we were with you".split()
@@ -49,6 +50,7 @@ def split_sentences(text):
 
 ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")  # "night." and "didn't"
 STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")  # "night ." and "did n't"
+STAND_IN = 0xE000  # a character that no text holds: of the private use area
 PLACEHOLDER = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
 
 
@@ -68,13 +70,11 @@ def tokenise(text):
     """
     if is_tokenised(text):
         return text
-    text = text.replace("\u2019", "'").replace("\u2018", "'").replace("\u201c", '"').replace("\u201d", '"')
-    names = PLACEHOLDER.findall(text)
-    text = PLACEHOLDER.sub("PLACEHOLDER", text)  # brackets are tokens of their own
-    sentences = PUNKT.tokenize(text)
-    words = [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
-    held = iter(names)
-    return " ".join(next(held) if word == "PLACEHOLDER" else word for word in words).lower()
+    text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', STAND_IN: " "})
+    names = iter(PLACEHOLDER.findall(text))
+    text = PLACEHOLDER.sub(f" {chr(STAND_IN)} ", text)  # brackets would be tokens of their own
+    words = [word for sentence in PUNKT.tokenize(text) for word in NLTKWordTokenizer().tokenize(sentence)]
+    return re.sub(chr(STAND_IN), lambda _: next(names), " ".join(words)).lower()
 
 
 # ------------------------------------------------------------------------------------ VIST and VIST-Edit
@@ -115,7 +115,7 @@ def vist_stories(path, data, text):
     for story_id, entries in by_story.items():
         try:
             places = [int(entry["worker_arranged_photo_order"]) for entry in entries]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise UserError(f'{path}: story {story_id}: a "worker_arranged_photo_order" is not a number') from None
         told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
         beats = sorted(set(zip(places, told, strict=True)))  # an annotation that is there twice counts once
@@ -160,9 +160,12 @@ def read_edits(path, text, remarks):
         if not isinstance(data, dict) or not isinstance(data.get(name), kind) or not data[name]:
             raise UserError(f'{path}: no "{name}"; expected a story of VIST-Edit')
     photos = [str(photo_id) for photo_id in data["photo_sequence_ids"]]
-    name, album_id = f"{'-'.join(photos)}-{data.get('model', path.parts[-3])}", str(data.get("album_id", ""))
+    name, album_id = (
+        f"{'-'.join(photos)}-{data.get('model') or Path(path).resolve().parts[-3]}",
+        str(data.get("album_id", "")),
+    )
     machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
-    remarks["kept: a machine story without one sentence per photo"] += len(machine) != len(photos)
+    remarks[UNEVEN] += len(machine) != len(photos)
     stories = []
     for number, edit in enumerate(data["edited_stories"]):
         if not isinstance(edit, dict) or not isinstance(edit.get(key), (str, list)):
@@ -270,7 +273,7 @@ def check_split(path, split):
 class Told:
     """The stories of one file.
 
-    stories: as `new_story` makes them; one without words has no beats, and where the file does not tell, "photo_id" is
+    stories: as `paired` makes them; one without words has no beats, and where the file does not tell, "photo_id" is
     None. photos: where the photos are: the path of a preprocessed split, "folders", or None. remarks: how many stories
     are odd, and how: whoever scores them says so.
     """
@@ -289,21 +292,24 @@ def read_stories(path):
         files = sorted(Path(path).rglob("[!.]*.json"))
         if not files:
             raise UserError(f"{path}: no .json file in it; expected a file of stories, or VIST-Edit's AREL or GLAC")
-        machine = [read_edits(file, "normalized", Counter())[1] for file in files]
-        return listed(path, machine, generated)
+        return machine_stories(path, files)
     value = read_json(path, SHAPES, unique=True)
     if not isinstance(value, dict) or not value:
         found = "nothing" if value == {} else f"a {type(value).__name__} at its top"
         raise UserError(f"{path}: {found}; expected {SHAPES}")
     if "format" in value:
-        return Told(check_split(path, value)["stories"], str(path), Counter())
+        told = listed(path, check_split(path, value)["stories"], preprocessed)
+        told.photos = str(path)
+        return told
     if "annotations" in value:
         stories, remarks = vist_stories(path, value, "normalized")
         if not stories:
             raise UserError(f"{path}: no stories in it; expected {SHAPES}")
-        return Told(stories, None, remarks)
+        told = listed(path, stories, preprocessed)
+        told.remarks += remarks
+        return told
     if "auto_story_text_normalized" in value:
-        return listed(path, [read_edits(path, "normalized", Counter())[1]], generated)
+        return machine_stories(path, [path])
     if "output_stories" in value:
         return listed(path, value["output_stories"], submitted)
     if isinstance(value.get("stories"), list):
@@ -316,6 +322,14 @@ def read_stories(path):
     return mapped(path, value)
 
 
+def machine_stories(path, files):
+    """The machines' own stories in files of VIST-Edit."""
+    remarks = Counter()
+    told = listed(path, [read_edits(file, "normalized", remarks)[1] for file in files], generated)
+    told.remarks["with not as many sentences as photos"] = remarks[UNEVEN]
+    return told
+
+
 def listed(path, entries, read):
     """A list of stories, each an object that `read` knows."""
     if not isinstance(entries, list) or not entries:
@@ -325,7 +339,7 @@ def listed(path, entries, read):
         if not isinstance(entry, dict):
             raise UserError(f"{path}: story number {number} is a {type(entry).__name__}; expected an object")
         story, photos = read(path, number, entry)
-        key = story["story_id"], entry.get("telling")
+        key = story["story_id"], str(entry.get("telling"))
         remarks["with an id that another has too"] += key in seen
         seen.add(key)
         remarks["without words"] += not story["beats"]
@@ -334,14 +348,29 @@ def listed(path, entries, read):
     return Told(stories, None, remarks)
 
 
+def preprocessed(path, number, entry):
+    """A story of a split or of VIST itself, and how many photos it has."""
+    photos = photo_names(path, entry["story_id"], [beat.get("photo_id") for beat in entry["beats"]])
+    sentences = [beat["sentence"] for beat in entry["beats"]]
+    story = paired(*names_of(entry, number), photos, sentences)
+    return story | ({"label": str(entry["label"])} if entry.get("label") else {}), len(photos)
+
+
+def names_of(entry, number):
+    """The ids of a story and of its album, which is its own where none is named."""
+    story_id, album_id = (entry.get(key) for key in ("story_id", "album_id"))
+    name = f"number {number}" if story_id is None else one_line(story_id)
+    return name, name if album_id is None else one_line(album_id)
+
+
 def generated(path, number, entry):
     """A story of generate.py: {"story_id", "album_id", "photo_ids", "sentences"}, and how many photos it has."""
-    name = str(entry.get("story_id", f"number {number}"))
+    name, album = names_of(entry, number)
     sentences = entry.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
         raise UserError(f'{path}: story {name}: expected "sentences", a list of texts')
     photos = photo_names(path, name, entry.get("photo_ids"))
-    story = paired(name, str(entry.get("album_id", name)), photos, sentences)
+    story = paired(name, album, photos, sentences)
     if isinstance(entry.get("folder"), str):
         for beat in story["beats"]:
             beat["folder"] = entry["folder"]
@@ -352,9 +381,10 @@ def submitted(path, number, entry):
     """A story of a VIST Challenge submission, and how many photos it has."""
     photos = photo_names(path, f"number {number}", entry.get("photo_sequence"))
     name, text = "-".join(map(str, photos)) or f"number {number}", entry.get("story_text_normalized")
+    album = names_of(entry | {"story_id": name}, number)[1]
     if not isinstance(text, str):
         raise UserError(f'{path}: story {name}: expected "story_text_normalized", a text')
-    return paired(name, str(entry.get("album_id", name)), photos, split_sentences(text)), len(photos)
+    return paired(name, album, photos, split_sentences(text)), len(photos)
 
 
 def photo_names(path, name, photos):
@@ -362,25 +392,28 @@ def photo_names(path, name, photos):
         return []
     if not isinstance(photos, list) or any(isinstance(photo, (list, dict)) for photo in photos):
         raise UserError(f"{path}: story {name}: its photos are {str(photos)[:40]!r}; expected a list of photo ids")
-    return [None if photo is None else str(photo) for photo in photos]
+    return [None if photo is None else one_line(photo) for photo in photos]
 
 
 def paired(story_id, album_id, photos, sentences):
-    """A story whose sentences stand beside its photos in order; a sentence beyond them has none."""
-    told = [sentence for sentence in map(one_line, sentences) if sentence]
-    if len(told) < len(sentences):  # an empty sentence leaves its photo without one
-        kept = [i for i, sentence in enumerate(sentences) if one_line(sentence)]
-        photos = [photos[i] for i in kept if i < len(photos)]
-    beats = list(zip([*photos, *[None] * len(told)], told))
-    return new_story(story_id, album_id, beats)
+    """A story whose sentences stand beside its photos in order; a sentence beyond them has none.
+
+    An empty sentence is no beat and leaves its photo without one: "photo_ids" has all the photos, and each beat its
+    "position" among the sentences.
+    """
+    places = [(i, text) for i, text in enumerate(map(one_line, sentences)) if text]
+    story = new_story(story_id, album_id, [(photos[i] if i < len(photos) else None, text) for i, text in places])
+    for beat, (position, _) in zip(story["beats"], places, strict=True):
+        beat["position"] = position
+    return story | {"photo_ids": photos}
 
 
 def mapped(path, value):
     """{album id: [stories]} or {story id: story}: the key of a story stands for its album too."""
     lists = isinstance(next(iter(value.values())), list)
     stories, remarks = [], Counter()
-    for name, entry in value.items():
-        texts = entry if lists else [entry]
+    for key, entry in value.items():
+        name, texts = one_line(key), entry if lists else [entry]
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             wanted = "a list of stories, each one text" if lists else "one text"
             raise UserError(f"{path}: {name[:60]}: {str(entry)[:60]!r}; expected {wanted} ({SHAPES})")

@@ -45,7 +45,7 @@ def make_model(tokenizer):
             bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
         )  # fmt: skip
         encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=2, grid=1)
-        fields = {"image_slots": 3, "plan_size": 6, "eos_token_id": tokenizer.eos_token_id} | fields
+        fields = {"foresight": True, "image_slots": 3, "plan_size": 6, "eos_token_id": tokenizer.eos_token_id} | fields
         model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields)
         with torch.no_grad():  # far from the small initial weights, so that every path leaves a trace in the numbers
             for name, p in model.named_parameters():

@@ -277,10 +277,14 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
     (tmp_path / "sis.json").write_text(json.dumps({"annotations": sis}))
     (tmp_path / "told.json").write_text(json.dumps({"a": "x . y ."}))
     system = load_system(str(tmp_path / "told.json"))
-    assert load_references(tmp_path / "sis.json", "album").unit(system.stories[0]) == "9"
+    references = load_references(tmp_path / "sis.json", "album")
+    [story] = references.find_albums(system.stories)
+    assert story["album_id"] == references.unit(story) == "9"
     by_photos = load_references(tmp_path / "sis.json", "sequence")
     assert by_photos.texts == {"0-1-2": ["a 0 . a 1 . a 2 .", "b 0 . b 1 . b 2 ."]}
-    assert by_photos.unit({"album_id": "9", "beats": [{"photo_id": str(i)} for i in range(3)]}) == "0-1-2"
+    assert by_photos.album_of == {"0-1-2": "9"}
+    silent = {"album_id": "9", "photo_ids": ["0", "1", "2"], "beats": []}  # known by its photos, though it has no words
+    assert by_photos.unit(silent) == "0-1-2"
 
 
 @pytest.mark.parametrize(

@@ -306,7 +306,7 @@ def test_distinct_equals_brute_force():
     assert tokens == 20
     for measure, value in expected.items():
         assert constant["constant"][measure] == pytest.approx((value,) * 3)
-    with pytest.raises(ValueError, match="no words"):
+    with pytest.raises(ValueError, match="too few words"):
         metrics.distinct({"silent": [("a", [""])], **systems})
 
 

@@ -44,8 +44,10 @@ def check(stories, book):
 
 
 def human_stories(split="test", **changes):
-    return [{"photo_ids": story["photo_ids"], "sentences": tell(story)}
-            for story in plan_stories(settings(**changes))[split]]
+    return [
+        {"photo_ids": story["photo_ids"], "sentences": tell(story)}
+        for story in plan_stories(settings(**changes))[split]
+    ]
 
 
 def random_facts(rng):
@@ -55,13 +57,20 @@ def random_facts(rng):
 # The stories
 
 
-@pytest.mark.parametrize("asked", [
-    dict(train=4000, val=400, test=400), dict(train=5390, val=5, test=5), dict(train=9000, val=700, test=1),
-    dict(train=100, val=30, test=41, stories_per_album=3)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        dict(train=4000, val=400, test=400),
+        dict(train=5390, val=5, test=5),
+        dict(train=9000, val=700, test=1),
+        dict(train=100, val=30, test=41, stories_per_album=3),
+    ],
+)
 def test_splits_share_no_combination(asked):
     plan = plan_stories(settings(**asked))
-    combinations = {split: {tuple(story[fact] for fact in FACTS) for story in stories}
-                    for split, stories in plan.items()}
+    combinations = {
+        split: {tuple(story[fact] for fact in FACTS) for story in stories} for split, stories in plan.items()
+    }
     assert sum(map(len, combinations.values())) == len(set.union(*combinations.values()))
     for split, stories in plan.items():
         assert len(stories) == asked[split]
@@ -79,7 +88,7 @@ def test_all_combinations_are_told_once_where_they_are_asked_for():
 
 def test_tellings_of_an_album_share_its_photos_but_not_its_words():
     stories = plan_stories(settings(train=300, stories_per_album=3))["train"]
-    albums = [stories[k:k + 3] for k in range(0, 300, 3)]
+    albums = [stories[k : k + 3] for k in range(0, 300, 3)]
     for album in albums:
         assert len({(story["album_id"], *story["photo_ids"], *(story[fact] for fact in FACTS)) for story in album}) == 1
     assert sum(len({tuple(tell(story)) for story in album}) for album in albums) > 290
@@ -174,8 +183,10 @@ def test_annotations_are_vist(book):
         assert all(map(str.isdigit, ids)) and len(ids) == count * (1 + 5 + 5 + 1) and not ids & seen
         seen |= ids
         for story_id, facts in truth.items():
-            told = sorted((entry for entry in entries if entry["story_id"] == story_id),
-                          key=lambda entry: entry["worker_arranged_photo_order"])
+            told = sorted(
+                (entry for entry in entries if entry["story_id"] == story_id),
+                key=lambda entry: entry["worker_arranged_photo_order"],
+            )
             assert [entry["photo_flickr_id"] for entry in told] == facts["photo_ids"]
             times = [taken[photo] for photo in facts["photo_ids"]]
             assert times == sorted(set(times)) and re.fullmatch(r"2026-\d\d-\d\d \d\d:\d\d:\d\d", times[0])
@@ -226,7 +237,8 @@ def test_nothing_is_left_where_drawing_fails(tmp_path, monkeypatch):
 
 def all_right(figures, stories):
     return all(figures[name] == [stories, stories] for name in (*SLOTS, "all five beats", "one mood")) and (
-        figures["beats"] == [5 * stories, 5 * stories])
+        figures["beats"] == [5 * stories, 5 * stories]
+    )
 
 
 def test_human_stories_are_right_and_do_not_fit_other_pictures(book):
@@ -308,8 +320,16 @@ def test_copies_and_strangers_are_counted(book):
 
 def test_the_command_reads_stories_and_preprocessed_splits_alike(book, tmp_path):
     stories = [story | {"story_id": "1", "album_id": "2"} for story in human_stories()]
-    split = [{"story_id": "1", "beats": [{"photo_id": photo, "sentence": sentence, "photo": 0} for photo, sentence
-                                         in zip(story["photo_ids"], story["sentences"])]} for story in stories]
+    split = [
+        {
+            "story_id": "1",
+            "beats": [
+                {"photo_id": photo, "sentence": sentence, "photo": 0}
+                for photo, sentence in zip(story["photo_ids"], story["sentences"])
+            ],
+        }
+        for story in stories
+    ]
     results = []
     for name, told in (("stories", stories), ("split", split)):
         about = {"format": 1, "photos": {"file": "x", "kind": "pixels"}} if name == "split" else {}
@@ -326,8 +346,10 @@ def test_references_are_five_right_tellings_of_both_moods(tmp_path):
     references = json.loads((folder / "references" / "test.json").read_text())
     truth = json.loads((folder / "truth" / "test.json").read_text())
     told = read_stories(folder / "references" / "test.json").stories
-    photos = {entry["album_id"]: truth[entry["story_id"]]["photo_ids"]
-              for [entry] in json.loads((folder / "sis/test.story-in-sequence.json").read_text())["annotations"]}
+    photos = {
+        entry["album_id"]: truth[entry["story_id"]]["photo_ids"]
+        for [entry] in json.loads((folder / "sis/test.story-in-sequence.json").read_text())["annotations"]
+    }
     assert references.keys() == photos.keys() and all(len(texts) == 5 for texts in references.values())
     sentences = [[beat["sentence"] for beat in story["beats"]] for story in told]
     stories = [{"photo_ids": photos[story["album_id"]], "sentences": text} for story, text in zip(told, sentences)]
@@ -367,13 +389,22 @@ def test_the_command_draws_and_says_what_comes_next(tmp_path):
     assert "nothing to do" in command(*arguments).stdout
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["--train", "0"], "--train"), (["--workers", "two"], "--workers"), (["--json", "out.json"], "--json"),
-    (["--output", "here"], "not a picture book"), (["--output", "file.json"], "is a file"),
-    (["--check", "nowhere.json"], "nowhere.json"), (["--check", "file.json"], "number 0"),
-    (["--check", "list.json"], "list.json"), (["--check", "lists.json"], "number 0"),
-    (["--check", "good.json", "--world", "here"], "world.json"), (["--check", "good.json", "--world", "odd"], "odd"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--train", "0"], "--train"),
+        (["--workers", "two"], "--workers"),
+        (["--json", "out.json"], "--json"),
+        (["--output", "here"], "not a picture book"),
+        (["--output", "file.json"], "is a file"),
+        (["--check", "nowhere.json"], "nowhere.json"),
+        (["--check", "file.json"], "number 0"),
+        (["--check", "list.json"], "list.json"),
+        (["--check", "lists.json"], "number 0"),
+        (["--check", "good.json", "--world", "here"], "world.json"),
+        (["--check", "good.json", "--world", "odd"], "odd"),
+    ],
+)
 def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
