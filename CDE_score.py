@@ -411,9 +411,8 @@ def match(system, references):
     if not system.matched:
         ids = f"{system.stories[0]['album_id']!r} there, {next(iter(references.texts))!r} here"
         raise UserError(f"--references {references.path}: of no story in {system.path} ({ids}); expected its albums")
-    system.remarks["fewer than the references have " + ("sequences" if references.sequences else "albums")] = len(
-        references.texts
-    ) - len(system.matched)
+    unit = "a sequence" if references.sequences else "an album"
+    system.remarks[f"missing for {unit} of the references"] = len(references.texts) - len(system.matched)
     among = sum(text in references.texts[unit] for unit, text in system.matched.items())
     system.remarks["that are among their own references"] = among
 
@@ -581,7 +580,8 @@ def main():
     for system in systems + anchors:
         system.figures |= metrics.diversity_figures(spoken[system.name], training) | different.get(system.name, {})
     chance = cde([0.0], options.reference_log)
-    notes.insert(0, f"95 % intervals by a bootstrap over albums. CDE: 1 is perfect, {chance:.3f} chance")
+    notes = [*([f"CDE: 1 is perfect, {chance:.3f} chance"] if scored else []), *notes]
+    notes[0] = f"95 % intervals by a bootstrap over albums. {notes[0]}"
     report(systems, anchors, "; ".join(notes) + ".", vars(options))
 
 

@@ -98,7 +98,7 @@ def main_table(systems, anchors, estimates, caption):
                   for rows in beats]  # fmt: skip
         rows.append(["photos", *photos, *("" for _ in anchors)])
     for remark in dict.fromkeys(remark for system in systems for remark in +system.remarks):
-        rows.append([remark, *(str(system.remarks[remark]) for system in systems), *("" for _ in anchors)])
+        rows.append([f"stories {remark}", *(str(system.remarks[remark]) for system in systems), *("" for _ in anchors)])
     rows.append(None)
     for name in dict.fromkeys(name for system in shown_systems for name in estimates[system.name]):
         cells = [estimates[system.name].get(name) for system in shown_systems]
