@@ -13,7 +13,6 @@ the even distribution over the words of sentence t, s_t = Σ_w sqrt(b_t(w) u_t(w
 coefficient), CDE-W = 1 / (geometric mean of s_t): 1 is perfect agreement.
 """
 
-import contextlib
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -435,42 +434,46 @@ def anchor_system(name, references, matched):
 
 def score_by_references(systems, references, options):
     """Fill in the systems' caption metrics. Returns the anchors, and what the tables have to say of it all."""
-    protocol, texts = options.protocol, references.texts
+    protocol = options.protocol
     notes = [
         f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {metrics.PROTOCOLS[protocol]}; spaces around a "
         f"text do not count"
     ]
     for system in systems:
         match(system, references)
+    rounds = metrics.leave_one_out(references.texts) if options.anchors else []
     anchors = anchor_systems(references) if options.anchors else []
-    absent = metrics.Meteor.absent()
-    if absent:
-        notes.append(f"METEOR is absent: {absent}")
-    with contextlib.nullcontext() if absent else metrics.Meteor() as meteor:
-
-        def score(*rounds):
-            figures = metrics.caption_figures(*rounds, protocol=protocol, meteor=meteor)
-            return {name: figure.by(references.album_of) for name, figure in figures.items()}
-
-        for system in systems + anchors:
-            system.figures |= score((system.matched, {unit: texts[unit] for unit in system.matched}))
-        rounds = metrics.leave_one_out(texts) if options.anchors else []
-        for system in systems + anchors if rounds else ():  # held against the same references as a human story is
-            shares = [{unit: system.matched[unit] for unit in human if unit in system.matched} for human, _ in rounds]
-            system.equal_terms = score(
-                *(
-                    (share, {unit: others[unit] for unit in share})
-                    for share, (_, others) in zip(shares, rounds)
-                    if share
-                )
-            )
-        if rounds:
-            first = {unit: told[0] for unit, told in texts.items()}
-            anchors.append(anchor_system(HUMAN, references, first))
-            anchors[-1].equal_terms = score(*rounds)
-        elif options.anchors:
-            notes.append(f"no album in {references.path} has two stories, so that none can be held against the others")
+    if rounds:
+        anchors.append(anchor_system(HUMAN, references, {unit: texts[0] for unit, texts in references.texts.items()}))
+    elif options.anchors:
+        notes.append(f"no album in {references.path} has two stories, so that none can be held against the others")
+    try:
+        with metrics.Meteor() as meteor:
+            fill_captions(systems, anchors, references, rounds, protocol, meteor)
+    except UserError as error:  # no Java, or one that cannot run the jar
+        notes.append(str(error).replace("METEOR:", "METEOR is absent:", 1))
+        fill_captions(systems, anchors, references, rounds, protocol, None)
     return anchors, notes
+
+
+def fill_captions(systems, anchors, references, rounds, protocol, meteor):
+    """The caption metrics of all references; with rounds of human stories (leave_one_out) on equal terms too."""
+
+    def score(*rounds):
+        figures = metrics.caption_figures(*rounds, protocol=protocol, meteor=meteor)
+        return {name: figure.by(references.album_of) for name, figure in figures.items()}
+
+    for system in systems + anchors:
+        if system.name == HUMAN:  # a human story is among all the references
+            system.equal_terms = score(*rounds)
+            continue
+        system.figures |= score((system.matched, {unit: references.texts[unit] for unit in system.matched}))
+        shares = [
+            ({unit: system.matched[unit] for unit in human if unit in system.matched}, others)
+            for human, others in rounds
+        ]
+        shares = [(share, {unit: others[unit] for unit in share}) for share, others in shares if share]
+        system.equal_terms = score(*shares) if shares else {}
 
 
 # ---------------------------------------------------------------------------------------------- main

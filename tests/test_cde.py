@@ -325,6 +325,45 @@ def test_without_java_the_table_says_so(arena, script, monkeypatch):
     assert "ROUGE_L" in done.stdout and not (arena / "scores.png").exists()
 
 
+def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, monkeypatch):
+    java = arena / "java"
+    java.write_text('#!/bin/sh\n[ "$3" = -version ] || { echo UnsupportedClassVersionError >&2; exit 1; }\n')
+    java.chmod(0o755)
+    monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: str(java))
+    done = script("CDE_score.py", "first.json", "--references", "references.json", "--checkpoint", "none", cwd=arena)
+    assert done.returncode == 0 and "METEOR is absent: Java stopped (UnsupportedClassVersionError)" in done.stdout
+    figures = json.loads((arena / "scores.json").read_text())["systems"]["first"]["figures"]
+    assert "CIDEr" in figures and "METEOR" not in figures
+
+
+def test_sequences_of_photos_are_matched_by_their_photos(arena, script):
+    """Two sequences of an album, told by two people each; a submission with a sentence too many and an empty story."""
+    rng, entries, told = random.Random(5), [], []
+    for number in range(8):
+        album, ids = str(number // 2), [f"{number}{i}" for i in range(3)]
+        for teller in "xy":
+            for order, (photo, text) in enumerate(zip(ids, random_sentences(rng, 3))):
+                entries.append([{"album_id": album, "story_id": f"{number}{teller}", "text": f"{text} so",
+                                 "photo_flickr_id": photo, "worker_arranged_photo_order": order}])  # fmt: skip
+        text = ["a b . c d . e f . g h .", "", "the fox ran . it was red . we saw the sun ."][number % 3]
+        told.append({"album_id": album, "photo_sequence": ids, "story_text_normalized": text})
+    (arena / "sis.json").write_text(json.dumps({"annotations": entries}))
+    (arena / "submission.json").write_text(json.dumps({"output_stories": told}))
+    done = script("CDE_score.py", "submission.json", "--references", "sis.json", "--protocol", "sequence", "--anchors",
+                  "--checkpoint", "none", cwd=arena)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((arena / "scores.json").read_text())
+    assert found["systems"]["submission"]["remarks"] == {
+        "without words": 3, "with not as many sentences as photos": 3,
+    }  # fmt: skip
+    assert "protocol sequence" in found["caption"] and "human story" in found["systems"]
+    references = load_references(arena / "sis.json", "sequence")
+    borrowed = CDE_score.metrics.other_album(references.texts, references.album_of)
+    for unit, text in borrowed.items():  # of another album, not of the other sequence of the same one
+        [lender] = {references.album_of[other] for other, texts in references.texts.items() if text in texts}
+        assert lender != references.album_of[unit]
+
+
 def test_a_table_escapes_what_its_formats_mean():
     table = Table("A & B", ["", "50 % of a_b"], [["x|y ↓", "1 < 2"], None, ["{#}", "$"]], "c")
     assert r"| x\|y ↓ | 1 < 2 |" in table.markdown()

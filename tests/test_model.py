@@ -190,7 +190,7 @@ def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokeniz
         weights = {"bow_weight": 1.0, "photo_weight": 1.0, "foresight_weight": 1.0}
         together = model(**batch_of(data, range(4), tokenizer), **weights)
         alone = [model(**batch_of(data, [i], tokenizer), **weights) for i in range(4)]
-    for term in ("nll", "bow", "photo", "dynamics", "tokens"):
+    for term in ("nll", "bow", "photo", "foresight", "dynamics", "tokens"):
         torch.testing.assert_close(getattr(together, term), sum(getattr(out, term) for out in alone), **CLOSE)
     torch.testing.assert_close(together.cosine[0], alone[0].cosine[0], **CLOSE)
 

@@ -45,6 +45,10 @@ def test_sentences_of_one_string():
         ("It was a long night. We didn't sleep!", "it was a long night . we did n't sleep !"),
         ("[male] and [Female]'s dog went to [location].", "[male] and [female] 's dog went to [location] ."),
         ('Mr. Smith said, "hello" (twice).', "mr. smith said , `` hello '' ( twice ) ."),
+        (
+            "[male]s dog, [male]-like PLACEHOLDER. [male][female]!",
+            "[male] s dog , [male] -like placeholder . [male] [female] !",
+        ),
         ("It’s \N{PARTY POPPER} café time; they’ll go.", "it 's \N{PARTY POPPER} café time ; they 'll go ."),
         ("the train left at 4:45 for $5,000 .", "the train left at 4:45 for $5,000 ."),
         ("今天 很 好 。", "今天 很 好 。"),
@@ -111,7 +115,7 @@ def test_vists_own_files_and_labels(tmp_path):
     assert {story["label"] for story in file.stories} == {"fair"} and photos(file)[0][0].endswith("0")
 
 
-def test_vist_edits_machine_stories_one_by_one_or_a_folder(tmp_path):
+def test_vist_edits_machine_stories_one_by_one_or_a_folder(tmp_path, monkeypatch):
     for name in ("1-2-3", "4-5-6"):
         edit = {"photo_sequence_ids": name.split("-"), "album_id": "3", "model": "AREL", "edited_stories": [
             {"normalized_edited_story_text_sent": ["b ."]}], "auto_story_text_normalized": "x . y . z ."}  # fmt: skip
@@ -120,6 +124,9 @@ def test_vist_edits_machine_stories_one_by_one_or_a_folder(tmp_path):
     one = read_stories(tmp_path / "AREL" / "test" / "1-2-3.json")
     both = read_stories(tmp_path / "AREL")
     assert told(one) == [["x .", "y .", "z ."]] and len(both.stories) == 2 and photos(both)[1] == ["4", "5", "6"]
+    monkeypatch.chdir(tmp_path / "AREL" / "test")  # the split's name is in no path that was typed
+    assert told(read_stories("1-2-3.json")) == told(one) and len(read_stories(".").stories) == 2
+    assert +both.remarks == {}
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no .json file"):
         read_stories(tmp_path / "empty")
