@@ -252,7 +252,7 @@ def find_photos(system, encoder, device):
     if system.where is None:
         system.stories = [with_rows(story, lambda beat: None) for story in system.stories]
         return
-    files, split, rows = {}, None, {}
+    files, rows = {}, {}
     if system.where != "folders":
         if not Path(system.where).is_file():
             found = f"{system.where}: no such file; expected the split with the photos of {system.path}"
@@ -363,7 +363,7 @@ class References:
 
     def find_albums(self, stories):
         """The stories with the albums of these references, where their file names a story by its id alone."""
-        known = self.album_of.values()
+        known = set(self.album_of.values())
         if any(story["album_id"] in known for story in stories):
             return stories
         return [
