@@ -331,7 +331,7 @@ def score_by_model(system, model, tokenizer, options, retellings):
         system.scores[name] = np.full(len(system.stories), np.nan)
         system.scores[name][spoken] = [score(trace, centre) for trace in as_told]
         if not np.isnan(system.scores[name]).all():
-            system.figures[name] = metrics.mean_figure(system.albums_and(name))
+            system.figures[name] = metrics.mean_figure([(*pair, 1) for pair in system.albums_and(name)])
     for kind in CONTROLS if options.controls else ():
         wrong = control(stories, kind, retellings, options.seed)
         if not wrong:
@@ -529,8 +529,8 @@ def name_systems(options):
     return systems
 
 
-def main():
-    options = parser().parse_intermixed_args()  # files and options in any order
+def check(options):
+    """Refuse options that do not go together."""
     if options.no_photos and options.data_path:
         raise UserError("--no_photos and --data_path: expected one of them")
     inputs = [argument.split("=", 1)[-1] for argument in options.stories] + [options.references or ""]
@@ -541,9 +541,14 @@ def main():
         raise UserError("--output: empty; expected the name of the files to write")
     if options.anchors and not options.references:
         raise UserError("--anchors: computed from human stories; expected --references too")
-    scored = options.checkpoint != "none"
-    if not scored and options.controls:
+    if options.checkpoint == "none" and options.controls:
         raise UserError("--controls: of the model's scores; expected a --checkpoint")
+
+
+def main():
+    options = parser().parse_intermixed_args()  # files and options in any order
+    check(options)
+    scored = options.checkpoint != "none"
     systems = name_systems(options)
     references = load_references(options.references, options.protocol) if options.references is not None else None
     training = None
@@ -567,6 +572,15 @@ def main():
     anchors, notes = [], []
     if references:
         anchors, notes = score_by_references(systems, references, options)
+    notes.append(score_by_words(systems, anchors, training, options))
+    chance = cde([0.0], options.reference_log)
+    notes = [*([f"CDE: 1 is perfect, {chance:.3f} chance"] if scored else []), *notes]
+    notes[0] = f"95 % intervals by a bootstrap over albums. {notes[0]}"
+    report(systems, anchors, "; ".join(notes) + ".", SCORES, vars(options))
+
+
+def score_by_words(systems, anchors, training, options):
+    """Fill in how long, how various and how much copied the stories are. Returns what the table has to say of it."""
     spoken = {s.name: [(story["album_id"], told(story)) for story in s.stories] for s in systems + anchors}
     firsts = {
         name: list({album: (album, said) for album, said in reversed(of)}.values()) for name, of in spoken.items()
@@ -576,16 +590,12 @@ def main():
         different, tokens = metrics.distinct(of_systems, seed=options.seed)
         for anchor in anchors:
             different |= metrics.distinct({anchor.name: firsts[anchor.name]}, seed=options.seed, tokens=tokens)[0]
-        notes.append(f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story")
+        note = f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
     except ValueError as error:
-        notes.append(f"distinct-n and vocabulary are left out: {error}")
-        different = {}
+        note, different = f"distinct-n and vocabulary are left out: {error}", {}
     for system in systems + anchors:
         system.figures |= metrics.diversity_figures(spoken[system.name], training) | different.get(system.name, {})
-    chance = cde([0.0], options.reference_log)
-    notes = [*([f"CDE: 1 is perfect, {chance:.3f} chance"] if scored else []), *notes]
-    notes[0] = f"95 % intervals by a bootstrap over albums. {notes[0]}"
-    report(systems, anchors, "; ".join(notes) + ".", vars(options))
+    return note
 
 
 if __name__ == "__main__":

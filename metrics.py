@@ -78,14 +78,19 @@ def mean(sums):
     return sums[..., 0] / sums[..., -1]
 
 
-def mean_figure(pairs):
-    """The mean of [(unit, value)] as a Figure; a unit may have several values."""
-    units = list(dict.fromkeys(unit for unit, _ in pairs))
+def mean_figure(entries):
+    """The mean of [(unit, total, count)] as a Figure; a unit may have several entries."""
+    units = list(dict.fromkeys(unit for unit, _, _ in entries))
     place = {unit: i for i, unit in enumerate(units)}
     rows = np.zeros((len(units), 1, 2))
-    for unit, value in pairs:
-        rows[place[unit], 0] += value, 1
+    for unit, total, count in entries:
+        rows[place[unit], 0] += total, count
     return Figure(units, rows, mean)
+
+
+def percentiles(values):
+    """95 % percentile interval (low, high) of draws; one without a figure (of empty stories alone) does not count."""
+    return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())
 
 
 def bootstrap_draws(units, samples=SAMPLES, seed=0):
@@ -96,7 +101,7 @@ def bootstrap_draws(units, samples=SAMPLES, seed=0):
 def interval(figure, samples=SAMPLES, seed=0):
     """95 % percentile interval (low, high) of a figure, over units drawn with replacement."""
     values = figure.resampled(bootstrap_draws(len(figure.units), samples, seed))
-    return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())  # a draw of empty stories alone has no figure
+    return percentiles(values)
 
 
 def paired(a, b, samples=SAMPLES, seed=0):
@@ -113,8 +118,7 @@ def paired(a, b, samples=SAMPLES, seed=0):
     differences = a.resampled(draws) - b.resampled(draws)
     differences = differences[np.isfinite(differences)]
     p = min(1.0, 2 * float(min((differences <= 0).mean(), (differences >= 0).mean())))
-    interval = tuple(np.percentile(differences, [2.5, 97.5]).tolist())
-    return {"difference": a.value - b.value, "interval": interval, "p": p, "units": len(units)}
+    return {"difference": a.value - b.value, "interval": percentiles(differences), "p": p, "units": len(units)}
 
 
 def separation(own, wrong, seed=0):
@@ -138,7 +142,7 @@ def separation(own, wrong, seed=0):
     spread = np.sqrt((a.var() + b.var()) / 2)
     return {
         "auc": auc,
-        "interval": np.percentile(drawn, [2.5, 97.5]).tolist(),
+        "interval": percentiles(drawn),
         "effect": float((b.mean() - a.mean()) / spread) if spread else 0.0,
         "mean": float(b.mean()),
         "stories": len(wrong),
@@ -451,13 +455,7 @@ def diversity_figures(stories, training=None):
     }
     if training is not None:
         measures["copied from training"] = lambda story: (" ".join(story) in training, 1)
-    units = list(dict.fromkeys(unit for unit, _ in told))
-    place = {unit: i for i, unit in enumerate(units)}
-    figures = {name: Figure(units, np.zeros((len(units), 1, 2)), mean) for name in measures}
-    for unit, story in told:
-        for name, measure in measures.items():
-            figures[name].rows[place[unit], 0] += measure(story)
-    return figures
+    return {name: mean_figure([(unit, *measure(story)) for unit, story in told]) for name, measure in measures.items()}
 
 
 def numbered(stories):

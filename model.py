@@ -476,12 +476,21 @@ class PlanCVAE(PreTrainedModel):
 
     def log_likelihood(self, states, batch, z):
         """log p(words | plans z (B, T, Z) or None) of each story (B), in nats; and how many words, [eos] counted."""
-        story, at, words, word_beat = self.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
-        bias = None if z is None else self.plan_bias(z).flatten(0, 1)[word_beat]
-        logits = self.word_logits(states.hidden[story, at], bias).float()  # N, V
-        log_p = -F.cross_entropy(logits, words, reduction="none")
-        per_story = log_p.new_zeros(len(batch["labels"])).index_add(0, story, log_p)
-        return per_story, torch.bincount(story, minlength=len(per_story))
+        predicted = self.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
+        log_p = self.log_p_of_stories(predicted, len(batch["labels"]), self.base_logits(states, predicted), z)
+        return log_p, torch.bincount(predicted[0], minlength=len(log_p))
+
+    def base_logits(self, states, predicted):
+        """Logits (N, V) of the predicted words before any plan."""
+        story, at, _, _ = predicted
+        return self.decoder.lm_head(states.hidden[story, at]).float()
+
+    def log_p_of_stories(self, predicted, stories, base, z):
+        """log p(words | z (B, T, Z) or None) of each of `stories` stories, from their base logits."""
+        story, _, words, word_beat = predicted
+        logits = base if z is None else base + self.plan_bias(z).flatten(0, 1)[word_beat].float()
+        log_p = -F.cross_entropy(logits, words, reduction="none")  # N
+        return log_p.new_zeros(stories).index_add(0, story, log_p)
 
     def bags(self, words, word_beat, beat_mask):
         """How often each word stands in each sentence (B, T, V): `predicted_words` without their order, or [eos]."""
@@ -504,14 +513,12 @@ class PlanCVAE(PreTrainedModel):
         """
         states = self.states(beat_mask=beat_mask, **batch)
         prior, posterior = self.plans(states)
-        story, at, words, word_beat = self.predicted_words(labels, beat, beat_mask)
-        base = self.decoder.lm_head(states.hidden[story, at]).float()  # N, V
+        predicted = self.predicted_words(labels, beat, beat_mask)
+        base = self.base_logits(states, predicted)
         weights = []
         for _ in range(samples):
             z = posterior.sample(generator=generator) if posterior else prior.mean if prior else None
-            logits = base if z is None else base + self.plan_bias(z).flatten(0, 1)[word_beat].float()
-            log_p = -F.cross_entropy(logits, words, reduction="none")  # N
-            weight = log_p.new_zeros(len(labels)).index_add(0, story, log_p)
+            weight = self.log_p_of_stories(predicted, len(labels), base, z)
             if posterior is not None:
                 weight = weight + ((prior.log_prob(z) - posterior.log_prob(z)) * beat_mask).sum(1)
             weights.append(weight)

@@ -34,19 +34,12 @@ class Table:
         return "\n".join([*lines, self.caption])
 
     def markdown(self):
-        line = "|".join(["", " --- ", *(" ---: " for _ in self.columns[1:]), ""])
-        body = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows if row]
-        return "\n".join(
-            [
-                f"**{self.title}**",
-                "",
-                f"| {' | '.join(name.replace('|', chr(92) + '|') for name in self.columns)} |",
-                line,
-                *body,
-                "",
-                self.caption,
-            ]
+        head, *body = (
+            "| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |"
+            for row in (self.columns, *filter(None, self.rows))
         )
+        line = "|".join(["", " --- ", *(" ---: " for _ in self.columns[1:]), ""])
+        return "\n".join([f"**{self.title}**", "", head, line, *body, "", self.caption])
 
     def latex(self):
         body = [" & ".join(map(latex, row)) + r" \\" if row else r"\midrule" for row in self.rows]
@@ -81,9 +74,12 @@ def shown(name, value, low=None, high=None):
     return cell if low is None else f"{cell} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
 
 
-def estimate(figure, seed):
-    """(value, low, high) of a metrics.Figure, or of what is that already."""
-    return figure if isinstance(figure, tuple) else (figure.value, *metrics.interval(figure, seed=seed))
+def estimated(figures, seed):
+    """{name: (value, low, high)} of metrics.Figures, or of what is that already."""
+    return {
+        name: figure if isinstance(figure, tuple) else (figure.value, *metrics.interval(figure, seed=seed))
+        for name, figure in figures.items()
+    }
 
 
 def main_table(systems, anchors, estimates, caption):
@@ -106,17 +102,15 @@ def main_table(systems, anchors, estimates, caption):
     return Table("Systems", ["", *(system.name for system in shown_systems)], rows, caption)
 
 
-def equal_table(systems, seed):
-    names = dict.fromkeys(name for system in systems for name in system.equal_terms)
-    cells = {
-        system.name: {name: estimate(figure, seed) for name, figure in system.equal_terms.items()} for system in systems
-    }
-    rows = [[name + " ↑", *(shown(name, *of[name]) for of in cells.values())] for name in names]
+def equal_table(estimates):
+    """estimates: {system: {caption metric: (value, low, high)}}."""
+    names = dict.fromkeys(name for of in estimates.values() for name in of)
+    rows = [[name + " ↑", *(shown(name, *of[name]) for of in estimates.values())] for name in names]
     caption = (
         "Each story against all of its album's references but one, by turns, as a human story is against the others; "
         "the metrics rise with the number of references, so that these figures compare and those above do not."
     )
-    return Table("On equal terms with human stories", ["", *cells], rows, caption)
+    return Table("On equal terms with human stories", ["", *estimates], rows, caption)
 
 
 def control_table(systems, separations):
@@ -152,9 +146,9 @@ def difference_table(systems, differences):
     return Table("Which differences hold", ["", *differences], rows, caption)
 
 
-def draw_scores(systems, path):
-    """Violins of the model's scores: of each system and of its controls."""
-    scores = [name for name in list(systems[0].scores)[:4] if any(system.albums_and(name) for system in systems)]
+def draw_scores(systems, scores, path):
+    """Violins of the scores that a system has: of each system and of its controls."""
+    scores = [name for name in scores if any(system.albums_and(name) for system in systems)]
     kinds = ["as told", *dict.fromkeys(kind for system in systems for kind in system.wrong)]
     columns = min(2, len(scores))
     figure, axes = plt.subplots(
@@ -187,16 +181,15 @@ def draw_scores(systems, path):
     plt.close(figure)
 
 
-def report(systems, anchors, caption, settings):
+def report(systems, anchors, caption, drawn, settings):
     """Print the tables; write settings["output"].json, .md, .tex and .png.
 
     systems, anchors: CDE_score.Systems, whose figures, scores and controls are there; caption: what the tables need to
-    be read; settings: what they were made with.
+    be read; drawn: the scores in the picture, if the systems have any; settings: what it all was made with.
     """
     seed = settings["seed"]
-    estimates = {
-        s.name: {name: estimate(figure, seed) for name, figure in s.figures.items()} for s in systems + anchors
-    }
+    estimates = {s.name: estimated(s.figures, seed) for s in systems + anchors}
+    equal_terms = {s.name: estimated(s.equal_terms, seed) for s in systems + anchors}
     separations = {
         s.name: {
             kind: {name: metrics.separation(s.albums_and(name), told, seed) for name, told in wrong.items() if told}
@@ -206,8 +199,8 @@ def report(systems, anchors, caption, settings):
     }
     differences = {f"{a.name} − {b.name}": compare(a, b, seed) for a, b in combinations(systems, 2)}
     tables = [main_table(systems, anchors, estimates, caption)]
-    if equal := [system for system in systems + anchors if system.equal_terms]:
-        tables.append(equal_table(equal, seed))
+    if any(equal_terms.values()):
+        tables.append(equal_table({name: of for name, of in equal_terms.items() if of}))
     if any(separations.values()):
         tables.append(control_table(systems, separations))
     if any(differences.values()):
@@ -221,7 +214,7 @@ def report(systems, anchors, caption, settings):
             "photos": system.where if system.photos is not None else None,
             "remarks": +system.remarks,
             "figures": estimates[system.name],
-            "equal_terms": {name: estimate(figure, seed) for name, figure in system.equal_terms.items()},
+            "equal_terms": equal_terms[system.name],
             "controls": separations.get(system.name, {}),
             "scores": by_story(system),
         }
@@ -233,9 +226,10 @@ def report(systems, anchors, caption, settings):
     for suffix, text in (("md", Table.markdown), ("tex", Table.latex)):
         with cli.whole(f"{output}.{suffix}") as temporary:
             temporary.write_text("\n\n".join(map(text, tables)) + "\n", encoding="utf-8")
+    written = ".md, .tex, .json"
     if any(system.scores for system in systems):
-        draw_scores(systems, f"{output}.png")
-    written = ".md, .tex, .json" + (", .png" if any(system.scores for system in systems) else "")
+        draw_scores(systems, drawn, f"{output}.png")
+        written += ", .png"
     print(f"\nthe tables, the score of each story -> {output}{written}")
 
 
