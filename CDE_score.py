@@ -118,7 +118,10 @@ def traces(model, dataset, pad_id, batch_size=32):
         batch = {name: value.to(model.device) for name, value in batch.items()}
         states = model.states(**batch)
         prior, posterior = model.plans(states)
-        log_p, words = model.log_likelihood(states, batch, None if prior is None else prior.mean)
+        hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])
+        z = None if prior is None else prior.mean[None]
+        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], batch["beat_mask"])[0]
+        words = torch.bincount(batch["word_beat"] // batch["beat_mask"].shape[1], minlength=len(log_p))
         agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
         kl = None if posterior is None else posterior.kl(prior).sum(-1)  # B, T
         by_beat = [states.observed_change, states.expected_change, agreement, kl]
@@ -133,10 +136,15 @@ def traces(model, dataset, pad_id, batch_size=32):
 
 def foreseen_agreement(model, states, batch):
     """Bhattacharyya coefficient (B, T) of the words foreseen and an even distribution over those of the sentence."""
-    _, _, words, word_beat = model.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
-    said = model.bags(words, word_beat, batch["beat_mask"]) > 0  # B, T, V
-    overlap = ((model.foreseen_words(states.predicted) / 2).exp() * said).sum(-1)
-    return overlap / said.sum(-1).clamp(min=1).sqrt()
+    foreseen = model.foreseen_words(states.predicted)  # B, T, V
+    inside = batch["words"] != model.config.eos_token_id
+    said = batch["word_beat"][inside] * foreseen.shape[-1] + batch["words"][inside]
+    said = said.unique()  # each word of a sentence once
+    beat = said // foreseen.shape[-1]
+    zeros = foreseen.new_zeros(batch["beat_mask"].numel())
+    overlap = zeros.index_add(0, beat, (foreseen.flatten()[said] / 2).exp())
+    many = zeros.index_add(0, beat, torch.ones_like(beat, dtype=zeros.dtype))
+    return (overlap / many.clamp(min=1).sqrt()).view_as(batch["beat_mask"])
 
 
 # ------------------------------------------------------------------------------------------ controls

@@ -36,7 +36,6 @@ from cli import Parser, UserError, loading, positive_int, read_json, run, whole,
 from model import ImageEncoder, PlanCVAEConfig, best_device
 from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit
 
-IGNORED = -100  # the label of a position that predicts nothing (PyTorch's own default)
 DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
@@ -123,22 +122,23 @@ def pack(sentences, special, image_slots):
 
     sentences: T lists of token ids.
 
-    Returns 1-D long tensors. Of length L: input_ids, segment_ids, beat (the beat of each position) and labels, already
-    shifted (labels[i] is what position i predicts; -100 where nothing is). Of length T: image_at (the last image slot
-    of each beat) and dyn_at (each beat's [dyn]).
+    Returns 1-D long tensors. Of length L: input_ids and segment_ids. Of length T: image_at (the last image slot of each
+    beat) and dyn_at (each beat's [dyn]). Of length N, what is predicted: words (each sentence's and its [eos]), word_at
+    (the positions that predict them: [bos] the first word) and word_beat (their beats).
     """
-    input_ids, segment_ids, labels, beat, image_at, dyn_at = [], [], [], [], [], []
+    input_ids, segment_ids, image_at, dyn_at, predicted, word_at, word_beat = [], [], [], [], [], [], []
     for t, words in enumerate(sentences):
         image_at.append(len(input_ids) + image_slots - 1)
         spoken = [special.bos, *words, special.eos, special.dyn]
         input_ids += [special.img] * image_slots + spoken
         segment_ids += [special.img] * image_slots + [special.txt] * len(spoken)
-        labels += [IGNORED] * image_slots + [*words, special.eos, IGNORED, IGNORED]
-        beat += [t] * (image_slots + len(spoken))
+        predicted += spoken[1:-1]
+        word_at += range(image_at[-1] + 1, image_at[-1] + len(spoken) - 1)
+        word_beat += [t] * (len(spoken) - 2)
         dyn_at.append(len(input_ids) - 1)
     fields = {
-        "input_ids": input_ids, "segment_ids": segment_ids, "labels": labels, "beat": beat,
-        "image_at": image_at, "dyn_at": dyn_at,
+        "input_ids": input_ids, "segment_ids": segment_ids, "image_at": image_at, "dyn_at": dyn_at,
+        "words": predicted, "word_at": word_at, "word_beat": word_beat,
     }  # fmt: skip
     return {name: torch.tensor(values, dtype=torch.long) for name, values in fields.items()}
 
@@ -146,18 +146,23 @@ def pack(sentences, special, image_slots):
 def collate(examples, pad_id):
     """Examples of StoryDataset -> one batch, padded on the right to its longest story (L) and most beats (T).
 
-    input_ids, segment_ids, labels, beat: (B, L) long, padded with pad_id, pad_id, -100, 0.
-    image_at, dyn_at: (B, T) long, 0 on padded beats; beat_mask: (B, T) bool.
+    input_ids, segment_ids: (B, L) long, padded with pad_id. image_at, dyn_at: (B, T) long, 0 on padded beats;
+    beat_mask: (B, T) bool; beats: (M) long, where in B·T the beats there are stand.
+    words, word_at, word_beat: (N) long, what is predicted, where in B·L, and of which beat in B·T.
     photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is False: photo missing or beat
     padded. index: (B), the stories' places in the split.
     """
-    padding = {"input_ids": pad_id, "segment_ids": pad_id, "labels": IGNORED}
 
-    def pad(name):
-        return pad_sequence([example[name] for example in examples], True, padding.get(name, 0))
+    def pad(name, value=0):
+        return pad_sequence([example[name] for example in examples], True, value)
 
-    batch = {name: pad(name) for name in examples[0] if name != "index"}
+    batch = {name: pad(name, pad_id) for name in ("input_ids", "segment_ids")}
+    batch |= {name: pad(name) for name in ("image_at", "dyn_at", "photos", "photo_mask")}
     batch["beat_mask"] = pad_sequence([torch.ones_like(example["photo_mask"]) for example in examples], True, False)
+    batch["beats"] = batch["beat_mask"].flatten().nonzero()[:, 0]
+    batch["words"] = torch.cat([example["words"] for example in examples])
+    for name, stride in (("word_at", batch["input_ids"].shape[1]), ("word_beat", batch["beat_mask"].shape[1])):
+        batch[name] = torch.cat([example[name] + b * stride for b, example in enumerate(examples)])
     batch["index"] = torch.tensor([example["index"] for example in examples])
     return batch
 

@@ -7,7 +7,9 @@ V vocabulary, F photo feature size, N predicted words in the batch. A batch is w
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -171,6 +173,98 @@ class Gaussian:
         return 0.5 * (other.log_var - self.log_var + ratio - 1)
 
 
+class Draws(NamedTuple):
+    """Everything random in the objective of a batch of stories."""
+
+    plans: torch.Tensor  # B, T, Z (or samples, B, T, Z): standard normal
+    beats: torch.Tensor  # B, T: even between 0 and 1
+    stories: torch.Tensor  # B, 1: even between 0 and 1
+
+    @classmethod
+    def of(cls, numbers, beat_mask, plan_size, seed, samples=()):
+        """Those of stories by number (B), each a function of (seed, number, its own beats) alone.
+
+        So they depend neither on the batch a story is in, nor on its place there, nor on the process that trains it.
+        seed: whole numbers; samples: () or (how many,), in front of the plans' shape.
+        """
+        B, T = beat_mask.shape
+        plans, of_beats, of_stories = (np.zeros(x, np.float32) for x in ((*samples, B, T, plan_size), (B, T), (B, 1)))
+        for b, (number, beats) in enumerate(zip(numbers.tolist(), beat_mask.sum(1).tolist(), strict=True)):
+            chance = np.random.default_rng([*seed, number])
+            of_stories[b], of_beats[b, :beats] = chance.random(), chance.random(beats)
+            plans[..., b, :beats, :] = chance.standard_normal((*samples, beats, plan_size), dtype=np.float32)
+        return cls(*map(torch.from_numpy, (plans, of_beats, of_stories)))
+
+
+class WordLoss(torch.autograd.Function):
+    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without ever holding the logits of all rows.
+
+    Logits over a vocabulary, their softmax and their gradient are the largest tensors of a language model by far. Here
+    they live for a chunk of rows, whose gradient is taken while its logits are at hand, so that nothing is computed
+    twice (as in the Liger kernels, Hsu et al. 2024).
+    """
+
+    CHUNK = 256  # rows
+
+    @staticmethod
+    def forward(ctx, words, row, weight, *pairs):
+        """Σ_n weight_n · −log softmax(row of word n)[word n], and each row's share of it, which has no gradient.
+
+        words (N); row (N), or None where row n is word n's; weight (N) or (); pairs: x (rows, D), W_1 (V, D), y, W_2 ….
+        """
+        rows, device = len(pairs[0]), words.device
+        ctx.wanted = ctx.needs_input_grad[3:]
+        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else pairs[0].dtype
+        weight = weight.float().expand(len(words))
+        chunk = WordLoss.CHUNK if row is None else rows  # which words are of a chunk is known where each has its row
+        row = torch.arange(rows, device=device) if row is None else row
+        shares = torch.zeros(rows, device=device)
+        weights = shares.index_add(0, row, weight)  # of the rows
+        gradients = [torch.empty_like(x) if want else None for x, want in zip(pairs, ctx.wanted)]
+        with torch.autocast(device.type, enabled=False):
+            cast = [x.to(dtype) for x in pairs]
+            table = torch.empty(min(chunk, rows), len(pairs[1]), dtype=dtype, device=device)
+            log_p = torch.empty(table.shape, device=device)
+            for start in range(0, rows, chunk):
+                here = slice(start, start + chunk)
+                of = here if chunk < rows else slice(None)  # the words of these rows
+                inputs, matrices = [x[here] for x in cast[::2]], cast[1::2]
+                logits = torch.mm(inputs[0], matrices[0].T, out=table[: len(inputs[0])])
+                for x, matrix in zip(inputs[1:], matrices[1:]):
+                    logits.addmm_(x, matrix.T)
+                logs = torch.log_softmax(logits, 1, torch.float32, out=log_p[: len(logits)])
+                place = row[of] - start
+                at = place * logs.shape[1] + words[of]  # in the flattened table
+                shares[here].index_add_(0, place, -weight[of] * logs.flatten().index_select(0, at))
+                if any(ctx.wanted):
+                    # The gradient of a row is its weight times (softmax − share of each word); the weights go to the
+                    # narrow side of the products, since every pass over the table costs.
+                    logs.exp_().flatten().index_add_(0, at, -weight[of] / weights[row[of]].clamp(min=1e-30))
+                    error = logs if dtype == logs.dtype else logits.copy_(logs)
+                    WordLoss.add_gradients(gradients, error, inputs, matrices, weights[here, None].to(dtype), here)
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(shares)
+        return shares.sum(), shares
+
+    @staticmethod
+    def add_gradients(gradients, error, inputs, matrices, weights, here):
+        """What the rows `here` add to the gradients of x, W_1, y, W_2, … ."""
+        for of_x, of_matrix, x, matrix in zip(gradients[::2], gradients[1::2], inputs, matrices):
+            if of_x is not None:
+                of_x[here] = error @ matrix * weights
+            if of_matrix is not None and error.dtype == of_matrix.dtype:
+                of_matrix.addmm_(error.T, x * weights, beta=min(1, here.start))  # the first only overwrites
+            elif of_matrix is not None:  # products of half precision are added in full
+                (of_matrix.add_ if here.start else of_matrix.copy_)(error.T @ (x * weights))
+
+    @staticmethod
+    def backward(ctx, scale, _):
+        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place: once
+        if scale.device.type != "cpu" or scale != 1:  # a GPU would have to wait to know
+            gradients = [None if x is None else x.mul_(scale) for x in gradients]
+        return None, None, None, *gradients
+
+
 @dataclass
 class States:
     """What the decoder and the latent dynamics say about a batch of stories."""
@@ -185,7 +279,7 @@ class States:
 
 @dataclass
 class PlanCVAEOutput(ModelOutput):
-    """The loss and its terms. Terms are sums over the batch, in nats; divide them by the counts."""
+    """The loss, and its terms for the record: sums over the batch in nats, of which kl and dynamics have gradients."""
 
     loss: torch.Tensor | None = None  # (nll + β·kl + the others, each times its weight) / predicted tokens
     nll: torch.Tensor | None = None  # −log p(words | z, what came before)
@@ -198,6 +292,7 @@ class PlanCVAEOutput(ModelOutput):
     kl_per_beat: torch.Tensor | None = None  # T
     posterior_shift: torch.Tensor | None = None  # B, T, Z: μ_q − μ_p; its variance tells the active units
     cosine: torch.Tensor | None = None  # B, T: cos(Δh, Δh̃)
+    log_weights: torch.Tensor | None = None  # samples, B: log p(y, z) − log q(z | y), on request
 
 
 class PlanCVAE(PreTrainedModel):
@@ -284,18 +379,19 @@ class PlanCVAE(PreTrainedModel):
     def project_photos(self, photos, photo_mask):
         """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> image slots (B, T, K, D).
 
-        Where no photo is there at all, `photos` may have any size: only those that photo_mask tells of are read.
+        Where no photo is there at all, `photos` may be (B, T, 0).
         """
         B, T = photo_mask.shape
-        K = self.config.image_slots
-        features = torch.zeros(B, T, self.image_encoder.config.feature_size, dtype=self.dtype, device=photos.device)
-        if photo_mask.any():
-            seen = photos[photo_mask]  # the photos there are
-            if photos.dim() == 5:
+        size = self.image_encoder.config.feature_size
+        if photos.dim() == 3 and photos.shape[2]:
+            features = self.standardise(photos.to(self.dtype).view(B * T, size), from_pixels=False)
+        else:
+            features = torch.zeros(B * T, size, dtype=self.dtype, device=photos.device)
+            if photos.dim() == 5 and photo_mask.any():
                 with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
-                    seen = self.image_encoder(seen)
-            features[photo_mask] = self.standardise(seen.to(features.dtype), photos.dim() == 5)
-        slots = self.photo_projection(features).view(B, T, K, self.width)
+                    seen = self.image_encoder(photos[photo_mask])  # the photos there are
+                features[photo_mask.flatten()] = self.standardise(seen.to(features.dtype), from_pixels=True)
+        slots = self.photo_projection(features).view(B, T, self.config.image_slots, self.width)
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
 
     def standardise(self, features, from_pixels):
@@ -307,17 +403,19 @@ class PlanCVAE(PreTrainedModel):
         of_batch = self.training and from_pixels and len(features) > 1
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=of_batch)
 
-    def embed(self, input_ids, slots, image_at, beat_mask):
-        """Word embeddings (B, L, D) with the image slots put in their places."""
-        K = slots.shape[2]
-        embeddings = self.decoder.transformer.wte(input_ids)
-        story, _ = beat_mask.nonzero(as_tuple=True)
-        at = image_at[beat_mask][:, None] + torch.arange(1 - K, 1, device=image_at.device)  # beats there are, K
-        return embeddings.index_put((story[:, None].expand_as(at), at), slots[beat_mask].to(embeddings.dtype))
+    def embed(self, input_ids, segment_ids, slots, image_at, beats):
+        """What the decoder reads (B, L, D): word embeddings with the image slots in their places, and the segments'."""
+        (B, L), (T, K) = input_ids.shape, slots.shape[1:3]
+        words, segments = self.decoder.transformer.wte(torch.stack([input_ids, segment_ids]))  # one gradient for both
+        slots = slots.flatten(0, 1).index_select(0, beats)  # M, K, D: of the beats there are
+        first = image_at.flatten().index_select(0, beats) + beats // T * L + 1 - K
+        at = first[:, None] + torch.arange(K, device=first.device)
+        words = words.flatten(0, 1).index_copy(0, at.flatten(), slots.flatten(0, 1).to(words.dtype))
+        return words.view(B, L, -1) + segments
 
-    def decode(self, embeddings, segment_ids, **cache):
+    def decode(self, embeddings, **cache):
         """GPT-2's states (B, L, D). Stories are padded on the right, so the causal mask alone keeps pads unread."""
-        return self.decoder.transformer(inputs_embeds=embeddings, token_type_ids=segment_ids, **cache)
+        return self.decoder.transformer(inputs_embeds=embeddings, **cache)
 
     def follow(self, image_states, dyn_states):
         """The latent dynamics over boundary states (B, T, D) each -> h̃_t^d (B, T, D), foreseen at each photo.
@@ -364,51 +462,71 @@ class PlanCVAE(PreTrainedModel):
         finally:
             hook.remove()
 
-    def word_logits(self, hidden, bias=None):
-        """Logits (N, V) from states (N, D) and the plan's bias (N, V): the linear layer over [h; z], W_h tied."""
-        logits = self.decoder.lm_head(hidden)
-        return logits if bias is None else logits + bias
+    def word_loss(self, hidden, z, words, word_beat, weight):
+        """−log p(words | z) of words (N) after states (N, D), times weight: the linear layer over [h; z], W_h tied.
 
-    def bow_log_probs(self, hidden):
-        """Log-probabilities (B, T, V) of each word of a sentence, in no order, from (B, T, D) about it."""
-        return F.linear(hidden, self.decoder.lm_head.weight).float().log_softmax(-1)
+        z: B, T, Z, or None. Returns the sum, and the summands (N), which have no gradient.
+        """
+        pairs = [hidden, self.decoder.lm_head.weight]
+        if z is not None:
+            # index_select, not [word_beat]: on several CPU threads the gradient of the latter adds in no fixed order
+            z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
+            pairs += [z.index_select(0, word_beat), self.plan_head.weight]
+        return WordLoss.apply(words, None, weight, *pairs)
+
+    def bag_loss(self, tellers, words, word_beat, num_tokens):
+        """−log p(words of sentence t, in no order | what is known of beat t), [eos] aside.
+
+        tellers: {name: (what is known (B, T, D), its weight, the beats (B, T) that are asked about)}. Returns the loss,
+        weighted and divided by num_tokens, and {name: its summand, not weighted}, which have no gradient.
+        """
+        inside = (words != self.config.eos_token_id) / num_tokens
+        known = torch.cat([x.flatten(0, 1) for x, _, _ in tellers.values()])  # tellers · B · T, D
+        rows = len(known) // len(tellers)
+        row = torch.cat([word_beat + i * rows for i in range(len(tellers))])
+        weight = torch.cat([weight * inside * asked.flatten()[word_beat] for _, weight, asked in tellers.values()])
+        loss, shares = WordLoss.apply(words.repeat(len(tellers)), row, weight, known, self.decoder.lm_head.weight)
+        sums = shares.view(len(tellers), rows).sum(1) * num_tokens
+        return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
 
     def foreseen_words(self, predicted):
         """Log-probabilities (B, T, V) of each word of the coming sentence, in no order, from h̃_t (B, T, D)."""
-        return self.bow_log_probs(self.foresight_head(predicted))
+        return self.decoder.lm_head(self.foresight_head(predicted)).float().log_softmax(-1)
 
     # ----------------------------------------------------------------------------------------- forward
 
-    def states(self, input_ids, segment_ids, image_at, dyn_at, beat_mask, photos, photo_mask, **_):
+    def states(self, input_ids, segment_ids, image_at, dyn_at, beats, photos, photo_mask, **_):
         """Everything that is read off a batch of whole stories, as States."""
         slots = self.project_photos(photos, photo_mask)  # B, T, K, D
-        hidden = self.decode(self.embed(input_ids, slots, image_at, beat_mask), segment_ids, use_cache=False)[0]
-        image_states, dyn = (
-            hidden.gather(1, at[:, :, None].expand(-1, -1, hidden.shape[-1])) for at in (image_at, dyn_at)
-        )  # B, T, D
+        hidden = self.decode(self.embed(input_ids, segment_ids, slots, image_at, beats), use_cache=False)[0]
+        image_states, dyn = (self.states_at(hidden, at) for at in (image_at, dyn_at))  # B, T, D
         predicted = self.follow(image_states, dyn)
         return States(slots, hidden, dyn, predicted, *self.changes(dyn, predicted))
 
-    def plans(self, states, posterior_dropout=0.0):
+    @staticmethod
+    def states_at(hidden, at):
+        """hidden (B, L, D) at positions (B, T) -> (B, T, D)."""
+        B, L, D = hidden.shape
+        flat = at + L * torch.arange(B, device=at.device)[:, None]
+        return hidden.flatten(0, 1).index_select(0, flat.flatten()).view(B, -1, D)
+
+    def plans(self, states, unseen=None):
         """The prior, and the posterior (None unless plan is cvae), of every beat.
 
-        posterior_dropout: the share of beats whose posterior does not see the expected change. What it then knows of
-        the sentence it knows from the state after it, so that this state comes to tell the sentence.
+        unseen: (B, T), the beats whose posterior does not see the expected change. What it then knows of the sentence
+        it knows from the state after it, so that this state comes to tell the sentence.
         """
         prior = self.prior(states.expected_change) if self.config.plan != "none" else None
         if self.config.plan != "cvae":
             return prior, None
-        expected = states.expected_change
-        if posterior_dropout:
-            expected = (
-                expected * (torch.rand(expected.shape[:2], device=expected.device) >= posterior_dropout)[..., None]
-            )
+        expected = states.expected_change if unseen is None else states.expected_change * ~unseen[..., None]
         return prior, self.posterior(states.observed_change, expected)
 
     def forward(
         self,
-        labels,
-        beat,
+        words,
+        word_at,
+        word_beat,
         beat_mask,
         beta=1.0,
         free_bits=0.0,
@@ -419,26 +537,34 @@ class PlanCVAE(PreTrainedModel):
         posterior_dropout=0.0,
         photo_dropout=0.0,
         num_tokens=None,
+        draws=None,
+        iwae_noise=None,
         **batch,
     ):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
         beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight,
         foresight_weight and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0;
-        posterior_dropout is that of `plans`; photo_dropout the share of stories told without their photos. num_tokens
-        divides the loss where this batch is a part of a larger one (gradient accumulation, several processes).
+        posterior_dropout is the share of beats whose posterior sees the observed change alone, photo_dropout that of
+        stories told without their photos. num_tokens divides the loss where this batch is a part of a larger one
+        (gradient accumulation, several processes). draws: what is random, Draws, or None to draw it here; iwae_noise
+        (samples, B, T, Z) adds log_weights.
         """
+        if draws is None:
+            (B, T), on = beat_mask.shape, {"device": beat_mask.device}
+            plans = torch.randn(B, T, self.config.plan_size, **on)
+            draws = Draws(plans, torch.rand(B, T, **on), torch.rand(B, 1, **on))
         if photo_dropout:
-            seen = torch.rand(len(beat_mask), 1, device=beat_mask.device) >= photo_dropout
-            batch["photo_mask"] = batch["photo_mask"] & seen
-        states = self.states(beat_mask=beat_mask, **batch)
-        prior, posterior = self.plans(states, posterior_dropout)
+            batch["photo_mask"] = batch["photo_mask"] & (draws.stories >= photo_dropout)
+        states = self.states(**batch)
+        prior, posterior = self.plans(states, draws.beats < posterior_dropout if posterior_dropout else None)
+        num_tokens = torch.as_tensor(len(words) if num_tokens is None else num_tokens, device=words.device)
         zero = states.hidden.new_zeros((), dtype=torch.float32)
         out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, photo=zero, foresight=zero, dynamics=zero)
         charged_kl = zero
         z = None
         if posterior is not None:
-            z = posterior.sample()
+            z = posterior.sample(draws.plans)
             kl = posterior.kl(prior) * beat_mask[:, :, None]  # B, T, Z
             out.kl, out.kl_per_beat = kl.sum(), kl.sum((0, 2)).detach()
             out.posterior_shift = (posterior.mean - prior.mean).detach()
@@ -446,22 +572,22 @@ class PlanCVAE(PreTrainedModel):
         elif prior is not None:
             z = prior.mean
 
-        story, at, words, word_beat = self.predicted_words(labels, beat, beat_mask)
-        # index_select, not [word_beat]: on several CPU threads the backward pass of the latter adds in no fixed order
-        bias = None if z is None else self.plan_bias(z).flatten(0, 1).index_select(0, word_beat)
-        logits = self.word_logits(states.hidden[story, at], bias)  # N, V
-        out.nll = F.cross_entropy(logits.float(), words, reduction="sum")
+        hidden = states.hidden.flatten(0, 1).index_select(0, word_at)  # N, D
+        loss, nll = self.word_loss(hidden, z, words, word_beat, 1 / num_tokens)
+        out.nll = nll.sum() * num_tokens
         out.tokens = torch.tensor(len(words), device=words.device)
-        if bow_weight or photo_weight or foresight_weight:
-            bags = self.bags(words, word_beat, beat_mask)  # B, T, V
+        tellers = {}  # what tells the words in no order: B, T, D; its weight; the beats it is asked about
         if bow_weight and z is not None:
-            out.bow = -(bags * self.bow_log_probs(self.bow_mlp(z.to(self.dtype)))).sum()
-        if photo_weight:
-            of_photos = self.bow_log_probs(self.photo_head(states.slots.mean(2)))
-            seen = batch["photo_mask"][:, :, None]  # there is nothing to learn from a photo that is not there
-            out.photo = -(bags * of_photos * seen).sum()
+            tellers["bow"] = self.bow_mlp(z.to(self.dtype)), bow_weight, beat_mask
+        if photo_weight:  # there is nothing to learn from a photo that is not there
+            tellers["photo"] = self.photo_head(states.slots.mean(2)), photo_weight, batch["photo_mask"]
         if foresight_weight and self.config.foresight:
-            out.foresight = -(bags * self.foreseen_words(states.predicted)).sum()
+            tellers["foresight"] = self.foresight_head(states.predicted), foresight_weight, beat_mask
+        if tellers:
+            in_no_order, terms = self.bag_loss(tellers, words, word_beat, num_tokens)
+            loss = loss + in_no_order
+            for name, term in terms.items():
+                setattr(out, name, term)
         if dynamics_weight:
             target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
             error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # B, T
@@ -469,60 +595,38 @@ class PlanCVAE(PreTrainedModel):
         out.cosine = F.cosine_similarity(
             states.observed_change.float(), states.expected_change.float(), dim=-1
         ).detach()
-        total = out.nll + beta * charged_kl + bow_weight * out.bow + photo_weight * out.photo
-        total = total + foresight_weight * out.foresight + dynamics_weight * out.dynamics
-        out.loss = total / (out.tokens if num_tokens is None else num_tokens)
+        out.loss = loss + (beta * charged_kl + dynamics_weight * out.dynamics) / num_tokens
+        if iwae_noise is not None:
+            out.log_weights = self.log_weights(prior, posterior, iwae_noise, hidden, words, word_beat, beat_mask)
         return out
 
-    def log_likelihood(self, states, batch, z):
-        """log p(words | plans z (B, T, Z) or None) of each story (B), in nats; and how many words, [eos] counted."""
-        predicted = self.predicted_words(batch["labels"], batch["beat"], batch["beat_mask"])
-        log_p = self.log_p_of_stories(predicted, len(batch["labels"]), self.base_logits(states, predicted), z)
-        return log_p, torch.bincount(predicted[0], minlength=len(log_p))
-
-    def base_logits(self, states, predicted):
-        """Logits (N, V) of the predicted words before any plan."""
-        story, at, _, _ = predicted
-        return self.decoder.lm_head(states.hidden[story, at]).float()
-
-    def log_p_of_stories(self, predicted, stories, base, z):
-        """log p(words | z (B, T, Z) or None) of each of `stories` stories, from their base logits."""
-        story, _, words, word_beat = predicted
-        logits = base if z is None else base + self.plan_bias(z).flatten(0, 1)[word_beat].float()
-        log_p = -F.cross_entropy(logits, words, reduction="none")  # N
-        return log_p.new_zeros(stories).index_add(0, story, log_p)
-
-    def bags(self, words, word_beat, beat_mask):
-        """How often each word stands in each sentence (B, T, V): `predicted_words` without their order, or [eos]."""
-        (B, T), V = beat_mask.shape, self.decoder.config.vocab_size
-        inside = words != self.config.eos_token_id
-        counts = torch.bincount(word_beat[inside] * V + words[inside], minlength=B * T * V)
-        return counts.view(B, T, V).to(self.dtype)
-
-    @staticmethod
-    def predicted_words(labels, beat, beat_mask):
-        """Where words are predicted: story and position (N), the words (N), and their row (N) in a (B·T) table."""
-        story, at = (labels != -100).nonzero(as_tuple=True)
-        return story, at, labels[story, at], story * beat_mask.shape[1] + beat[story, at]
-
     @torch.no_grad()
-    def log_weights(self, labels, beat, beat_mask, samples, generator=None, **batch):
-        """log p(y, z) − log q(z | y) of z drawn from q: (samples, B), in nats, for the importance-weighted bound.
+    def log_weights(self, prior, posterior, noise, hidden, words, word_beat, beat_mask):
+        """log p(y, z) − log q(z | y) of z ~ q from noise (samples, B, T, Z): (samples, B), in nats.
 
-        Without a posterior z is the plan that is used, and the weights are log p(y). One decoder pass serves all.
+        They are the terms of the importance-weighted bound. Without a posterior z is the plan that is used, and each is
+        log p(y).
         """
-        states = self.states(beat_mask=beat_mask, **batch)
-        prior, posterior = self.plans(states)
-        predicted = self.predicted_words(labels, beat, beat_mask)
-        base = self.base_logits(states, predicted)
-        weights = []
-        for _ in range(samples):
-            z = posterior.sample(generator=generator) if posterior else prior.mean if prior else None
-            weight = self.log_p_of_stories(predicted, len(labels), base, z)
-            if posterior is not None:
-                weight = weight + ((prior.log_prob(z) - posterior.log_prob(z)) * beat_mask).sum(1)
-            weights.append(weight)
-        return torch.stack(weights)
+        if posterior is None:
+            z = None if prior is None else prior.mean[None]
+            return self.log_p(hidden, z, words, word_beat, beat_mask).expand(len(noise), -1)
+        z = posterior.sample(noise)
+        ratio = (prior.log_prob(z) - posterior.log_prob(z)) * beat_mask
+        return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio.sum(-1)
+
+    def log_p(self, hidden, z, words, word_beat, beat_mask):
+        """log p(words | z) of each story, in nats: (samples, B) from z (samples, B, T, Z), or (1, B) where it is None.
+
+        hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all logits held.
+        """
+        B, T = beat_mask.shape
+        log_p = hidden.new_zeros(1 if z is None else len(z), B, dtype=torch.float32)
+        for part in torch.arange(len(words), device=words.device).split(WordLoss.CHUNK):
+            base, said, beat = self.decoder.lm_head(hidden[part]).float(), words[part], word_beat[part]
+            for of_sample, plans in zip(log_p, [None] if z is None else z):
+                logits = base if plans is None else base + self.plan_bias(plans.flatten(0, 1)[beat]).float()
+                of_sample.index_add_(0, beat // T, -F.cross_entropy(logits, said, reduction="none"))
+        return log_p
 
 
 AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)

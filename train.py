@@ -31,7 +31,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 import cli
 from cli import UserError, option
 from dataset import BucketBatches, StoryDataset, collate, latest_split
-from model import BEST, LATEST, OUTPUT_DIR, PLANS, ImageEncoder, PlanCVAE, load_checkpoint
+from model import BEST, LATEST, OUTPUT_DIR, PLANS, Draws, ImageEncoder, PlanCVAE, load_checkpoint
 
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt  # noqa: E402
@@ -219,18 +219,19 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     prior).
     """
     model.eval()
-    set_seed(seed, device_specific=True)
     T, Z = data.dataset.max_beats, model.config.plan_size
     sums = {name: 0.0 for name in (*TERMS, "tokens", "stories", "cosine", "transitions", "log_bound")}
     per_beat = torch.zeros(3, T, Z, dtype=torch.float64)  # count, Σ shift, Σ shift²
     kl = torch.zeros(T, dtype=torch.float64)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
+        batch["draws"] = Draws.of(batch["index"], batch["beat_mask"], Z, [seed])
+        if iwae_samples:
+            batch["iwae_noise"] = Draws.of(batch["index"], batch["beat_mask"], Z, [seed], (iwae_samples,)).plans
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
             out = model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0)
-            if iwae_samples:
-                weights = model.log_weights(**batch, samples=iwae_samples)  # samples, B
-                sums["log_bound"] += (weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
+        if iwae_samples:
+            sums["log_bound"] += (out.log_weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
         mask = batch["beat_mask"]
         for name in (*TERMS, "tokens"):
             sums[name] += getattr(out, name).item()
@@ -496,9 +497,13 @@ class Training:
         for entry in self.optimizer.param_groups:
             entry["lr"] = lr
         # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
-        tokens = accelerator.reduce(sum((batch["labels"] != -100).sum() for batch in group).to(accelerator.device))
+        tokens = sum(len(batch["words"]) for batch in group)
+        tokens = accelerator.reduce(torch.tensor(tokens, device=accelerator.device))
         sums = dict.fromkeys((*TERMS, "tokens", "stories"), 0.0)
         for place, batch in enumerate(group):
+            batch["draws"] = Draws.of(
+                batch["index"], batch["beat_mask"], self.model.config.plan_size, [options.seed, step]
+            )
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
             with sync, accelerator.autocast():

@@ -122,28 +122,27 @@ def test_pack_against_a_position_by_position_reading(chance):
         ids = packed["input_ids"]
         L = len(ids)
         assert L == story_length(sentences, slots)
-        assert all(len(packed[name]) == L for name in ("segment_ids", "labels", "beat"))
+        assert len(packed["segment_ids"]) == L
         # taken apart again, the ids are the story
         beats = " ".join(map(str, ids)).split(str(SPECIAL.dyn))[:-1]
         read = [[int(i) for i in beat.split()] for beat in beats]
         assert read == [[SPECIAL.img] * slots + [SPECIAL.bos] + words + [SPECIAL.eos] for words in sentences]
-        inside = beat = 0
+        predicted, beat = [], 0
         for i, token in enumerate(ids):
-            inside = token not in (SPECIAL.img, SPECIAL.dyn, SPECIAL.eos)
-            assert packed["labels"][i] == (ids[i + 1] if inside else -100)
+            if token not in (SPECIAL.img, SPECIAL.dyn, SPECIAL.eos):
+                predicted.append((ids[i + 1], i, beat))
             assert packed["segment_ids"][i] == (SPECIAL.img if token == SPECIAL.img else SPECIAL.txt)
-            assert packed["beat"][i] == beat
             beat += token == SPECIAL.dyn
+        assert predicted == list(zip(packed["words"], packed["word_at"], packed["word_beat"], strict=True))
         assert packed["image_at"] == [i - 1 for i in range(L) if ids[i] == SPECIAL.bos]
         assert packed["dyn_at"] == [i for i in range(L) if ids[i] == SPECIAL.dyn]
 
 
-def test_labels_decode_to_the_sentences(tokenizer, chance):
+def test_predicted_words_decode_to_the_sentences(tokenizer, chance):
     texts = [sentence(chance) for _ in range(5)]
     packed = pack(encode(tokenizer, texts), special_ids(tokenizer), 3)
     for t, text in enumerate(texts):
-        labels = packed["labels"][(packed["beat"] == t) & (packed["labels"] != -100)].tolist()
-        assert tokenizer.decode(labels) == text + "[eos]"
+        assert tokenizer.decode(packed["words"][packed["word_beat"] == t].tolist()) == text + "[eos]"
 
 
 def test_collate_pads_on_the_right(chance):
@@ -156,8 +155,7 @@ def test_collate_pads_on_the_right(chance):
     batch = collate(examples, SPECIAL.pad)
     L, T = (max(len(example[name]) for example in examples) for name in ("input_ids", "image_at"))
     assert batch["photos"].shape == (7, T, 5) and batch["index"].tolist() == [10 * i for i in range(7)]
-    padding = dict(input_ids=SPECIAL.pad, segment_ids=SPECIAL.pad, labels=-100, beat=0)
-    padding |= dict(image_at=0, dyn_at=0, photos=0, photo_mask=0)
+    padding = dict(input_ids=SPECIAL.pad, segment_ids=SPECIAL.pad, image_at=0, dyn_at=0, photos=0, photo_mask=0)
     for row, example in enumerate(examples):
         for name, value in padding.items():
             length = len(example[name])
@@ -165,6 +163,10 @@ def test_collate_pads_on_the_right(chance):
             assert torch.equal(batch[name][row, :length], example[name])
             assert (batch[name][row, length:] == value).all()
         assert batch["beat_mask"][row].tolist() == [t < len(example["image_at"]) for t in range(T)]
+        own = batch["word_beat"] // T == row
+        for name, stride in (("words", 0), ("word_at", L), ("word_beat", T)):
+            assert torch.equal(batch[name][own] - row * stride, example[name])
+    assert torch.equal(batch["beats"], batch["beat_mask"].flatten().nonzero()[:, 0])
     assert batch["photo_mask"].dtype == batch["beat_mask"].dtype == torch.bool
 
 
@@ -231,8 +233,7 @@ def test_stories_come_with_their_rows(tmp_path, tokenizer, chance, photos):
     for i, story in enumerate(json.loads(path.read_text())["stories"]):
         example, beats = data[i], story["beats"]
         assert data.lengths[i] == len(example["input_ids"]) and example["index"] == i
-        words = example["labels"][example["labels"] != -100].tolist()
-        assert tokenizer.decode(words) == "".join(beat["sentence"] + "[eos]" for beat in beats)
+        assert tokenizer.decode(example["words"].tolist()) == "".join(beat["sentence"] + "[eos]" for beat in beats)
         assert example["photo_mask"].tolist() == [beat["photo"] is not None for beat in beats]
         for t, beat in enumerate(beats):
             expected = torch.zeros_like(photos[0]) if beat["photo"] is None else photos[beat["photo"]]

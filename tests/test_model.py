@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from cli import UserError
-from model import Gaussian, ImageEncoder, PlanCVAE, load_checkpoint
+from model import Draws, Gaussian, ImageEncoder, PlanCVAE, WordLoss, load_checkpoint
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -41,6 +41,71 @@ def test_log_prob_and_samples_are_those_of_the_gaussian():
     samples = torch.stack([q.sample(generator=g) for _ in range(20_000)])
     torch.testing.assert_close(samples.mean(0), q.mean, atol=0.12, rtol=0)
     torch.testing.assert_close(samples.std(0), (0.5 * q.log_var).exp(), rtol=0.05, atol=0)
+
+
+def plain_word_loss(words, row, weight, *pairs):
+    """WordLoss by autograd over the whole table of logits."""
+    logits = sum(x @ matrix.T for x, matrix in zip(pairs[::2], pairs[1::2]))
+    row = torch.arange(len(words)) if row is None else row
+    return (weight * -logits.float().log_softmax(-1)[row, words]).sum()
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("rows, given", [(1, False), (4, False), (23, False), (9, True)])
+def test_word_loss_in_chunks_equals_the_plain_one(rows, given, planned, monkeypatch):
+    """Loss, shares and every gradient; chunks of 4 rows that do or do not divide the rows; rows that no word is of."""
+    monkeypatch.setattr(WordLoss, "CHUNK", 4)
+    g = torch.Generator().manual_seed(rows)
+    V, D, Z, N = 50, 8, 3, 30 if given else rows
+    words = torch.randint(V, (N,), generator=g)
+    row = torch.randint(rows - 1, (N,), generator=g).sort().values if given else None
+    weight = torch.rand(N, generator=g) * (torch.rand(N, generator=g) < 0.8) if given else torch.tensor(0.3)
+    shapes = [(rows, D), (V, D), (rows, Z), (V, Z)][: 4 if planned else 2]
+    mine, plain = ([torch.randn(s, generator=g.manual_seed(7)).requires_grad_() for s in shapes] for _ in range(2))
+    loss, shares = WordLoss.apply(words, row, weight, *mine)
+    expected = plain_word_loss(words, row, weight, *plain)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(shares.sum(), expected.detach())
+    (2 * loss).backward()
+    (2 * expected).backward()
+    for x, y in zip(mine, plain):
+        torch.testing.assert_close(x.grad, y.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(WordLoss.apply(words, row, weight, *mine)[0], expected)
+
+
+def test_the_objective_in_bf16_is_close_to_float32(make_model, make_stories, tokenizer):
+    model = make_model()
+    batch = batch_of(make_stories(model, [5, 3, 4]), [0, 1, 2], tokenizer)
+    draws = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
+    weights = {"bow_weight": 1.0, "photo_weight": 1.0, "foresight_weight": 1.0, "draws": draws}
+    gradients, losses = [], []
+    for half in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = model(**batch, **weights)
+        out.loss.backward()
+        losses.append(out.loss.item())
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+    assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+def test_what_is_drawn_for_a_story_depends_on_the_story_and_the_seed_alone():
+    beats = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
+    numbers = torch.tensor([5, 7, 900])
+    together = Draws.of(numbers, beats, 4, [0, 3])
+    for b in (2, 0, 1):
+        count = beats[b].sum()
+        alone = Draws.of(numbers[b : b + 1], beats[b : b + 1, :count], 4, [0, 3])
+        assert torch.equal(together.plans[b, :count], alone.plans[0])
+        assert torch.equal(together.beats[b, :count], alone.beats[0]) and together.stories[b] == alone.stories[0]
+    assert not torch.equal(together.plans, Draws.of(numbers, beats, 4, [0, 4]).plans)
+    many = Draws.of(torch.arange(2000), torch.ones(2000, 2, dtype=torch.bool), 4, [1])
+    assert abs(many.plans.mean()) < 0.03 and abs(many.plans.std() - 1) < 0.03
+    assert abs(many.beats.mean() - 0.5) < 0.03 and 0 <= many.stories.min() and many.stories.max() < 1
+    assert Draws.of(numbers, beats, 4, [0], (6,)).plans.shape == (6, 3, 3, 4)
 
 
 def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
@@ -99,10 +164,9 @@ def test_photo_dropout_tells_stories_without_their_photos(make_model, make_stori
     blind = batch | {"photo_mask": torch.zeros_like(batch["photo_mask"])}
     with torch.no_grad():
         torch.testing.assert_close(model(**batch, photo_dropout=1.0).nll, model(**blind).nll)
-        torch.manual_seed(0)
-        kept = torch.rand(64, 1) >= 0.4  # the same draw
-        torch.manual_seed(0)
-        half = model(**batch, photo_dropout=0.4, photo_weight=1.0)
+        draws = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
+        kept = draws.stories >= 0.4
+        half = model(**batch, photo_dropout=0.4, photo_weight=1.0, draws=draws)
         expected = model(**batch | {"photo_mask": batch["photo_mask"] & kept}, photo_weight=1.0)
     assert 10 < kept.sum() < 54 and batch["photo_mask"].all()
     torch.testing.assert_close(half.nll, expected.nll)
@@ -157,8 +221,9 @@ def test_no_leak(changed, make_model, make_stories, tokenizer):
     def read(batch):
         states = model.states(**batch)
         prior = model.plans(states)[0]
-        bias = model.plan_bias(prior.mean)[0][batch["beat"][0]]
-        return prior, model.word_logits(states.hidden[0], bias)
+        starts = torch.cat([torch.zeros(1, dtype=torch.long), batch["dyn_at"][0, :-1] + 1])
+        beat = torch.bucketize(torch.arange(states.hidden.shape[1]), starts, right=True) - 1
+        return prior, model.decoder.lm_head(states.hidden[0]) + model.plan_bias(prior.mean)[0][beat]
 
     with torch.no_grad():
         (prior, logits), (prior2, logits2) = read(batch), read(other)
@@ -231,8 +296,9 @@ def test_importance_weights(make_model, make_stories, tokenizer):
     """Their mean is the ELBO, and the bound tightens with more samples."""
     model = make_model()
     batch = batch_of(make_stories(model, [3, 4]), [0, 1], tokenizer)
-    g = torch.Generator().manual_seed(0)
-    weights = model.log_weights(**batch, samples=400, generator=g)  # 400, B
+    noise = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)).plans
+    with torch.no_grad():
+        weights = model(**batch, iwae_noise=noise).log_weights  # 400, B
     elbos = []
     with torch.no_grad():
         for _ in range(60):
@@ -291,8 +357,8 @@ def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, to
     ids = torch.randint(0, len(tokenizer) - 6, (2, 30))
     with torch.no_grad():
         wte = model.decoder.transformer.wte
-        hidden = model.decode(wte(ids), None, use_cache=False)[0]
-        ours = model.word_logits(hidden, model.plan_bias(torch.zeros(2, 30, model.config.plan_size)))
+        hidden = model.decode(wte(ids), use_cache=False)[0]
+        ours = model.decoder.lm_head(hidden) + model.plan_bias(torch.zeros(2, 30, model.config.plan_size))
     torch.testing.assert_close(ours[..., : len(tokenizer) - 6], gpt2(ids).logits, **CLOSE)
 
 
