@@ -18,16 +18,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 import cli
 import metrics
-from cli import UserError
-from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo
-from model import OUTPUT_DIR, best_device, load_checkpoint
-from report import report
+from cli import OUTPUT_DIR, UserError
 from stories import (
     SHAPES,
     is_tokenised,
@@ -39,6 +32,67 @@ from stories import (
     split_sentences,
     tokenise,
 )
+
+# ------------------------------------------------------------------------------------------- options
+
+
+def parser():
+    parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "stories", nargs="*", metavar="[NAME=]STORIES",
+        help=f"a system's stories: {SHAPES}; the human stories of the newest preprocessed test split if none is named",
+    )  # fmt: skip
+    parser.add_argument("--references", help="human stories, in any of these shapes: adds the caption metrics")
+    parser.add_argument(
+        "--checkpoint", default=OUTPUT_DIR,
+        help="checkpoint that scores, or train.py's output_dir (its best one); none leaves its scores out",
+    )  # fmt: skip
+    parser.add_argument("--data_path", help="preprocessed split with the photos, where the stories do not tell")
+    parser.add_argument("--no_photos", action="store_true", help="score the text alone")
+    parser.add_argument("--controls", action="store_true", help="how well scores tell wrongly told stories apart")
+    parser.add_argument(
+        "--variants", action="store_true", help="other ways to score the same agreement, for comparison"
+    )
+    parser.add_argument("--anchors", action="store_true", help="what human and constant stories reach by --references")
+    parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics")
+    parser.add_argument("--train_data_path", help="training split: adds the share of stories copied from it")
+    parser.add_argument(
+        "--reference_log", action="store_true", help="the public reference's arithmetic (chance is 1.617)"
+    )
+    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
+    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of controls and intervals")
+    parser.add_argument("--output", default="scores", help="writes OUTPUT.json, .md, .tex and .png")
+    return parser
+
+
+def parse(arguments=None):
+    """The options, checked against each other; files and options in any order."""
+    options = parser().parse_intermixed_args(arguments)
+    if options.no_photos and options.data_path:
+        raise UserError("--no_photos and --data_path: expected one of them")
+    inputs = [argument.split("=", 1)[-1] for argument in options.stories] + [options.references or ""]
+    for suffix in (".json", ".md", ".tex", ".png"):
+        if Path(options.output.removesuffix(".json") + suffix).resolve() in map(Path.resolve, map(Path, inputs)):
+            raise UserError(f"--output {options.output}: would replace what is to be scored; expected another name")
+    if not options.output.strip():
+        raise UserError("--output: empty; expected the name of the files to write")
+    if options.anchors and not options.references:
+        raise UserError("--anchors: computed from human stories; expected --references too")
+    if options.checkpoint == "none" and options.controls:
+        raise UserError("--controls: of the model's scores; expected a --checkpoint")
+    return options
+
+
+if __name__ == "__main__":
+    cli.answer_early(parse)
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo
+from model import best_device, load_checkpoint
+from report import report
 
 CONSTANT, OTHER, HUMAN = "constant story", "another album's story", "human story"  # the anchors
 CONTROLS = {
@@ -487,35 +541,6 @@ def fill_captions(systems, anchors, references, rounds, protocol, meteor):
 # ---------------------------------------------------------------------------------------------- main
 
 
-def parser():
-    parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "stories", nargs="*", metavar="[NAME=]STORIES",
-        help=f"a system's stories: {SHAPES}; the human stories of the newest preprocessed test split if none is named",
-    )  # fmt: skip
-    parser.add_argument("--references", help="human stories, in any of these shapes: adds the caption metrics")
-    parser.add_argument(
-        "--checkpoint", default=OUTPUT_DIR,
-        help="checkpoint that scores, or train.py's output_dir (its best one); none leaves its scores out",
-    )  # fmt: skip
-    parser.add_argument("--data_path", help="preprocessed split with the photos, where the stories do not tell")
-    parser.add_argument("--no_photos", action="store_true", help="score the text alone")
-    parser.add_argument("--controls", action="store_true", help="how well scores tell wrongly told stories apart")
-    parser.add_argument(
-        "--variants", action="store_true", help="other ways to score the same agreement, for comparison"
-    )
-    parser.add_argument("--anchors", action="store_true", help="what human and constant stories reach by --references")
-    parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics")
-    parser.add_argument("--train_data_path", help="training split: adds the share of stories copied from it")
-    parser.add_argument(
-        "--reference_log", action="store_true", help="the public reference's arithmetic (chance is 1.617)"
-    )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
-    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of controls and intervals")
-    parser.add_argument("--output", default="scores", help="writes OUTPUT.json, .md, .tex and .png")
-    return parser
-
-
 def name_systems(options):
     """The systems that were named, or the human stories of the newest test split."""
     arguments = options.stories
@@ -537,25 +562,8 @@ def name_systems(options):
     return systems
 
 
-def check(options):
-    """Refuse options that do not go together."""
-    if options.no_photos and options.data_path:
-        raise UserError("--no_photos and --data_path: expected one of them")
-    inputs = [argument.split("=", 1)[-1] for argument in options.stories] + [options.references or ""]
-    for suffix in (".json", ".md", ".tex", ".png"):
-        if Path(options.output.removesuffix(".json") + suffix).resolve() in map(Path.resolve, map(Path, inputs)):
-            raise UserError(f"--output {options.output}: would replace what is to be scored; expected another name")
-    if not options.output.strip():
-        raise UserError("--output: empty; expected the name of the files to write")
-    if options.anchors and not options.references:
-        raise UserError("--anchors: computed from human stories; expected --references too")
-    if options.checkpoint == "none" and options.controls:
-        raise UserError("--controls: of the model's scores; expected a --checkpoint")
-
-
 def main():
-    options = parser().parse_intermixed_args()  # files and options in any order
-    check(options)
+    options = parse()
     scored = options.checkpoint != "none"
     systems = name_systems(options)
     references = load_references(options.references, options.protocol) if options.references is not None else None

@@ -17,6 +17,9 @@ import types
 import typing
 from pathlib import Path
 
+OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
+PLANS = ("cvae", "deterministic", "none")
+
 
 class UserError(Exception):
     """A mistake that the user can mend: the file or flag, what was found, what was expected."""
@@ -85,15 +88,23 @@ def share(text):
     return value
 
 
+def first_process():
+    """Whether this process works alone, or is the first of those that a launcher started: it speaks for all."""
+    return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
+
+
 def warn(message):
     """A line on stderr: something was left aside or looks wrong, and the work goes on."""
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    if first_process():
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
 
 
-def run(main):
-    """Run a script's main(); a user's mistake becomes one line on stderr and exit status 2."""
+@contextlib.contextmanager
+def one_line_errors():
+    """Around a script's work: a user's mistake becomes one line on stderr and exit status 2."""
     try:
-        sys.exit(main())
+        yield
+        return
     except UserError as error:
         message = str(error)
     except OSError as error:
@@ -109,6 +120,22 @@ def run(main):
     one_line = " ".join(message.split())
     print(f"{Path(sys.argv[0]).name}: {one_line}", file=sys.stderr)
     sys.exit(2)
+
+
+def answer_early(parse):
+    """Parse the command line for the sake of --help and of mistakes alone.
+
+    A script calls this before it imports what takes seconds (torch and all that needs it); its main() then parses by
+    the same function.
+    """
+    with one_line_errors():
+        parse()
+
+
+def run(main):
+    """Run a script's main(), and exit with the status that it returns."""
+    with one_line_errors():
+        sys.exit(main())
 
 
 def read_json(path, expected, unique=False):

@@ -22,6 +22,86 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from cli import Parser, UserError, answer_early, loading, positive_int, read_json, run, whole, write_json
+from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit
+
+DATASET = Path("dataset")
+PREPROCESSED = DATASET / "preprocessed"
+
+# ---------------------------------------------------------------------------------------------- options
+
+REAL = {
+    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4, "encoder_grid": 1,
+    "image_size": 224, "store": "features", "tokenizer": "gpt2",
+}  # fmt: skip
+# Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where things are.
+DRAWN = {
+    "image_encoder": "resnet18", "encoder_weights": "none", "encoder_stages": 2, "encoder_grid": 4,
+    "image_size": 64, "store": "pixels", "tokenizer": "bpe",
+}  # fmt: skip
+BY_SOURCE = {
+    "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
+    "encoder_weights": ({"metavar": "WEIGHTS"}, "imagenet, none (random), or the path of a state dict"),
+    "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
+    "encoder_grid": ({"type": positive_int, "metavar": "CELLS"}, "cells a side that features are pooled to"),
+    "image_size": ({"type": positive_int, "metavar": "PIXELS"}, "side of the square that a photo is reduced to"),
+    "store": ({"choices": ("features", "pixels")}, "frozen features, or pixels to train the encoder too"),
+    "tokenizer": ({"metavar": "NAME"}, "a name, a folder, or bpe to train one on the training stories"),
+}
+
+
+class Source(NamedTuple):
+    name: str  # also its folder under dataset/
+    holds: str
+    read: Callable  # (folder, text) -> {split: (stories, remarks)}, {name: machine stories}
+    files: str  # its annotations, from its folder
+    images: str  # the folder of its photos, from its folder
+    defaults: dict
+
+
+SIS, EDITS = "sis/*.story-in-sequence.json", "*/*/*.json"
+SOURCES = {
+    "vist": Source("VIST", "sis/ and images/", read_vist, SIS, "images", REAL),
+    "vist_edit": Source("VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL),
+    "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
+}
+NOTHING_FOUND = f"""\
+{DATASET}/ holds no stories yet. Put there
+  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json and images/{{train,val,test}}/<photo id>.jpg
+  {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
+or name them (--vist DIR, --vist_edit DIR), or draw the sample:
+  python picturebook.py"""
+
+
+def parser():
+    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on the source.
+    parser = Parser(
+        prog="dataset.py",
+        description="Preprocess stories and their photos into <split>.json and <split>.safetensors.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    for key, source in SOURCES.items():
+        add(f"--{key}", metavar="DIR", type=Path, help=f"{source.name}: a folder with {source.holds}")
+    add("--images", metavar="DIR", type=Path, help="where the photos are (default: its images/; VIST-Edit: VIST's)")
+    add("--output", metavar="DIR", type=Path, help=f"where the splits go (default: {PREPROCESSED}/<source>)")
+    for name, (options, meaning) in BY_SOURCE.items():
+        values = {key: source.defaults[name] for key, source in SOURCES.items()}
+        default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
+        add(f"--{name}", **options, help=f"{meaning} ({default})")
+    add("--vocab_size", type=positive_int, default=8000, help="entries of a tokenizer that is trained here")
+    add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
+    add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
+    add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
+    add("--batch_size", type=positive_int, default=64, help="photos encoded at once")
+    add("--workers", type=positive_int, default=min(8, os.cpu_count() or 1), help="processes that decode photos")
+    add("--overwrite", action="store_true", default=False, help="replace an output of other settings or input")
+    return parser
+
+
+if __name__ == "__main__":
+    answer_early(parser().parse_args)
+
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -32,12 +112,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from cli import Parser, UserError, loading, positive_int, read_json, run, whole, write_json
 from model import ImageEncoder, PlanCVAEConfig, best_device
-from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit
 
-DATASET = Path("dataset")
-PREPROCESSED = DATASET / "preprocessed"
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
@@ -501,74 +577,6 @@ def safetensors_header(dtype, shape, size):
 
 
 # ---------------------------------------------------------------------------------------------- preprocessing
-
-REAL = {
-    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4, "encoder_grid": 1,
-    "image_size": 224, "store": "features", "tokenizer": "gpt2",
-}  # fmt: skip
-# Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where things are.
-DRAWN = {
-    "image_encoder": "resnet18", "encoder_weights": "none", "encoder_stages": 2, "encoder_grid": 4,
-    "image_size": 64, "store": "pixels", "tokenizer": "bpe",
-}  # fmt: skip
-BY_SOURCE = {
-    "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
-    "encoder_weights": ({"metavar": "WEIGHTS"}, "imagenet, none (random), or the path of a state dict"),
-    "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
-    "encoder_grid": ({"type": positive_int, "metavar": "CELLS"}, "cells a side that features are pooled to"),
-    "image_size": ({"type": positive_int, "metavar": "PIXELS"}, "side of the square that a photo is reduced to"),
-    "store": ({"choices": ("features", "pixels")}, "frozen features, or pixels to train the encoder too"),
-    "tokenizer": ({"metavar": "NAME"}, "a name, a folder, or bpe to train one on the training stories"),
-}
-
-
-class Source(NamedTuple):
-    name: str  # also its folder under dataset/
-    holds: str
-    read: Callable  # (folder, text) -> {split: (stories, remarks)}, {name: machine stories}
-    files: str  # its annotations, from its folder
-    images: str  # the folder of its photos, from its folder
-    defaults: dict
-
-
-SIS, EDITS = "sis/*.story-in-sequence.json", "*/*/*.json"
-SOURCES = {
-    "vist": Source("VIST", "sis/ and images/", read_vist, SIS, "images", REAL),
-    "vist_edit": Source("VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL),
-    "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
-}
-NOTHING_FOUND = f"""\
-{DATASET}/ holds no stories yet. Put there
-  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json and images/{{train,val,test}}/<photo id>.jpg
-  {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
-or name them (--vist DIR, --vist_edit DIR), or draw the sample:
-  python picturebook.py"""
-
-
-def parser():
-    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on the source.
-    parser = Parser(
-        prog="dataset.py",
-        description="Preprocess stories and their photos into <split>.json and <split>.safetensors.",
-        argument_default=argparse.SUPPRESS,
-    )
-    add = parser.add_argument
-    for key, source in SOURCES.items():
-        add(f"--{key}", metavar="DIR", type=Path, help=f"{source.name}: a folder with {source.holds}")
-    add("--images", metavar="DIR", type=Path, help="where the photos are (default: its images/; VIST-Edit: VIST's)")
-    add("--output", metavar="DIR", type=Path, help=f"where the splits go (default: {PREPROCESSED}/<source>)")
-    for name, (options, meaning) in BY_SOURCE.items():
-        values = {key: source.defaults[name] for key, source in SOURCES.items()}
-        default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
-        add(f"--{name}", **options, help=f"{meaning} ({default})")
-    add("--vocab_size", type=positive_int, default=8000, help="entries of a tokenizer that is trained here")
-    add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
-    add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
-    add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
-    add("--batch_size", type=positive_int, default=64, help="photos encoded at once")
-    add("--workers", type=positive_int, default=min(8, os.cpu_count() or 1), help="processes that decode photos")
-    add("--overwrite", action="store_true", default=False, help="replace an output of other settings or input")
-    return parser
 
 
 def choose_source(args):

@@ -4,22 +4,67 @@ python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
 """
 
-import copy
+import os
 import re
+from itertools import groupby
 from pathlib import Path
+
+import cli
+from cli import OUTPUT_DIR, UserError
+
+# ------------------------------------------------------------------------------------------- options
+
+
+def parser():
+    parser = cli.Parser(prog="generate.py", description=__doc__.splitlines()[0])
+    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
+    parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
+    parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
+    parser.add_argument("--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time")
+    parser.add_argument(
+        "--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen"
+    )
+    parser.add_argument("--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam")
+    parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
+    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="of --decoding nucleus")
+    parser.add_argument(
+        "--plan", choices=("mean", "sample"), default="mean", help="the prior's mean, or a sample of it"
+    )
+    parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
+    parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
+    parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
+    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
+    parser.add_argument("--output", default="stories.json", help="where the stories go")
+    parser.add_argument("--vist_output", help="write them in the VIST Challenge's submission format too")
+    return parser
+
+
+def parse(arguments=None):
+    """The options, checked against each other."""
+    options = parser().parse_args(arguments)
+    if bool(options.folders) == bool(options.data_path):
+        raise UserError("expected folders of photos, or --data_path with a preprocessed split")
+    if options.num_stories > 1 and options.plan == "mean" and options.decoding != "nucleus":
+        raise UserError(
+            f"--num_stories {options.num_stories}: all would be alike; add --plan sample or --decoding nucleus"
+        )
+    return options
+
+
+if __name__ == "__main__":
+    cli.answer_early(parse)
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig
-from transformers.trainer_utils import set_seed
 
-import cli
-from cli import UserError
 from dataset import (
     PHOTO_SUFFIXES,
     BrokenPhoto,
     Photos,
+    cut,
     load_photo,
     pack,
     photo_files,
@@ -29,82 +74,95 @@ from dataset import (
     take_photos,
     time_taken,
 )
-from model import OUTPUT_DIR, best_device, load_checkpoint
+from model import best_device, load_checkpoint
 
 # ------------------------------------------------------------------------------------------ one batch
 
 
 @torch.inference_mode()
-def tell(model, special, photos, photo_mask, settings, noise=None):
+def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
     """Write one sentence a photo, beat by beat on a key/value cache.
 
     photos (B, T, ...) and photo_mask (B, T) as `dataset.collate` makes them; settings a GenerationConfig; noise
-    (B, T, Z) makes the plans samples of the prior, None its mean.
+    (B, T, Z) makes the plans samples of the prior, None its mean; told, B lists of the sentences (lists of token ids)
+    that the stories begin with, equally many each, at most T: only the beats after them are written.
     Returns the words, B lists of T lists of token ids, and how many sentences were cut at settings.max_new_tokens.
+    Raises ValueError where the stories told so far are not equally long.
 
-    Each beat is two calls of the decoder: one reads the sentence before and the photo (all positions at once), which
-    gives the plan; then transformers' generate() writes the sentence under it, on a copy of the cache. Beams and
-    samples thus never touch the story's own cache.
+    Each beat is two calls of the decoder: one reads what was said since the last photo and the photos up to the next
+    (all positions at once), which gives the plan; then transformers' generate() writes the sentence under it. Its words
+    leave the cache and are read again with the next photo, so that beams and padded rows need no care there.
     """
     B, T = photo_mask.shape
     device = photos.device
     decoder = model.decoder
     slots = model.project_photos(photos, photo_mask)  # B, T, K, D
     K = slots.shape[2]
-    wte = decoder.transformer.wte
     cache = DynamicCache(config=decoder.config)
     history = torch.empty(B, 0, dtype=torch.long, device=device)  # token ids, [img] for image slots
     mask = torch.empty(B, 0, dtype=torch.long, device=device)  # 0 where a row is padded
-    image_states, dyn_states = [], [torch.zeros(B, model.width, device=device, dtype=slots.dtype)]
-    sentences = [[] for _ in range(B)]
+    image_states = dyn_states = torch.empty(B, 0, model.width, device=device, dtype=slots.dtype)  # B, beats read, D
+    unwritten = torch.zeros(B, 1, model.width, device=device, dtype=slots.dtype)  # in place of the coming h_t^d
+    sentences = [list(story) for story in told] if told else [[] for _ in range(B)]
+    if len(set(map(len, sentences))) > 1:
+        raise ValueError(f"stories of {sorted(set(map(len, sentences)))} sentences; expected equally many of each")
     forbidden = torch.zeros(decoder.config.vocab_size, device=device)
     forbidden[[i for i in special if i != special.eos]] = -torch.inf
-    cut = 0
-    for t in range(T):
-        # Read [bos] the sentence before [eos] [dyn] and this photo's slots.
-        before = [pack([words[-1]], special, image_slots=0) for words in sentences] if t else []
-        text = pad_sequence([p["input_ids"] for p in before], True, special.pad).to(device) if t else history
-        pictures = text.new_full((B, K), special.img)
-        chunk = torch.cat([text, pictures], dim=1)
-        embeddings = torch.cat([wte(text), slots[:, t].to(wte.weight.dtype)], dim=1)
-        segments = torch.cat([torch.full_like(text, special.txt), pictures], dim=1)
+    rows, beams, cut_short = torch.arange(B, device=device)[:, None], settings.num_beams or 1, 0
+    for t in range(len(sentences[0]), T):
+        # Read the sentences that the cache lacks, each after its photo, then this beat's photo. The photo of the first
+        # of them is in the cache already, unless nothing is.
+        seen, heard = image_states.shape[1], dyn_states.shape[1]  # beats whose photo, whose sentence was read
+        known = K * (seen - heard)
+        unread = [pack(story[heard:], special, K) for story in sentences]
+        said = pad_sequence([p["input_ids"][known:] for p in unread], True, special.pad).to(device)
+        chunk = torch.cat([said, said.new_full((B, K), special.img)], dim=1)
+        dyn_at = torch.stack([p["dyn_at"] for p in unread]).to(device) - known
+        image_at = torch.stack([p["image_at"][seen - heard :] for p in unread]).to(device) - known
+        image_at = torch.cat([image_at, image_at.new_full((B, 1), chunk.shape[1] - 1)], dim=1)
         mask = torch.cat([mask, (chunk != special.pad).long()], dim=1)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -chunk.shape[1] :]
+        segments = torch.where(chunk == special.img, special.img, special.txt)
+        beats = torch.arange(image_at.numel(), device=device)
         states = model.decode(
-            embeddings, segments, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            model.embed(chunk, segments, slots[:, seen : t + 1], image_at, beats),
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1)[:, -chunk.shape[1] :],
+            past_key_values=cache,
+            use_cache=True,
         ).last_hidden_state
         history = torch.cat([history, chunk], dim=1)
-        image_states.append(states[:, -1])
-        if t:
-            at_dyn = torch.cat([p["dyn_at"] for p in before]).to(device)
-            dyn_states.insert(-1, states[torch.arange(B, device=device), at_dyn])  # the zeros stay for the coming one
+        image_states = torch.cat([image_states, states[rows, image_at]], dim=1)
+        dyn_states = torch.cat([dyn_states, states[rows, dyn_at]], dim=1)
 
         # Foresee the change, draw the plan.
         bias = forbidden.expand(B, -1)
         if model.config.plan != "none":
-            dyn = torch.stack(dyn_states, 1)
-            _, expected_change = model.changes(dyn, model.follow(torch.stack(image_states, 1), dyn))
+            dyn = torch.cat([dyn_states, unwritten], dim=1)
+            _, expected_change = model.changes(dyn, model.follow(image_states, dyn))
             prior = model.prior(expected_change[:, t])
             z = prior.mean if noise is None else prior.sample(noise[:, t])
             bias = bias + model.plan_bias(z)
 
-        # Write the sentence.
-        room = copy.deepcopy(cache)
-        room.batch_repeat_interleave(settings.num_beams or 1)
+        # Write the sentence, then take its words out of the cache again. The beams of a story differ in them alone.
+        if beams > 1:
+            cache.batch_repeat_interleave(beams)
         ids = torch.cat([history, history.new_full((B, 1), special.bos)], dim=1)
         with model.planned(bias):
             written = decoder.generate(
                 ids,
                 attention_mask=torch.cat([mask, mask.new_ones(B, 1)], dim=1),
                 token_type_ids=torch.full_like(ids, special.txt),  # only the new positions' are read
-                past_key_values=room,
+                past_key_values=cache,
                 generation_config=settings,
             )[:, ids.shape[1] :]
+        cache.crop(history.shape[1] - cache.get_seq_length())  # a negative number: how many positions go
+        if beams > 1:
+            cache.batch_select_indices(beams * rows[:, 0])
         for story, words in zip(sentences, written.tolist(), strict=True):
             end = words.index(special.eos) if special.eos in words else len(words)
-            cut += end == len(words)
+            cut_short += end == len(words)
             story.append([word for word in words[:end] if word != special.pad])
-    return sentences, cut
+    return sentences, cut_short
 
 
 def plan_noise(indices, beats, plan_size, seed, temperature):
@@ -174,8 +232,20 @@ def read_albums(path, encoder):
 # ---------------------------------------------------------------------------------------------- main
 
 
+def several_processes():
+    """accelerate's state of the processes that a launcher started (accelerate launch, torchrun); None of one alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import PartialState  # a plain run does without its import
+
+    return PartialState()
+
+
 def write_stories(model, tokenizer, albums, options):
-    """`options.num_stories` stories for each album, as dicts; how many sentences were cut short is said."""
+    """`options.num_stories` stories for each album, as dicts; how many sentences were cut short is said.
+
+    Of several processes each writes its share of the batches, and all of them have all stories in the end.
+    """
     special = special_ids(tokenizer)
     sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
     settings = GenerationConfig(
@@ -193,34 +263,35 @@ def write_stories(model, tokenizer, albums, options):
                 f"{where}: {len(album['rows'])} photos; this model has room for {model.max_length // beat_length} "
                 f"sentences of --max_words {options.max_words}: take fewer photos or a smaller --max_words"
             )
-    jobs = sorted(
-        ((i, telling) for i in range(len(albums)) for telling in range(options.num_stories)),
-        key=lambda job: len(albums[job[0]]["rows"]),  # a batch holds stories of one length
-    )
-    stories, cut, device = {}, 0, model.device
-    bar = tqdm(total=len(jobs), unit="story", desc="writing", disable=len(jobs) < 2)
-    while jobs:
-        beats = len(albums[jobs[0][0]]["rows"])
-        size = sum(len(albums[i]["rows"]) == beats for i, _ in jobs[: options.batch_size])
-        batch, jobs = jobs[:size], jobs[size:]
+    beats = lambda job: len(albums[job[0]]["rows"])
+    jobs = sorted(((i, telling) for i in range(len(albums)) for telling in range(options.num_stories)), key=beats)
+    # A batch holds stories of one length. Its words depend on nothing but itself, so that any process may write it.
+    batches = [batch for _, alike in groupby(jobs, beats) for batch in cut(list(alike), options.batch_size)]
+    state, device, written = several_processes(), model.device, []
+    if state:
+        batches = batches[state.process_index :: state.num_processes]
+    quiet = len(jobs) < 2 or not cli.first_process()
+    bar = tqdm(total=sum(map(len, batches)), unit="story", desc="writing", disable=quiet)
+    for batch in batches:
         photos, mask = zip(*(take_photos(albums[i]["rows"], albums[i]["photos"]) for i, _ in batch))
-        noise = None
+        numbers, noise = [i * options.num_stories + telling for i, telling in batch], None
         if options.plan == "sample":
-            numbers = [i * options.num_stories + telling for i, telling in batch]
-            noise = plan_noise(numbers, beats, model.config.plan_size, options.seed, options.plan_temperature).to(
-                device
-            )
-        set_seed((options.seed * 1_000_003 + len(stories)) % 2**32)  # for nucleus sampling of words
-        words, cut_now = tell(
+            plan = (model.config.plan_size, options.seed, options.plan_temperature)
+            noise = plan_noise(numbers, beats(batch[0]), *plan).to(device)
+        torch.manual_seed((options.seed * 1_000_003 + numbers[0]) % 2**32)  # for nucleus sampling of words
+        words, cut_short = tell(
             model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise
         )
-        cut += cut_now
-        for job, sentences in zip(batch, words, strict=True):
-            stories[job] = tokenizer.batch_decode(sentences)
-        bar.update(size)
+        written.append((batch, [tokenizer.batch_decode(sentences) for sentences in words], cut_short))
+        bar.update(len(batch))
     bar.close()
-    if cut:
-        cli.warn(f"{cut} sentences were cut at --max_words {options.max_words}")
+    if state:
+        from accelerate.utils import gather_object
+
+        written = gather_object(written)
+    if cut_short := sum(of_batch for _, _, of_batch in written):
+        cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
+    stories = {job: sentences for batch, texts, _ in written for job, sentences in zip(batch, texts, strict=True)}
     return [
         {name: albums[i][name] for name in ("story_id", "album_id", "photo_ids", "folder") if name in albums[i]}
         | ({"telling": telling + 1} if options.num_stories > 1 else {})
@@ -260,47 +331,11 @@ def vist_submission(stories):
     }
 
 
-def parser():
-    parser = cli.Parser(prog="generate.py", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
-    parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
-    parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
-    parser.add_argument("--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time")
-    parser.add_argument(
-        "--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen"
-    )
-    parser.add_argument("--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam")
-    parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
-    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="of --decoding nucleus")
-    parser.add_argument(
-        "--plan", choices=("mean", "sample"), default="mean", help="the prior's mean, or a sample of it"
-    )
-    parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
-    parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
-    parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
-    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
-    parser.add_argument("--output", default="stories.json", help="where the stories go")
-    parser.add_argument("--vist_output", help="write them in the VIST Challenge's submission format too")
-    return parser
-
-
-def parse(arguments=None):
-    """The options, checked against each other."""
-    options = parser().parse_args(arguments)
-    if bool(options.folders) == bool(options.data_path):
-        raise UserError("expected folders of photos, or --data_path with a preprocessed split")
-    if options.num_stories > 1 and options.plan == "mean" and options.decoding != "nucleus":
-        raise UserError(
-            f"--num_stories {options.num_stories}: all would be alike; add --plan sample or --decoding nucleus"
-        )
-    return options
-
-
 def main():
     options = parse()
     model, tokenizer = load_checkpoint(options.checkpoint)
-    model.to(best_device())
+    state = several_processes()
+    model.to(state.device if state else best_device())
     if options.plan == "sample" and model.config.plan == "none":
         raise UserError(f"--plan sample: the model in {options.checkpoint} was trained without a plan")
     albums = (
@@ -309,6 +344,10 @@ def main():
         else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
     )
     stories = write_stories(model, tokenizer, albums, options)
+    if state:
+        state.destroy_process_group()
+    if not cli.first_process():
+        return
     for story in stories[: len(stories) if options.folders else 1]:
         show(story)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}

@@ -28,13 +28,11 @@ from transformers import (
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
-from cli import UserError, loading
+from cli import PLANS, UserError, loading
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-PLANS = ("cvae", "deterministic", "none")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
-BEST, LATEST = "best", "latest"  # the checkpoints in it
+BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 
 transformers_logging.disable_progress_bar()  # a bar for half a second of weights would hide our own
 

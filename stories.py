@@ -7,12 +7,10 @@ Imports nothing heavy.
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
-
-from nltk.tokenize import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
 from cli import UserError, read_json
 
@@ -28,9 +26,7 @@ FUNCTION_WORDS = frozenset(
     "a an and are as at be but by for from had has have he her his i in is it its my n of on or our s she so that the "
     "their them then there they this to us was we were with you".split()
 )
-ABBREVIATIONS = PunktParameters()
-ABBREVIATIONS.abbrev_types = set("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
-PUNKT = PunktSentenceTokenizer(ABBREVIATIONS)  # untrained: nothing to download
+ABBREVIATIONS = frozenset("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
 
 
 # ----------------------------------------------------------------------------------------------- text
@@ -45,7 +41,17 @@ def split_sentences(text):
     """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt (no download)."""
     if re.search(r"\s[.!?](\s|$)", text):
         return [part.strip() for part in re.split(r"(?<=\s[.!?])\s+", text) if part.strip()]
-    return PUNKT.tokenize(text.strip())
+    return sentence_tokenizer().tokenize(text.strip())
+
+
+@cache
+def sentence_tokenizer():
+    """Punkt, untrained: nothing to download."""
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # takes a third of a second
+
+    parameters = PunktParameters()
+    parameters.abbrev_types = set(ABBREVIATIONS)
+    return PunktSentenceTokenizer(parameters)
 
 
 ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")  # "night." and "didn't"
@@ -70,10 +76,13 @@ def tokenise(text):
     """
     if is_tokenised(text):
         return text
+    from nltk.tokenize import NLTKWordTokenizer
+
     text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', STAND_IN: " "})
     names = iter(PLACEHOLDER.findall(text))
     text = PLACEHOLDER.sub(f" {chr(STAND_IN)} ", text)  # brackets would be tokens of their own
-    words = [word for sentence in PUNKT.tokenize(text) for word in NLTKWordTokenizer().tokenize(sentence)]
+    sentences = sentence_tokenizer().tokenize(text)
+    words = [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
     return re.sub(chr(STAND_IN), lambda _: next(names), " ".join(words)).lower()
 
 

@@ -18,27 +18,8 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import matplotlib
-import torch
-import transformers
-from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
-from safetensors.torch import load_file, save_file
-from torch.utils.data import DataLoader
-from tqdm import tqdm
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
-
 import cli
-from cli import UserError, option
-from dataset import BucketBatches, StoryDataset, collate, latest_split
-from model import BEST, LATEST, OUTPUT_DIR, PLANS, Draws, ImageEncoder, PlanCVAE, load_checkpoint
-
-matplotlib.use("Agg")  # draws to files, needs no screen
-from matplotlib import pyplot as plt  # noqa: E402
-
-TERMS = ("nll", "kl", "bow", "photo", "foresight", "dynamics")
-# A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
-ADAM_BETAS = (0.9, 0.95)
+from cli import OUTPUT_DIR, PLANS, UserError, option
 
 
 @dataclass
@@ -104,6 +85,56 @@ class TrainOptions:
 
 # A resumed training may change these; anything else would make it another training.
 FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "workers", "log_every", "patience", "iwae_samples"}
+
+
+def parser():
+    return cli.Parser(prog="train.py", description=__doc__.splitlines()[0]).add_dataclass(TrainOptions)
+
+
+def parse(arguments=None):
+    """The options; values that cannot work are refused by the option's name."""
+    options = TrainOptions(**vars(parser().parse_args(arguments)))
+    at_least = {
+        "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
+        "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
+        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
+        "foresight_weight": 0,
+        "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
+        "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0, "seed": 0,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
+            raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
+    for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout", "photo_dropout"):
+        if getattr(options, name) > 1:
+            raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
+    if not 0 < options.epochs < math.inf:
+        raise UserError(f"--epochs {options.epochs}: expected more than 0")
+    return options
+
+
+if __name__ == "__main__":
+    cli.answer_early(parse)
+
+import matplotlib
+import torch
+import transformers
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from dataset import BucketBatches, StoryDataset, collate, latest_split
+from model import BEST, LATEST, Draws, ImageEncoder, PlanCVAE, load_checkpoint
+
+matplotlib.use("Agg")  # draws to files, needs no screen
+from matplotlib import pyplot as plt
+
+TERMS = ("nll", "kl", "bow", "photo", "foresight", "dynamics")
+# A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
+ADAM_BETAS = (0.9, 0.95)
 
 
 # ------------------------------------------------------------------------------------------- schedules
@@ -368,28 +399,6 @@ def resolve(options):
     return train_path, val_path
 
 
-def check(options):
-    """Refuse values that cannot work, by the option's name."""
-    at_least = {
-        "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
-        "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
-        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
-        "foresight_weight": 0,
-        "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
-        "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0, "seed": 0,
-    }  # fmt: skip
-    for name, least in at_least.items():
-        if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
-            raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
-    for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout", "photo_dropout"):
-        if getattr(options, name) > 1:
-            raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
-    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
-        raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
-    if not 0 < options.epochs < math.inf:
-        raise UserError(f"--epochs {options.epochs}: expected more than 0")
-
-
 def restore(options):
     """The progress of the latest checkpoint, None to start afresh. Raises UserError where options do not fit it."""
     directory = Path(options.output_dir)
@@ -423,6 +432,8 @@ class Training:
         self.options, self.directory = options, Path(options.output_dir)
         self.progress = progress or {"step": 0, "best": math.inf, "worse": 0, "stopped_early": False}
         self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
+        if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+            raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         auto = "bf16" if bf16 else "no"
         self.accelerator = Accelerator(
@@ -612,13 +623,8 @@ def load_data_tokenizer(path):
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
-def parser():
-    return cli.Parser(prog="train.py", description=__doc__.splitlines()[0]).add_dataclass(TrainOptions)
-
-
 def main():
-    options = TrainOptions(**vars(parser().parse_args()))
-    check(options)
+    options = parse()
     train_path, val_path = resolve(options)
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)
     progress = restore(options)

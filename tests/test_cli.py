@@ -1,6 +1,10 @@
 """What stands on disk is complete: the old until the new one is, and nothing else is touched."""
 
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 
 import cli
 
@@ -35,3 +39,17 @@ def test_what_is_not_json_is_one_clear_error(content, tmp_path):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(cli.UserError, match="x.json: .*expected a thing"):
         cli.read_json(tmp_path / "x.json", "a thing")
+
+
+@pytest.mark.parametrize("arguments, status", [(["--help"], 0), (["--no_such_flag"], 2)])
+@pytest.mark.parametrize("script", ["generate.py", "CDE_score.py", "train.py", "dataset.py"])
+def test_help_and_a_wrong_flag_are_answered_before_torch_is_imported(script, arguments, status):
+    code = (
+        "import atexit, runpy, sys\n"
+        f"sys.argv = {[script, *arguments]}\n"
+        "atexit.register(lambda: print('heavy:', sorted({'torch', 'transformers', 'nltk'} & set(sys.modules))))\n"
+        f"runpy.run_path({script!r}, run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status and done.stdout.endswith("heavy: []\n"), done.stderr
+    assert done.stderr.count("\n") == (status == 2)

@@ -1,11 +1,16 @@
 """Generation against the plain way: no cache, one story, one word at a time."""
 
 import json
+import os
+import random
+import subprocess
+import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, random_sentences
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from dataset import pack, special_ids, take_photos
@@ -25,20 +30,20 @@ def photos_of(data, numbers):
     return torch.stack(photos), torch.stack(masks)
 
 
-def write_plainly(model, special, photos, mask, words, noise=None):
-    """Greedy words: every word from a fresh pass over the packed story so far. Returns sentences and the plans."""
-    sentences, plans = [], []
-    for t in range(mask.shape[1]):
+def write_plainly(model, special, photos, mask, words, noise=None, told=()):
+    """Greedy words: every word from a fresh pass over the packed story so far, which begins with the sentences told."""
+    sentences = list(told)
+    for t in range(len(told), mask.shape[1]):
         sentence = []
         while len(sentence) < words:
             packed = pack([*sentences, []], special, model.config.image_slots)
-            packed = {name: v[:-2] if len(v) > t + 1 else v for name, v in packed.items()}  # up to its [bos]
-            packed["dyn_at"] = packed["dyn_at"][:-1]
+            for name, unsaid in (("input_ids", 2), ("segment_ids", 2), ("dyn_at", 1)):  # up to its [bos]
+                packed[name] = packed[name][:-unsaid]
             ids = torch.cat([packed["input_ids"], torch.tensor(sentence, dtype=torch.long)])[None]
             segments = torch.cat([packed["segment_ids"], torch.full((len(sentence),), special.txt)])[None]
-            image_at, beats = packed["image_at"][None], torch.ones(1, t + 1, dtype=torch.bool)
             slots = model.project_photos(photos[:, : t + 1], mask[:, : t + 1])
-            hidden = model.decode(model.embed(ids, slots, image_at, beats), segments, use_cache=False)[0]
+            embeddings = model.embed(ids, segments, slots, packed["image_at"][None], torch.arange(t + 1))
+            hidden = model.decode(embeddings, use_cache=False)[0]
             dyn = torch.cat(
                 [hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1
             )  # the coming one is unread
@@ -54,7 +59,6 @@ def write_plainly(model, special, photos, mask, words, noise=None):
                 break
             sentence.append(word)
         sentences.append(sentence)
-        plans.append(z)
     return sentences
 
 
@@ -85,6 +89,37 @@ def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
     assert len({len(words) for story in together for words in story}) > 1  # ragged, so that padding was tried
 
 
+@pytest.mark.parametrize("begun, beams", [(1, 1), (3, 1), (4, 1), (2, 3)])
+def test_a_story_that_was_begun_goes_on_as_if_written_here(begun, beams, album, tokenizer):
+    model, data = album
+    special = special_ids(tokenizer)
+    photos, mask = photos_of(data, range(4))
+    chosen = settings(tokenizer, num_beams=beams)
+    noise = plan_noise(range(4), 4, model.config.plan_size, seed=1, temperature=1.0)
+    whole, _ = tell(model, special, photos, mask, chosen, noise)
+    told = [story[:begun] for story in whole]
+    assert len({sum(map(len, story)) for story in told}) > 1  # ragged, so that padding was tried
+    assert tell(model, special, photos, mask, chosen, noise, told)[0] == whole
+    assert told == [story[:begun] for story in whole]  # the caller's own lists are left alone
+
+
+def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
+    """Sentences that the model would not have written itself, of very different lengths, against the plain way."""
+    model, data = album
+    special = special_ids(tokenizer)
+    photos, mask = photos_of(data, range(4))
+    told = [data.sentences[i][:3] for i in range(4)]
+    told[1] = [[], told[1][0] * 3, told[1][1]]
+    together, _ = tell(model, special, photos, mask, settings(tokenizer), told=told)
+    with torch.no_grad():
+        for i in range(4):
+            assert together[i][:3] == told[i]
+            plainly = write_plainly(model, special, photos[i : i + 1], mask[i : i + 1], 8, told=told[i])
+            assert together[i] == plainly
+    with pytest.raises(ValueError, match="equally many"):
+        tell(model, special, photos, mask, settings(tokenizer), told=[told[0], told[1][:2], told[2], told[3]])
+
+
 def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer):
     model, data = album
     special = special_ids(tokenizer)
@@ -97,19 +132,14 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
     def log_p(words, i):  # of the first sentence, under the prior's mean, without the forbidden tokens
         packed = pack([words], special, model.config.image_slots)
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
-        one = torch.ones(1, 1, dtype=torch.bool)
-        hidden = model.decode(
-            model.embed(packed["input_ids"][None], slots, packed["image_at"][None], one),
-            packed["segment_ids"][None],
-            use_cache=False,
-        )[0]
+        ids, segments, image_at = (packed[name][None] for name in ("input_ids", "segment_ids", "image_at"))
+        hidden = model.decode(model.embed(ids, segments, slots, image_at, torch.arange(1)), use_cache=False)[0]
         dyn = torch.zeros(1, 1, model.width)
         _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
-        at = packed["labels"] != -100
-        logits = model.decoder.lm_head(hidden[0, at]) + model.plan_head(model.prior(expected[:, 0]).mean)
+        logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(model.prior(expected[:, 0]).mean)
         logits[:, [j for j in special if j != special.eos]] = -torch.inf
         logits[0, special.eos] = -torch.inf
-        log_probs = logits.log_softmax(-1).gather(1, packed["labels"][at][:, None])[:, 0]
+        log_probs = logits.log_softmax(-1).gather(1, packed["words"][:, None])[:, 0]
         return log_probs[: len(words) + (len(words) < 8)].sum()  # a sentence cut at 8 words has no [eos]
 
     gains = [log_p(beams[i][0], i) - log_p(greedy[i][0], i) for i in range(4)]
@@ -127,12 +157,11 @@ def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
     with torch.no_grad():
         whole = model.states(**batch).hidden
         slots = model.project_photos(batch["photos"], batch["photo_mask"])
-        embeddings = model.embed(batch["input_ids"], slots, batch["image_at"], batch["beat_mask"])
+        where = (batch[name] for name in ("image_at", "beats"))
+        embeddings = model.embed(batch["input_ids"], batch["segment_ids"], slots, *where)
         cache = DynamicCache(config=model.decoder.config)
         steps = [
-            model.decode(
-                embeddings[:, i : i + 1], batch["segment_ids"][:, i : i + 1], past_key_values=cache, use_cache=True
-            )[0]
+            model.decode(embeddings[:, i : i + 1], past_key_values=cache, use_cache=True)[0]
             for i in range(len(item["input_ids"]))
         ]
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-5)
@@ -181,6 +210,34 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
     submission = json.loads((tmp_path / "vist.json").read_text())
     assert submission["output_stories"][0]["photo_sequence"] == ["2.jpg", "9.png", "10.jpg"]
     assert submission["output_stories"][0]["story_text_normalized"] == " ".join(stories[0]["sentences"])
+
+
+def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp_path):
+    rng = random.Random(0)
+    beats = [{"photo_id": str(t), "photo": t, "sentence": s} for t, s in enumerate(random_sentences(rng, 4))]
+    stories = [{"story_id": f"s{i}", "album_id": f"a{i}", "beats": beats[: 2 + i % 3]} for i in range(7)]
+    photos = {"file": "test.safetensors", "kind": "features"}
+    (tmp_path / "test.json").write_text(json.dumps({"format": 1, "photos": photos, "stories": stories}))
+    size = make_model().image_encoder.config.feature_size
+    save_file({"photos": torch.randn(4, size).half()}, tmp_path / "test.safetensors")
+    arguments = (
+        "generate.py --data_path test.json --checkpoint model --decoding nucleus --plan sample --num_stories 2 "
+        "--max_words 5 --batch_size 3"
+    ).split()
+    alone = script(*arguments, cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    expected = (tmp_path / "stories.json").read_bytes()
+    (tmp_path / "stories.json").unlink()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [*launcher, str(ROOT / "generate.py"), *arguments[1:]],
+        cwd=tmp_path, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "stories.json").read_bytes() == expected
+    assert done.stdout == alone.stdout
+    assert done.stderr.count("sentences were cut") == alone.stderr.count("sentences were cut") == 1
 
 
 @pytest.mark.parametrize(
