@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import os
-import random
 import sys
 import warnings
 from collections import Counter
@@ -23,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cli import Parser, UserError, answer_early, loading, positive_int, read_json, run, whole, write_json
-from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit
+from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit, split_head, story_ids
 
 DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
@@ -105,7 +104,7 @@ if __name__ == "__main__":
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
-from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -243,17 +242,60 @@ def collate(examples, pad_id):
     return batch
 
 
-class Photos:
-    """The photos of a preprocessed split, memory-mapped: a row is read when it is asked for.
+class Rows:
+    """A tensor of a safetensors file whose rows are read when they are asked for.
 
-    kind: "features" or "pixels"; shape: (rows, F) or (rows, 3, S, S). Raises UserError where the file is not there.
+    Read, not mapped: neither memory nor address space grows with the file. Raises UserError where it is not whole.
     """
+
+    TYPES = {"U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "F32": torch.float32}
+
+    def __init__(self, path, name):
+        self.path, self.opened = Path(path), None
+        try:
+            with open(path, "rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                entry = json.loads(file.read(length) if length < 1e8 else b"")[name]
+            self.shape, self.dtype = tuple(entry["shape"]), self.TYPES[entry["dtype"]]
+            self.start = 8 + length + entry["data_offsets"][0]
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; expected it beside the split's .json") from None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: not a safetensors file with {name!r}; expected that of a split") from None
+        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
+        if self.path.stat().st_size < self.start + self.shape[0] * self.row_bytes:
+            raise UserError(f"{path}: cut short; expected {self.shape[0]} rows of {name!r}")
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, rows):
+        """A row, or a slice of rows."""
+        first, last, _ = rows.indices(len(self)) if isinstance(rows, slice) else (rows, rows + 1, 1)
+        if self.opened is None or self.opened[0] != os.getpid():  # a forked process would move its parent's place
+            self.opened = os.getpid(), open(self.path, "rb", buffering=0)
+        self.opened[1].seek(self.start + first * self.row_bytes)
+        data = bytearray(max(0, last - first) * self.row_bytes)
+        view = memoryview(data)
+        while view and (count := self.opened[1].readinto(view)):
+            view = view[count:]
+        if view:
+            raise UserError(f"{self.path}: cut short while it was read")
+        table = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
+        table = table.view(-1, *self.shape[1:]) if data else table.view(0, *self.shape[1:])
+        return table if isinstance(rows, slice) else table[0]
+
+    def __getstate__(self):
+        return self.__dict__ | {"opened": None}  # an open file does not travel to a spawned worker
+
+
+class Photos(Rows):
+    """The photos of a preprocessed split. kind: "features" or "pixels"; shape: (rows, F) or (rows, 3, S, S)."""
 
     def __init__(self, json_path, split, encoder=None):
         """encoder: an ImageEncoder; the photos must be its features, or pixels of its size."""
-        self.kind, self.file = split["photos"]["kind"], Path(json_path).parent / split["photos"]["file"]
-        self.rows = None
-        self.shape = tuple(self.open().get_shape())
+        super().__init__(Path(json_path).parent / split["photos"]["file"], "photos")
+        self.kind = split["photos"]["kind"]
         if encoder is not None:
             size = encoder.config.image_size
             fitting = (encoder.config.feature_size,) if self.kind == "features" else (3, size, size)
@@ -263,30 +305,14 @@ class Photos:
                     f"preprocessed with another --image_encoder or --image_size"
                 )
 
-    def open(self):
-        if not self.file.is_file():
-            raise UserError(f"{self.file}: no such file; expected the photos of the split beside it")
-        try:
-            return safe_open(self.file, framework="pt").get_slice("photos")
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{self.file}: {error}; expected the photos of a preprocessed split") from None
-
-    def __getitem__(self, row):
-        if self.rows is None:  # opened by whoever reads first, so that each worker process has its own
-            self.rows = self.open()
-        return self.rows[row]
-
     def moments(self, rows, most=20_000):
         """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly spread."""
-        rows = sorted(set(rows))
-        rows = rows[:: -(-len(rows) // most) or 1]
+        rows = np.unique(rows)
+        rows = rows[:: -(-len(rows) // most) or 1].tolist()
         if not rows:
             return torch.zeros(self.shape[1:]), torch.ones(self.shape[1:])
         features = torch.stack([self[row] for row in rows]).float()
         return features.mean(0), features.var(0, correction=0)
-
-    def __getstate__(self):
-        return self.__dict__ | {"rows": None}  # an open file does not travel to a spawned worker
 
 
 def take_photos(rows, photos):
@@ -305,51 +331,98 @@ def take_photos(rows, photos):
     return taken, mask
 
 
+class Text(NamedTuple):
+    """The words of N stories (S sentences, W words in all) as flat tables: what training holds of them is small."""
+
+    words: np.ndarray | Rows  # W: token ids, sentence after sentence; from a file, they stay there
+    sentence_at: np.ndarray  # S + 1: where in `words` each sentence begins, and the last ends
+    story_at: np.ndarray  # N + 1: the same of stories in sentences
+    photos: np.ndarray  # S: the row of each sentence's photo, -1 where there is none
+
+    @classmethod
+    def of(cls, stories, tokenizer):
+        """Those of stories as in a split's .json."""
+        sentences = encode(tokenizer, sentences_of(stories))
+        words = np.fromiter((word for sentence in sentences for word in sentence), np.int32)
+        photos = [-1 if beat["photo"] is None else beat["photo"] for story in stories for beat in story["beats"]]
+        starts = (np.cumsum([0, *map(len, of)]) for of in (sentences, [story["beats"] for story in stories]))
+        return cls(words, *starts, np.array(photos, np.int64))
+
+    @classmethod
+    def load(cls, path):
+        """Those of a file that `save` wrote."""
+        words, *tables = (Rows(path, name) for name in cls._fields)
+        return cls(words, *(table[:].numpy() for table in tables))
+
+    def save(self, path):
+        save_file(self._asdict(), path)
+
+    def sentences(self, i):
+        """Token ids of each sentence of story i."""
+        at = self.sentence_at[self.story_at[i] : self.story_at[i + 1] + 1].tolist()
+        words = self.words[at[0] : at[-1]].tolist()
+        return [words[start - at[0] : end - at[0]] for start, end in zip(at, at[1:])]
+
+    def rows(self, i):
+        """The row of each sentence's photo in story i, None where it has none."""
+        return [None if row < 0 else row for row in self.photos[self.story_at[i] : self.story_at[i + 1]].tolist()]
+
+
 class StoryDataset(Dataset):
     """Stories with their photos: `pack`'s tensors and `take_photos`'s, story by story.
 
-    stories: as in a preprocessed split; photos: a Photos, a tensor, or None (text alone). lengths: positions of each
-    story; shortened: how many stories lost trailing beats (or the end of a lone sentence) to fit `max_length`.
+    stories: as in a preprocessed split; photos: a Photos, a tensor, or None (text alone). lengths and beats: positions
+    and sentences of each story; shortened: how many stories lost trailing beats (or the end of a lone sentence) to fit
+    `max_length`.
     """
 
-    def __init__(self, stories, photos, tokenizer, image_slots, max_length):
+    def __init__(self, stories, photos, tokenizer, image_slots, max_length, text=None):
+        """text: the stories' Text where it is at hand; `stories` is not read then, and may be None."""
         if max_length < image_slots + 4:
             raise UserError(
                 f"a model of {max_length} positions holds no beat of {image_slots} image slots; expected at least "
                 f"{image_slots + 4} positions, for [bos], a word, [eos] and [dyn] too"
             )
-        self.stories, self.photos, self.image_slots = stories, photos, image_slots
+        self.photos, self.image_slots, self.max_length = photos, image_slots, max_length
         self.special = special_ids(tokenizer)
-        self.rows = [[beat["photo"] for beat in story["beats"]] for story in stories]
-        complete = encode_stories(tokenizer, stories)
-        self.sentences = [fit(sentences, image_slots, max_length) for sentences in complete]
-        self.lengths = [story_length(sentences, image_slots) for sentences in self.sentences]
-        self.shortened = sum(now is not before for now, before in zip(self.sentences, complete, strict=True))
+        self.text = Text.of(stories, tokenizer) if text is None else text
+        self.beats = np.diff(self.text.story_at)
+        self.lengths = np.diff(self.text.sentence_at[self.text.story_at]) + self.beats * story_length([[]], image_slots)
+        too_long = np.flatnonzero(self.lengths > max_length)
+        self.shortened = len(too_long)
+        for i in too_long.tolist():
+            self.beats[i], self.lengths[i] = len(self.sentences(i)), story_length(self.sentences(i), image_slots)
 
     @classmethod
     def load(cls, json_path, tokenizer, image_slots, max_length, encoder=None):
         """A preprocessed split. Raises UserError where its files are missing, no split, or not of the encoder."""
-        split = read_split(json_path)
+        head = split_head(json_path)  # where there is none, the split is of before words had a file of their own
+        split = head or read_split(json_path)
         photos = Photos(json_path, split, encoder)
-        for story in split["stories"]:
-            for beat in story["beats"]:
-                if beat["photo"] is not None and beat["photo"] >= photos.shape[0]:
-                    found = f"{json_path}: story {story['story_id']}: photo {beat['photo']}"
-                    raise UserError(f"{found}; expected one of the {photos.shape[0]} rows in {photos.file.name}")
-        stories = cls(split["stories"], photos, tokenizer, image_slots, max_length)
-        stories.text = split.get("text", "normalized")
+        text = Text.load(Path(json_path).parent / head["words"]) if head else Text.of(split["stories"], tokenizer)
+        beyond = np.flatnonzero(text.photos >= len(photos))
+        if len(beyond):
+            number = int(np.searchsorted(text.story_at, beyond[0], side="right")) - 1
+            found = f"{json_path}: story {story_ids(json_path, [number])[0]}: photo {text.photos[beyond[0]]}"
+            raise UserError(f"{found}; expected one of the {len(photos)} rows in {photos.path.name}")
+        stories = cls(None, photos, tokenizer, image_slots, max_length, text)
+        stories.written = split.get("text", "normalized")
         return stories
 
-    @property
-    def max_beats(self):
-        return max(map(len, self.sentences))
+    def sentences(self, i):
+        """Token ids of each sentence of story i, as far as they fit."""
+        return fit(self.text.sentences(i), self.image_slots, self.max_length)
+
+    def rows(self, i):
+        """The row of each beat's photo in story i, None where it has none."""
+        return self.text.rows(i)[: self.beats[i]]
 
     def __len__(self):
-        return len(self.stories)
+        return len(self.lengths)
 
     def __getitem__(self, i):
-        photos, photo_mask = take_photos(self.rows[i][: len(self.sentences[i])], self.photos)
-        packed = pack(self.sentences[i], self.special, self.image_slots)
+        photos, photo_mask = take_photos(self.rows(i), self.photos)
+        packed = pack(self.sentences(i), self.special, self.image_slots)
         return packed | {"photos": photos, "photo_mask": photo_mask, "index": i}
 
 
@@ -380,7 +453,7 @@ class BucketBatches(Sampler):
     """
 
     def __init__(self, lengths, batch_size, seed=0, shuffle=True):
-        self.lengths, self.batch_size, self.seed, self.shuffle = lengths, batch_size, seed, shuffle
+        self.lengths, self.batch_size, self.seed, self.shuffle = np.asarray(lengths), batch_size, seed, shuffle
         self.set_epoch(0)
 
     def set_epoch(self, epoch, start=0):
@@ -391,15 +464,15 @@ class BucketBatches(Sampler):
         return -(-len(self.lengths) // self.batch_size) - self.start
 
     def __iter__(self):
-        order, chance = list(range(len(self.lengths))), random.Random(f"{self.seed}, {self.epoch}")
-        if self.shuffle:
-            chance.shuffle(order)
-        window = 50 * self.batch_size if self.shuffle else len(order)
-        order = [i for part in cut(order, window) for i in sorted(part, key=self.lengths.__getitem__)]
-        batches = cut(order, self.batch_size)
-        if self.shuffle:
-            chance.shuffle(batches)
-        return iter(batches[self.start :])
+        chance, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
+        order = chance.permutation(count) if self.shuffle else np.arange(count)
+        window = 50 * self.batch_size if self.shuffle else max(1, count)
+        for at in range(0, count, window):
+            part = order[at : at + window]
+            order[at : at + window] = part[np.argsort(self.lengths[part], kind="stable")]
+        starts = np.arange(0, count, self.batch_size)
+        for at in (chance.permutation(starts) if self.shuffle else starts)[self.start :].tolist():
+            yield order[at : at + self.batch_size].tolist()
 
 
 def cut(items, size):

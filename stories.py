@@ -4,6 +4,7 @@ Every shape of file is read here and becomes the same: {"story_id", "album_id", 
 Imports nothing heavy.
 """
 
+import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -250,14 +251,42 @@ def read_split(path):
     return check_split(path, read_json(path, SPLIT_SHAPE))
 
 
-def check_split(path, split):
-    """The object `split` that was read from `path`, if it is a split."""
+def split_head(path):
+    """A split's JSON but for its stories, which are not read; None where the words have no file of their own.
+
+    Such a split has one story a line, and all else in its first line.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            head = json.loads(file.readline(1_000_000).rstrip() + "]}")
+    except (OSError, ValueError):  # who reads the split whole says what is wrong
+        return None
+    return check_head(path, head) if isinstance(head, dict) and isinstance(head.get("words"), str) else None
+
+
+def story_ids(path, numbers):
+    """Ids of the stories with these numbers in a split."""
+    if split_head(path) is None:
+        return [read_split(path)["stories"][number]["story_id"] for number in numbers]
+    with open(path, encoding="utf-8") as file:
+        lines = {number: line for number, line in enumerate(file, -1) if number in numbers}
+    return [json.loads(lines[number].rstrip().rstrip(","))["story_id"] for number in numbers]
+
+
+def check_head(path, split):
+    """The object `split` that was read from `path`, if all but its stories is as in a split."""
     if not isinstance(split, dict) or split.get("format") != 1:
         raise UserError(f'{path}: no "format": 1 at its top; expected {SPLIT_SHAPE}')
     photos = split.get("photos")
     file, kind = (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
     if not isinstance(file, str) or kind not in ("features", "pixels"):
         raise UserError(f'{path}: expected "photos": {{"file": "<split>.safetensors", "kind": "features" or "pixels"}}')
+    return split
+
+
+def check_split(path, split):
+    """The object `split` that was read from `path`, if it is a split."""
+    check_head(path, split)
     if not isinstance(split.get("stories"), list) or not split["stories"]:
         raise UserError(f"{path}: holds no stories; expected {SPLIT_SHAPE}")
     for number, story in enumerate(split["stories"]):

@@ -128,6 +128,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from dataset import BucketBatches, StoryDataset, collate, latest_split
 from model import BEST, LATEST, Draws, ImageEncoder, PlanCVAE, load_checkpoint
+from stories import story_ids
 
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt
@@ -250,7 +251,7 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     prior).
     """
     model.eval()
-    T, Z = data.dataset.max_beats, model.config.plan_size
+    T, Z = int(data.dataset.beats.max()), model.config.plan_size
     sums = {name: 0.0 for name in (*TERMS, "tokens", "stories", "cosine", "transitions", "log_bound")}
     per_beat = torch.zeros(3, T, Z, dtype=torch.float64)  # count, Σ shift, Σ shift²
     kl = torch.zeros(T, dtype=torch.float64)
@@ -452,12 +453,12 @@ class Training:
             )
             for path in (train_path, val_path)
         )
-        self.model.config.text = self.train_set.text
+        self.model.config.text = self.train_set.written
         if self.train_set.photos.kind == "features":
             self.model.config.train_encoder = False  # there are no pixels to train it from
             if not progress:
-                rows = (row for story in self.train_set.rows for row in story if row is not None)
-                mean, var = self.train_set.photos.moments(rows)
+                rows = self.train_set.text.photos
+                mean, var = self.train_set.photos.moments(rows[rows >= 0])
                 self.model.feature_mean.copy_(mean)
                 self.model.feature_var.copy_(var)
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
@@ -535,7 +536,7 @@ class Training:
     def refuse(self, out, batch):
         values = {name: getattr(out, name).item() for name in TERMS}
         bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
-        stories = ", ".join(self.train_set.stories[i]["story_id"] for i in batch["index"].tolist()[:4])
+        stories = ", ".join(story_ids(self.options.train_data_path, batch["index"].tolist()[:4]))
         raise UserError(
             f"step {self.progress['step']}: {' and '.join(bad)} not finite ({values}; stories {stories} …); "
             f"{self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip often helps"

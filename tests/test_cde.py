@@ -116,11 +116,11 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
         else:
             assert np.isnan(scores[CDE][i])
         geometric = 1.0
-        for t, words in enumerate(data.sentences[i]):  # the distributions side by side, word by word
+        for t, words in enumerate(data.sentences(i)):  # the distributions side by side, word by word
             foreseen = model.foreseen_words(states.predicted)[0, t].exp()
             said = torch.zeros_like(foreseen)
             said[list(set(words))] = 1 / len(set(words))
-            geometric *= (foreseen * said).sqrt().sum().item() ** (1 / len(data.sentences[i]))
+            geometric *= (foreseen * said).sqrt().sum().item() ** (1 / len(data.sentences(i)))
         assert scores[CDE_W][i] == pytest.approx(1 / geometric, rel=1e-4)
         if plan == "cvae":
             assert scores[SURPRISE][i] == pytest.approx(out.kl_per_beat.max().item(), rel=1e-3)

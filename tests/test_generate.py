@@ -26,7 +26,7 @@ def settings(tokenizer, words=8, **kwargs):
 
 
 def photos_of(data, numbers):
-    photos, masks = zip(*(take_photos(data.rows[i], data.photos) for i in numbers))
+    photos, masks = zip(*(take_photos(data.rows(i), data.photos) for i in numbers))
     return torch.stack(photos), torch.stack(masks)
 
 
@@ -108,7 +108,7 @@ def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
     model, data = album
     special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
-    told = [data.sentences[i][:3] for i in range(4)]
+    told = [data.sentences(i)[:3] for i in range(4)]
     told[1] = [[], told[1][0] * 3, told[1][1]]
     together, _ = tell(model, special, photos, mask, settings(tokenizer), told=told)
     with torch.no_grad():

@@ -119,7 +119,7 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
             single = batch_of(data, [i], tokenizer)
             states = model.states(**single)
             z = model.plans(states)[0].mean
-            for t, words in enumerate(data.sentences[i]):
+            for t, words in enumerate(data.sentences(i)):
                 bos = single["image_at"][0, t] + 1
                 for k, word in enumerate([*words, tokenizer.eos_token_id]):
                     logits = model.decoder.lm_head(states.hidden[0, bos + k]) + model.plan_head.weight @ z[0, t]
@@ -136,7 +136,7 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
     torch.testing.assert_close(out.bow, bow, **CLOSE)
     torch.testing.assert_close(out.photo, photo, **CLOSE)
     torch.testing.assert_close(out.foresight, foresight, **CLOSE)
-    assert out.tokens == sum(len(words) + 1 for story in data.sentences for words in story)
+    assert out.tokens == sum(len(words) + 1 for i in range(3) for words in data.sentences(i))
 
 
 def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
@@ -214,7 +214,7 @@ def test_no_leak(changed, make_model, make_stories, tokenizer):
     model = make_model()
     data = make_stories(model, [5])
     batch = batch_of(data, [0], tokenizer)
-    where = batch["image_at"][0, changed] + 2 + len(data.sentences[0][changed]) // 2  # a word in its middle
+    where = batch["image_at"][0, changed] + 2 + len(data.sentences(0)[changed]) // 2  # a word in its middle
     other = dict(batch, input_ids=batch["input_ids"].clone())
     other["input_ids"][0, where] = (batch["input_ids"][0, where] + 7) % 250
 
