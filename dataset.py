@@ -421,8 +421,9 @@ class StoryDataset(Dataset):
         return len(self.lengths)
 
     def __getitem__(self, i):
-        photos, photo_mask = take_photos(self.rows(i), self.photos)
-        packed = pack(self.sentences(i), self.special, self.image_slots)
+        number = i % len(self)  # a negative one counts from the end, as anywhere
+        photos, photo_mask = take_photos(self.rows(number), self.photos)
+        packed = pack(self.sentences(number), self.special, self.image_slots)
         return packed | {"photos": photos, "photo_mask": photo_mask, "index": i}
 
 

@@ -188,7 +188,7 @@ class Draws(NamedTuple):
         B, T = beat_mask.shape
         plans, of_beats, of_stories = (np.zeros(x, np.float32) for x in ((*samples, B, T, plan_size), (B, T), (B, 1)))
         for b, (number, beats) in enumerate(zip(numbers.tolist(), beat_mask.sum(1).tolist(), strict=True)):
-            chance = np.random.default_rng([*seed, number])
+            chance = np.random.default_rng([*seed, abs(number)])
             of_stories[b], of_beats[b, :beats] = chance.random(), chance.random(beats)
             plans[..., b, :beats, :] = chance.standard_normal((*samples, beats, plan_size), dtype=np.float32)
         return cls(*map(torch.from_numpy, (plans, of_beats, of_stories)))

@@ -11,7 +11,6 @@ import platform
 import signal
 import subprocess
 import time
-from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -75,6 +74,7 @@ class TrainOptions:
     )
     seed: int = option(0, "of everything random")
     workers: int = option(0, "processes that read photos; 0 reads them in the training process")
+    fsdp: bool = option(False, "cut the model over the processes (FSDP), where one GPU cannot hold it")
 
     # watching
     log_every: int = option(10, "steps between lines in the log")
@@ -84,7 +84,7 @@ class TrainOptions:
 
 
 # A resumed training may change these; anything else would make it another training.
-FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "workers", "log_every", "patience", "iwae_samples"}
+FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "workers", "fsdp", "log_every", "patience", "iwae_samples"}
 
 
 def parser():
@@ -122,12 +122,14 @@ import transformers
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
 from safetensors.torch import load_file, save_file
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from dataset import BucketBatches, StoryDataset, collate, latest_split
-from model import BEST, LATEST, Draws, ImageEncoder, PlanCVAE, load_checkpoint
+from model import BEST, LATEST, Draws, ImageEncoder, PlanCVAE, best_device, load_checkpoint
 from stories import story_ids
 
 matplotlib.use("Agg")  # draws to files, needs no screen
@@ -214,23 +216,24 @@ def parameter_groups(model, weight_decay):
 class Shard:
     """One process's share of every batch.
 
-    A batch with fewer stories than processes leaves some without a story. In training, where all must take the step,
-    all of them do the whole batch (the loss is divided by all their tokens, so that nothing changes).
+    Every process does every batch, since they wait for each other. Where a batch has fewer stories than processes,
+    those without one do a story that does not count, by a negative number.
     """
 
-    def __init__(self, batches, accelerator, training):
-        self.batches, self.training = batches, training
-        self.rank, self.world = accelerator.process_index, accelerator.num_processes
+    def __init__(self, batches, accelerator):
+        self.batches, self.rank, self.world = batches, accelerator.process_index, accelerator.num_processes
 
     def __len__(self):
         return len(self.batches)
 
     def __iter__(self):
         for batch in self.batches:
-            if self.training and len(batch) < self.world:
-                yield batch
-            elif share := batch[self.rank :: self.world]:
-                yield share
+            yield batch[self.rank :: self.world] or [~batch[0]]
+
+    @staticmethod
+    def counts(batch):
+        """Whether the stories of a batch count."""
+        return bool(batch["index"][0] >= 0)
 
 
 def over_processes(accelerator, sums):
@@ -256,12 +259,16 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     per_beat = torch.zeros(3, T, Z, dtype=torch.float64)  # count, Σ shift, Σ shift²
     kl = torch.zeros(T, dtype=torch.float64)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
-        batch["draws"] = Draws.of(batch["index"], batch["beat_mask"], Z, [seed])
+        chance = batch["index"], batch["beat_mask"], Z, [seed]
+        batch["draws"] = Draws.of(*chance)
         if iwae_samples:
-            batch["iwae_noise"] = Draws.of(batch["index"], batch["beat_mask"], Z, [seed], (iwae_samples,)).plans
+            batch["iwae_noise"] = Draws.of(*chance, samples=(iwae_samples,)).plans
+        counts = Shard.counts(batch)
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
             out = model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0)
+        if not counts:
+            continue
         if iwae_samples:
             sums["log_bound"] += (out.log_weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
         mask = batch["beat_mask"]
@@ -302,24 +309,37 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
 # ------------------------------------------------------------------------------- checkpoints and log
 
 
-def save_checkpoint(path, model, tokenizer, optimizer=None, progress=None):
-    """A complete checkpoint directory; with the optimizer and the progress, one that a training can go on from."""
+def full(tensor):
+    """The whole of a tensor that FSDP has cut over the processes (all must ask), or any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def save_checkpoint(path, model, tokenizer, weights, optimizer_state=None, progress=None):
+    """A complete checkpoint directory; with the optimizer's state and the progress, one to go on from."""
     with cli.whole(path) as directory:
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, state_dict=weights)
         tokenizer.save_pretrained(directory)
-        if optimizer is not None:
-            state = optimizer.state_dict()
-            tensors = {f"{i}.{k}": v.contiguous() for i, entry in state["state"].items() for k, v in entry.items()}
-            save_file(tensors, directory / "optimizer.safetensors")
+        if optimizer_state is not None:
+            save_file(optimizer_state, directory / "optimizer.safetensors")
             cli.write_json(directory / "progress.json", progress)
 
 
+def optimizer_tensors(optimizer):
+    """An optimizer's state as whole tensors by name, whatever the number of processes. All of them must ask."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{k}": full(value).contiguous() for i, entry in state.items() for k, value in entry.items()}
+
+
 def load_optimizer(optimizer, path):
-    """Put an optimizer's saved state back."""
+    """Put back the state that `optimizer_tensors` gave, cut over the processes as its parameters are."""
     state = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state["state"] = {}
     for name, tensor in load_file(path).items():
         index, key = name.split(".", 1)
+        p = parameters[int(index)]
+        if isinstance(p, DTensor) and tensor.shape == p.shape:
+            tensor = distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
         state["state"].setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict(state)
 
@@ -392,10 +412,10 @@ def resolve(options):
             "first, or bash train.sh, which draws its own sample"
         )
     train_path = Path(train_path)
-    if options.train_data_path is None:
+    if options.train_data_path is None and cli.first_process():
         print(f"training on {train_path}, the newest preprocessed split (--train_data_path names another)")
     val_path = Path(options.val_data_path) if options.val_data_path else train_path.with_name("val.json")
-    if options.val_data_path is None:
+    if options.val_data_path is None and cli.first_process():
         print(f"validating on {val_path} (--val_data_path names another)")
     return train_path, val_path
 
@@ -438,7 +458,8 @@ class Training:
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         auto = "bf16" if bf16 else "no"
         self.accelerator = Accelerator(
-            mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision
+            mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision,
+            cpu=best_device().type == "cpu",  # several processes talk by gloo then
         )
         set_seed(options.seed)
         latest = self.directory / LATEST
@@ -468,12 +489,14 @@ class Training:
         elif not (options.dynamics_weight or options.foresight_weight):
             self.model.dynamics.requires_grad_(False)
             self.model.dynamics_head.requires_grad_(False)
+        # Validation asks the model without the wrapper of DDP, which would wait for the others at every batch.
+        self.ddp = self.shard() if options.fsdp else self.accelerator.prepare(self.model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
         )
+        self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
             load_optimizer(self.optimizer, latest / "optimizer.safetensors")
-        self.ddp, self.optimizer = self.accelerator.prepare(self.model, self.optimizer)
         self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
@@ -482,11 +505,21 @@ class Training:
                  "photo_dropout")  # fmt: skip
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
+        self.unchecked = []  # losses of the last step
 
-    def loader(self, dataset, batches, training=False):
+    def shard(self):
+        """The model with its parameters, their gradients and their moments cut over the processes, block by block."""
+        if self.accelerator.num_processes == 1:
+            raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
+        self.model.to(self.accelerator.device)
+        for block in (*self.model.decoder.transformer.h, *self.model.dynamics.h):
+            fully_shard(block)
+        return fully_shard(self.model, reshard_after_forward=True)
+
+    def loader(self, dataset, batches):
         return DataLoader(
             dataset,
-            batch_sampler=Shard(batches, self.accelerator, training),
+            batch_sampler=Shard(batches, self.accelerator),
             collate_fn=partial(collate, pad_id=self.tokenizer.pad_token_id),
             num_workers=self.options.workers,
             pin_memory=self.accelerator.device.type == "cuda",
@@ -497,35 +530,37 @@ class Training:
         while True:
             epoch, done = divmod(self.progress["step"], self.steps_per_epoch)
             self.batches.set_epoch(epoch, start=done * self.options.accumulation)
-            data = iter(self.loader(self.train_set, self.batches, training=True))
+            data = iter(self.loader(self.train_set, self.batches))
             while group := list(islice(data, self.options.accumulation)):
                 yield group
 
     def take_step(self, group):
         """One optimizer step over the batches of `group`. Returns the sums of the terms, this process's share."""
         options, step, accelerator = self.options, self.progress["step"], self.accelerator
-        set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)
+        set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)  # of the dropout
         lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
         for entry in self.optimizer.param_groups:
             entry["lr"] = lr
         # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
-        tokens = sum(len(batch["words"]) for batch in group)
+        tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in group)
         tokens = accelerator.reduce(torch.tensor(tokens, device=accelerator.device))
-        sums = dict.fromkeys((*TERMS, "tokens", "stories"), 0.0)
+        sums, losses = 0, []
         for place, batch in enumerate(group):
-            batch["draws"] = Draws.of(
-                batch["index"], batch["beat_mask"], self.model.config.plan_size, [options.seed, step]
-            )
+            stories, counts, Z = batch["index"], Shard.counts(batch), self.model.config.plan_size
+            batch["draws"] = Draws.of(stories, batch["beat_mask"], Z, [options.seed, step])
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
-            with sync, accelerator.autocast():
-                out = self.ddp(**batch, beta=beta, num_tokens=tokens, **self.objective)
-                if not torch.isfinite(out.loss):
-                    self.refuse(out, batch)
-                accelerator.backward(out.loss * accelerator.num_processes)  # processes average their gradients
-            for name in (*TERMS, "tokens"):
-                sums[name] += getattr(out, name).item()
-            sums["stories"] += len(batch["index"])
+            with sync:
+                with accelerator.autocast():
+                    out = self.ddp(**batch, beta=beta, num_tokens=tokens, **self.objective)
+                # Processes average their gradients, which are to be added.
+                accelerator.backward(out.loss * (counts * accelerator.num_processes))
+            terms = [out[name].detach() for name in TERMS]
+            terms += [out.tokens.float(), out.tokens.new_tensor(len(stories)).float()]
+            sums = sums + counts * torch.stack(terms)
+            losses.append((step, stories, out.loss.detach(), sums))
+        self.check()  # of the step before: a GPU works on this one meanwhile
+        self.unchecked = losses
         if options.grad_clip:
             accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip)
         self.optimizer.step()
@@ -533,14 +568,19 @@ class Training:
         self.progress["step"] += 1
         return sums, lr, beta
 
-    def refuse(self, out, batch):
-        values = {name: getattr(out, name).item() for name in TERMS}
-        bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
-        stories = ", ".join(story_ids(self.options.train_data_path, batch["index"].tolist()[:4]))
-        raise UserError(
-            f"step {self.progress['step']}: {' and '.join(bad)} not finite ({values}; stories {stories} …); "
-            f"{self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip often helps"
-        )
+    def check(self):
+        """Stop at a loss that was not finite, saying which term."""
+        for step, stories, loss, sums in self.unchecked:
+            if not torch.isfinite(loss):
+                values = dict(zip(TERMS, sums.tolist()))
+                bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
+                names = ", ".join(story_ids(self.options.train_data_path, stories.tolist()[:4]))
+                raise UserError(
+                    f"step {step}: {' and '.join(bad)} not finite ({values}; stories {names} …); "
+                    f"{self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip "
+                    f"often helps"
+                )
+        self.unchecked = []
 
     def validate(self, log):
         """Figures over the validation split; the best and the latest model are saved. Returns a line to print."""
@@ -565,12 +605,16 @@ class Training:
         )
 
     def save(self, name):
+        """Write a checkpoint; `latest` has all that a training goes on from, with any number of processes."""
+        self.check()
+        weights = {key: full(value) for key, value in self.model.state_dict().items()}
+        rest = {}
+        if name == LATEST:
+            options = dataclasses.asdict(self.options)
+            rest["optimizer_state"] = optimizer_tensors(self.optimizer)
+            rest["progress"] = self.progress | {"options": options}
         if self.accelerator.is_main_process:
-            resumable = {
-                "optimizer": self.optimizer,
-                "progress": self.progress | {"options": dataclasses.asdict(self.options)},
-            }
-            save_checkpoint(self.directory / name, self.model, self.tokenizer, **(resumable if name == LATEST else {}))
+            save_checkpoint(self.directory / name, self.model, self.tokenizer, weights, **rest)
         self.accelerator.wait_for_everyone()
 
     def ask_to_stop(self, number, frame):
@@ -585,28 +629,35 @@ class Training:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask_to_stop)
         bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", unit="step", disable=not main)
-        window, since = Counter(), time.perf_counter()
+        names = (*TERMS, "tokens", "stories")
+        window, since = 0, time.perf_counter()
         self.ddp.train()
         for group in self.groups():
             sums, lr, beta = self.take_step(group)
-            window.update(sums)
+            window = window + sums
             bar.update()
             step = progress["step"]
             last = step >= self.total_steps
+            stopping = bool(self.stop) and accelerator.num_processes == 1
             if step % options.log_every == 0 or last:
-                totals = torch.tensor([window[name] for name in sums], dtype=torch.float64)
-                totals = dict(zip(sums, over_processes(accelerator, totals).tolist()))
+                self.check()
+                # A signal may reach one of several processes: they tell each other when they count.
+                totals = torch.cat([window.cpu().double(), torch.tensor([float(bool(self.stop))]).double()])
+                *totals, stopping = over_processes(accelerator, totals).tolist()
+                totals = dict(zip(names, totals, strict=True))
                 speed = totals["stories"] / (time.perf_counter() - since)
                 terms = {name: totals[name] / totals["stories"] for name in TERMS}
                 nll = totals["nll"] / totals["tokens"]
                 bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {terms['kl']:.2f} a story, {speed:.0f} stories/s")
                 if log:
                     log.write(step=step, split="train", **terms, lr=lr, beta=beta, stories_per_second=speed)
-                window, since = Counter(), time.perf_counter()
+                window, since = 0, time.perf_counter()
             if step % self.eval_every == 0 or last:
-                bar.write(self.validate(log))
+                figures = self.validate(log)
+                if main:
+                    bar.write(figures)
                 since = time.perf_counter()
-            if over_processes(accelerator, torch.tensor(float(bool(self.stop)))):  # a signal may reach one of several
+            if stopping:
                 self.save(LATEST)
                 bar.close()
                 accelerator.print(f"stopped at step {step} and saved; the same command with --resume goes on")
