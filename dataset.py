@@ -2,18 +2,21 @@
 
     python dataset.py                          preprocess what lies under dataset/
     python dataset.py --vist dataset/VIST      name it
+    torchrun --nproc_per_node 4 dataset.py     four processes share the photos, a GPU each where there are
 
 Part 1 (special tokens, packing, batches) is what training, generation and scoring share: nothing else knows positions.
-Part 2 is the preprocessing. A split is `<split>.json` (stories) and `<split>.safetensors` (their photos).
+Part 2 is the preprocessing. A split is `<split>.json` (stories), `<split>.words.safetensors` (their words as token ids)
+and `<split>.safetensors` (their photos).
 """
 
 import argparse
 import contextlib
-import copy
+import datetime
 import hashlib
 import json
 import math
 import os
+import shutil
 import sys
 import warnings
 from collections import Counter
@@ -26,6 +29,7 @@ from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit, sp
 
 DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
+CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
 
 # ---------------------------------------------------------------------------------------------- options
 
@@ -92,8 +96,10 @@ def parser():
     add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
     add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
     add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
-    add("--batch_size", type=positive_int, default=64, help="photos encoded at once")
-    add("--workers", type=positive_int, default=min(8, os.cpu_count() or 1), help="processes that decode photos")
+    at_once = f"photos encoded at once (without a GPU: {CPU_BATCH} at most)"
+    add("--batch_size", type=positive_int, default=64, help=at_once)
+    workers = "processes that decode photos, and encode them where there is no GPU (default: one a core)"
+    add("--workers", type=positive_int, help=workers)
     add("--overwrite", action="store_true", default=False, help="replace an output of other settings or input")
     return parser
 
@@ -114,9 +120,11 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 from model import ImageEncoder, PlanCVAEConfig, best_device
 
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
+SUFFIXES = ("json", "words.safetensors", "safetensors")  # what a split consists of
+PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-CHUNK = 50  # batches of photos between two notes of the progress
+CHUNK = 512  # photos that one process encodes between two notes of its progress
 
 
 # ---------------------------------------------------------------------------------------------- tokens
@@ -363,6 +371,10 @@ class Text(NamedTuple):
         words = self.words[at[0] : at[-1]].tolist()
         return [words[start - at[0] : end - at[0]] for start, end in zip(at, at[1:])]
 
+    def lengths(self, image_slots):
+        """Positions that `pack` gives each story."""
+        return np.diff(self.sentence_at[self.story_at]) + np.diff(self.story_at) * story_length([[]], image_slots)
+
     def rows(self, i):
         """The row of each sentence's photo in story i, None where it has none."""
         return [None if row < 0 else row for row in self.photos[self.story_at[i] : self.story_at[i + 1]].tolist()]
@@ -387,7 +399,7 @@ class StoryDataset(Dataset):
         self.special = special_ids(tokenizer)
         self.text = Text.of(stories, tokenizer) if text is None else text
         self.beats = np.diff(self.text.story_at)
-        self.lengths = np.diff(self.text.sentence_at[self.text.story_at]) + self.beats * story_length([[]], image_slots)
+        self.lengths = self.text.lengths(image_slots)
         too_long = np.flatnonzero(self.lengths > max_length)
         self.shortened = len(too_long)
         for i in too_long.tolist():
@@ -429,12 +441,6 @@ class StoryDataset(Dataset):
 
 def sentences_of(stories):
     return [beat["sentence"] for story in stories for beat in story["beats"]]
-
-
-def encode_stories(tokenizer, stories):
-    """Token ids of each sentence of each story, in one call."""
-    words = iter(encode(tokenizer, sentences_of(stories)))
-    return [[next(words) for _ in story["beats"]] for story in stories]
 
 
 def fit(sentences, image_slots, max_length):
@@ -576,71 +582,103 @@ def find_photos(stories, index):
 
 
 class PhotoFiles(Dataset):
-    """Paths -> (uint8 pixels (3, S, S), ""), or (zeros, the reason) where the photo is broken."""
+    """Batches of photo numbers -> (rows, {number: reason} of the broken photos, whose rows are of a black square).
 
-    def __init__(self, paths, encoder):
-        self.paths, self.encoder = paths, encoder
+    Rows are uint8 pixels (N, 3, S, S), or float16 features (N, F) where there is a `network` to encode them.
+    """
+
+    def __init__(self, paths, encoder, network=None):
+        self.paths, self.encoder, self.network = paths, encoder, network
 
     def __len__(self):
         return len(self.paths)
 
-    def __getitem__(self, i):
-        size = self.encoder.config.image_size
-        try:
-            return self.encoder.preprocess(load_photo(self.paths[i], size)), ""
-        except BrokenPhoto as reason:
-            return torch.zeros(3, size, size, dtype=torch.uint8), str(reason)
-
-
-def write_photos(partial, photos, encoder, kind, batch_size, workers):
-    """Write the photos' tensor as a safetensors file at `partial`, a row each; return {photo id: reason} of the broken.
-
-    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A broken photo is a
-    row of zeros. Rows are appended in order; after each CHUNK of batches the progress file says how many stand, so that
-    a run that was stopped goes on from there.
-    """
-    size, device, ids = encoder.config.image_size, best_device(), list(photos)
-    dtype, shape = ("U8", (3, size, size)) if kind == "pixels" else ("F16", (encoder.config.feature_size,))
-    row_bytes = math.prod(shape) * (1 if kind == "pixels" else 2)
-    header = safetensors_header(dtype, (len(ids), *shape), row_bytes * len(ids))
-    resumed = partial.exists() and progress_file(partial).exists()
-    progress = read_json(progress_file(partial), "a progress file") if resumed else {"rows": 0, "broken": {}}
-    start, broken = progress["rows"], progress["broken"]
-
-    files = PhotoFiles([photos[photo_id] for photo_id in ids[start:]], encoder)
-    network = copy.deepcopy(encoder).to(device)  # the workers keep the one on the CPU
-    bar = tqdm(total=len(ids), initial=start, unit=" photos", desc=partial.name.removesuffix(".partial"))
-    with open(partial, "r+b" if resumed else "wb") as file, bar:
-        file.write(header)
-        file.seek(len(header) + start * row_bytes)
-        file.truncate()
-        for batch, (pixels, reasons) in enumerate(DataLoader(files, batch_size, num_workers=workers), 1):
-            rows = pixels.numpy() if kind == "pixels" else encode_photos(network, pixels.to(device))
-            for i, reason in enumerate(reasons):
-                if reason:
-                    rows[i], broken[ids[start + i]] = 0, reason
-            file.write(rows.tobytes())
-            start += len(rows)
-            bar.update(len(rows))
-            if batch % CHUNK == 0 or start == len(ids):
-                file.flush()
-                os.fsync(file.fileno())  # the rows are on the disk before the note says so
-                write_json(progress_file(partial), {"rows": start, "broken": broken})
-    return broken
-
-
-def progress_file(partial):
-    return partial.with_name(f"{partial.name}.json")
+    def __getitem__(self, numbers):
+        size, broken = self.encoder.config.image_size, {}
+        pixels = torch.zeros(len(numbers), 3, size, size, dtype=torch.uint8)
+        for place, number in enumerate(numbers):
+            try:
+                pixels[place] = self.encoder.preprocess(load_photo(self.paths[number], size))
+            except BrokenPhoto as reason:
+                broken[number] = str(reason)
+        return pixels if self.network is None else encode_photos(self.network, pixels), broken
 
 
 @torch.inference_mode()
 def encode_photos(network, pixels):
-    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), in numpy. Raises UserError where they do not fit."""
-    features = network(pixels).half()
-    if not features.isfinite().all():  # random weights: the deepest networks multiply their input by millions
-        advice = "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet, or --store pixels"
-        raise UserError(f"--image_encoder {network.config.arch}: its features exceed float16's range; {advice}")
-    return features.cpu().numpy()
+    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), on a CUDA GPU computed in float16 as well."""
+    with torch.autocast("cuda", torch.float16, enabled=pixels.is_cuda):
+        return network(pixels).half()
+
+
+def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
+    """Write the photos' tensor to photos.safetensors in `folder`, a row each, together with the team's other processes.
+
+    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A broken photo is a
+    row of zeros. Chunk c (CHUNK rows) is process c % count's. Once its rows are on the disk, <c>.json says so and which
+    photos are broken: a run that was stopped goes on from the chunks that any process has noted. Batches begin anew
+    with each chunk and a batch on the CPU is one thread's work, so the bytes do not depend on the number of processes.
+    """
+    encoding, on_gpu = kind == "features", team.device.type != "cpu"
+    size, paths = encoder.config.image_size, list(photos.values())
+    dtype, shape = ("F16", (encoder.config.feature_size,)) if encoding else ("U8", (3, size, size))
+    row_bytes = math.prod(shape) * (2 if encoding else 1)
+    header = safetensors_header(dtype, (len(paths), *shape), row_bytes * len(paths))
+    if team.index == 0:
+        begin_photos(folder, header, len(header) + row_bytes * len(paths))
+    team.wait()
+
+    chunks = cut(range(len(paths)), CHUNK)
+    todo = [c for c in range(team.index, len(chunks), team.count) if not note_of(folder, c).exists()]
+    batches = [(c, batch) for c in todo for batch in cut(chunks[c], batch_size)]
+    network = encoder.folded() if encoding else None
+    files = PhotoFiles(paths, encoder, None if on_gpu else network)  # without a GPU the workers encode, a thread each
+    loader = DataLoader(
+        files, batch_size=None, sampler=[batch for _, batch in batches], num_workers=min(workers, len(batches)),
+        pin_memory=team.device.type == "cuda",
+    )  # fmt: skip
+    if encoding and on_gpu:
+        network.to(team.device)
+    mine = "" if team.count == 1 else f", share 1 of {team.count}"
+    bar = {"total": sum(len(chunks[c]) for c in todo), "desc": f"{folder.stem}{mine}", "unit": " photos"}
+    ids, broken = list(photos), {}
+    with open_to_write(folder / PHOTOS) as file, tqdm(**bar, disable=team.index > 0) as bar:
+        for (c, batch), (rows, reasons) in zip(batches, loader, strict=True):
+            if encoding and on_gpu:
+                rows = encode_photos(network, rows.to(team.device, non_blocking=True)).cpu()
+            rows = rows.numpy()
+            for number, reason in reasons.items():
+                rows[number - batch[0]], broken[ids[number]] = 0, reason
+            if encoding and not np.isfinite(rows).all():  # random weights: the deepest networks multiply by millions
+                advice = "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet"
+                found = f"--image_encoder {encoder.config.arch}: its features exceed float16's range"
+                raise UserError(f"{found}; {advice}, or --store pixels")
+            file.seek(len(header) + batch[0] * row_bytes)
+            file.write(rows)
+            bar.update(len(batch))
+            if batch[-1] == chunks[c][-1]:
+                file.flush()
+                os.fsync(file.fileno())  # the rows are on the disk before the note says so
+                write_json(note_of(folder, c), broken)
+                broken = {}
+    team.wait()
+
+
+def begin_photos(folder, header, size):
+    """The file that the photos' rows go to, of `size` bytes: a new one, or an earlier run's if it has noted chunks."""
+    if not any(folder.glob(NOTES)):
+        folder.mkdir(exist_ok=True)
+        (folder / PHOTOS).write_bytes(header)
+    os.truncate(folder / PHOTOS, size)  # each process writes at its rows' places
+
+
+def note_of(folder, chunk):
+    return folder / f"{chunk}.json"
+
+
+def open_to_write(path):
+    """A file opened for writing as it is, neither emptied nor read (on a shared disk others write beside us)."""
+    return os.fdopen(os.open(path, os.O_WRONLY), "wb")
 
 
 def safetensors_header(dtype, shape, size):
@@ -683,8 +721,44 @@ def choose_settings(args, source):
     return settings
 
 
+class Team(NamedTuple):
+    """The processes that share the work."""
+
+    index: int  # which of them this one is; the first, 0, does alone what is not a photo's
+    count: int
+    workers: int  # what is this one's share of its machine's cores
+    device: torch.device
+    wait: Callable  # until all of them are here
+
+
+@contextlib.contextmanager
+def join_team():
+    """This process's Team: those that torchrun or `accelerate launch` started together, or itself alone."""
+    cores, device = os.cpu_count() or 1, best_device()
+    if "RANK" not in os.environ:
+        yield Team(0, 1, cores, device, lambda: None)
+        return
+    # gloo on GPUs as well: nothing is exchanged, they only wait for each other, and that as long as it takes
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    index, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    place, here = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if device.type == "cuda":
+        device = torch.device("cuda", place % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
+        yield Team(index, count, max(1, cores // here), device, torch.distributed.barrier)
+    torch.distributed.destroy_process_group()
+
+
 def main(argv=None):
     args = parser().parse_args(argv)
+    with join_team() as team:
+        return preprocess(args, team)
+
+
+def preprocess(args, team):
+    if team.index:
+        team.wait()  # the first process goes ahead: what is wrong is said once, and the output made once
     chosen = choose_source(args)
     if chosen is None:
         print(NOTHING_FOUND, file=sys.stderr)
@@ -699,18 +773,34 @@ def main(argv=None):
 
     splits, machine = source.read(folder, args.text)
     jobs = {split: prepare(folder, split, *told, images, args.missing_photos) for split, told in splits.items()}
-    new = {"settings": choose_settings(args, source), "inputs": {split: job.fingerprint for split, job in jobs.items()}}
-    earlier = earlier_report(output, new, args.overwrite)
-    report = earlier or new | {"splits": {}}
+    settings = choose_settings(args, source)
+    if settings["store"] == "features" and team.device.type == "cpu":
+        args.batch_size = min(args.batch_size, CPU_BATCH)
+    new = {"settings": settings, "inputs": {split: job.fingerprint for split, job in jobs.items()}}
+    if team.index == 0:
+        report = begin(output, new, how_encoded(settings, args, team), jobs, args.overwrite)
+        team.wait()
+    else:
+        report = read_json(output / "report.json", "the report that the first process has begun")
+        if report["inputs"] != new["inputs"]:
+            raise UserError(f"{folder}: other files here than the first process has found; expected one shared folder")
     todo = [split for split in jobs if not is_complete(output, split, report)]
     if todo:
-        tokenizer, encoder = load_shared(output) if earlier else make_shared(output, report, jobs)
+        tokenizer, encoder = load_shared(output)
+    store, workers = settings["store"], vars(args).get("workers", team.workers)
     for split, job in jobs.items():
         if split in todo:
-            write_split(output, split, job, report, tokenizer, encoder, args)
+            write_photos(partial_of(output, split), job.found, encoder, store, args.batch_size, workers, team)
+        if team.index:
+            continue
+        if split in todo:
+            write_split(output, split, job, report, tokenizer)
         else:
             print(f"{output / split}.json: complete already, from the same settings and input")
+        shutil.rmtree(partial_of(output, split), ignore_errors=True)
         print_split(split, report["splits"][split])
+    if team.index:
+        return 0
     if args.machine_stories:
         for name, stories in machine.items():
             write_json(output / f"{name}.json", {"stories": stories})
@@ -756,7 +846,23 @@ def with_photos(stories, photos, split, remarks):
     return kept
 
 
-def earlier_report(output, new, overwrite):
+def how_encoded(settings, args, team):
+    """What the last bits of features depend on: those of one file have to be computed in one way."""
+    return {"device": team.device.type, "batch_size": args.batch_size} if settings["store"] == "features" else {}
+
+
+def begin(output, new, how, jobs, overwrite):
+    """The report to go on with: an earlier run's, or a new one beside a new tokenizer and encoder."""
+    report = earlier_report(output, new, how, overwrite)
+    if report is None:
+        report = new | {"splits": {}}
+        make_shared(output, report, jobs)
+    for split in (split for split in new["inputs"] if not is_complete(output, split, report)):
+        write_json(partial_of(output, split) / HOW, how)
+    return report
+
+
+def earlier_report(output, new, how, overwrite):
     """report.json in the output folder, if it is of the settings and inputs in `new`; None to start afresh.
 
     Raises UserError where the folder holds something else and `overwrite` is not set.
@@ -771,9 +877,12 @@ def earlier_report(output, new, overwrite):
     report = read_json(path, "the report of an earlier run")
     if not isinstance(report, dict) or not {*new, "splits"} <= report.keys():
         raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output")
-    if not report["splits"] and not any(output.glob("*.partial.json")):
+    begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
+    if not report["splits"] and not begun:
         return None  # stopped before there was anything to keep
     before, now = report["settings"], new["settings"]
+    for partial in begun:
+        before, now = before | read_json(partial / HOW, "how its photos were encoded"), now | how
     names = [name for name in before | now if before.get(name) != now.get(name)]
     differ = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
     if report["inputs"] != new["inputs"]:
@@ -784,7 +893,12 @@ def earlier_report(output, new, overwrite):
 
 
 def is_complete(output, split, report):
-    return split in report["splits"] and all((output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors"))
+    return split in report["splits"] and all((output / f"{split}.{suffix}").is_file() for suffix in SUFFIXES)
+
+
+def partial_of(output, split):
+    """Where a split's photos are until the split is complete."""
+    return output / f"{split}.partial"
 
 
 def load_shared(output):
@@ -807,21 +921,22 @@ def make_shared(output, report, jobs):
         settings["encoder_stages"], settings["encoder_grid"],
     ).eval()  # fmt: skip
     for split in SPLITS:  # an earlier run's files go only now that nothing more can be wrong
-        for suffix in ("json", "safetensors", "safetensors.partial", "safetensors.partial.json"):
+        shutil.rmtree(partial_of(output, split), ignore_errors=True)
+        for suffix in SUFFIXES:
             (output / f"{split}.{suffix}").unlink(missing_ok=True)
     (output / "report.json").unlink(missing_ok=True)
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
         with whole(output / name) as folder:
             item.save_pretrained(folder)
     write_json(output / "report.json", report)
-    return tokenizer, encoder
 
 
-def write_split(output, split, job, report, tokenizer, encoder, args):
-    """Write one split and its entry in the report; the photos' file takes its name last."""
-    settings, target = report["settings"], output / f"{split}.safetensors"
-    partial = target.with_name(f"{target.name}.partial")
-    broken = write_photos(partial, job.found, encoder, settings["store"], args.batch_size, args.workers)
+def write_split(output, split, job, report, tokenizer):
+    """Write one split, whose photos are written, and its entry in the report; the photos' file takes its name last."""
+    settings, target, partial = report["settings"], output / f"{split}.safetensors", partial_of(output, split)
+    broken = {}
+    for chunk in range(-(-len(job.found) // CHUNK)):
+        broken |= read_json(note_of(partial, chunk), "the note of a chunk (run the same command again)")
     rows = {photo_id: row for row, photo_id in enumerate(job.found) if photo_id not in broken}
     stories, remarks = job.stories, job.remarks
     if settings["missing_photos"] == "drop":
@@ -830,30 +945,42 @@ def write_split(output, split, job, report, tokenizer, encoder, args):
         beat["photo"] = rows.get(beat["photo_id"])
     about = {"format": 1, "source": settings["source"], "split": split, "text": settings["text"]}
     about["photos"] = {"file": target.name, "kind": settings["store"]}
-    write_json(output / f"{split}.json", about | {"stories": stories})
-    report["splits"][split] = measure(stories, tokenizer) | {
+    about["words"] = f"{split}.words.safetensors"
+    text = Text.of(stories, tokenizer)
+    with whole(output / about["words"]) as temporary:
+        text.save(temporary)
+    write_split_json(output / f"{split}.json", about, stories)
+    report["splits"][split] = measure(stories, text) | {
         "remarks": +remarks,
         "photos": {"found": len(rows), "missing": job.missing, "broken": broken},
     }
     write_json(output / "report.json", report)
-    os.replace(partial, target)
-    progress_file(partial).unlink(missing_ok=True)
+    os.replace(partial / PHOTOS, target)
 
 
-def measure(stories, tokenizer):
+def write_split_json(path, about, stories):
+    """Write a split's JSON, whole or not at all: a line with everything but the stories, then a line a story."""
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
+        for number, story in enumerate(stories):
+            file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
+        file.write("\n]}\n")
+
+
+def measure(stories, text):
     """How many stories and beats, how long their sentences in words and they themselves in positions."""
     words = [len(sentence.split()) for sentence in sentences_of(stories)]
     image_slots = PlanCVAEConfig().image_slots
-    lengths = [story_length(story, image_slots) for story in encode_stories(tokenizer, stories)]
+    lengths = text.lengths(image_slots)
     return {
         "stories": len(stories),
         "beats": len(words),
         "words": {"total": sum(words), "mean": round(float(np.mean(words)), 2), "max": max(words)},
         "positions": {
             "image_slots": image_slots,
-            "mean": round(float(np.mean(lengths)), 1),
+            "mean": round(float(lengths.mean()), 1),
             "95 %": int(np.percentile(lengths, 95)),
-            "max": max(lengths),
+            "max": int(lengths.max()),
         },
     }
 

@@ -655,29 +655,29 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
         assert torch.equal(rows[beat["photo"]], pixels[beat["photo_id"]])
 
 
-def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(vist, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "CHUNK", 1)
+def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "CHUNK", 2)
     preprocess(vist, tmp_path / "straight")
-    encode_photos, calls = dataset.encode_photos, []
+    write_json, noted = dataset.write_json, []
 
-    def killed(network, pixels):
-        calls.append(len(pixels))
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return encode_photos(network, pixels)
+    def stopped(path, value):
+        if path.match(dataset.NOTES):
+            noted.append(path.name)
+            if len(noted) == 4:
+                raise KeyboardInterrupt
+        write_json(path, value)
 
-    monkeypatch.setattr(dataset, "encode_photos", killed)
+    monkeypatch.setattr(dataset, "write_json", stopped)
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         preprocess(vist, output)
     assert not (output / "train.json").exists() and not (output / "train.safetensors").exists()
-    with open(output / "train.safetensors.partial", "ab") as file:
-        file.write(b"half a row that was never noted")
+    with open(output / "train.partial" / dataset.PHOTOS, "ab") as file:
+        file.write(b"rows of a bigger file")
     with pytest.raises(UserError, match="--overwrite"):
         preprocess(vist, output, "--store", "pixels")
-    calls[:] = [0] * 10  # no more killing
     preprocess(vist, output)
-    assert sum(calls[10:]) == 10 - 3 * 2 + 1  # the three batches done are not done again; one photo of val
+    assert noted[4:] == ["3.json", "4.json", "0.json"]  # the three chunks done are not done again; the last is of val
     straight = tmp_path / "straight"
     for path in (path for path in straight.rglob("*") if path.is_file()):
         assert (output / path.relative_to(straight)).read_bytes() == path.read_bytes(), path
