@@ -389,14 +389,17 @@ class StoryDataset(Dataset):
     """
 
     def __init__(self, stories, photos, tokenizer, image_slots, max_length, text=None):
-        """text: the stories' Text where it is at hand; `stories` is not read then, and may be None."""
+        """text: the stories' Text where it is at hand; `stories` is not read then, and may be None.
+
+        tokenizer: with our special tokens, or their SpecialIds where the text is at hand.
+        """
         if max_length < image_slots + 4:
             raise UserError(
                 f"a model of {max_length} positions holds no beat of {image_slots} image slots; expected at least "
                 f"{image_slots + 4} positions, for [bos], a word, [eos] and [dyn] too"
             )
         self.photos, self.image_slots, self.max_length = photos, image_slots, max_length
-        self.special = special_ids(tokenizer)
+        self.special = tokenizer if isinstance(tokenizer, SpecialIds) else special_ids(tokenizer)
         self.text = Text.of(stories, tokenizer) if text is None else text
         self.beats = np.diff(self.text.story_at)
         self.lengths = self.text.lengths(image_slots)

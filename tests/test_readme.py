@@ -6,6 +6,7 @@ import shlex
 import pytest
 from conftest import ROOT
 
+import benchmark
 import CDE_score
 import cli
 import dataset
@@ -14,6 +15,7 @@ import picturebook
 import train
 
 PARSERS = {
+    "benchmark.py": benchmark.parser,
     "CDE_score.py": CDE_score.parser,
     "dataset.py": dataset.parser,
     "generate.py": generate.parser,
