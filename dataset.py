@@ -733,6 +733,14 @@ class Team(NamedTuple):
     device: torch.device
     wait: Callable  # until all of them are here
 
+    def gather(self, items):
+        """The items of all processes' lists, in each of them."""
+        if self.count == 1:
+            return items
+        parts = [None] * self.count
+        torch.distributed.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
 
 @contextlib.contextmanager
 def join_team():

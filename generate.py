@@ -4,7 +4,6 @@ python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
 """
 
-import os
 import re
 from itertools import groupby
 from pathlib import Path
@@ -65,6 +64,7 @@ from dataset import (
     BrokenPhoto,
     Photos,
     cut,
+    join_team,
     load_photo,
     pack,
     photo_files,
@@ -74,7 +74,7 @@ from dataset import (
     take_photos,
     time_taken,
 )
-from model import best_device, load_checkpoint
+from model import load_checkpoint
 
 # ------------------------------------------------------------------------------------------ one batch
 
@@ -232,19 +232,10 @@ def read_albums(path, encoder):
 # ---------------------------------------------------------------------------------------------- main
 
 
-def several_processes():
-    """accelerate's state of the processes that a launcher started (accelerate launch, torchrun); None of one alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return None
-    from accelerate import PartialState  # a plain run does without its import
-
-    return PartialState()
-
-
-def write_stories(model, tokenizer, albums, options):
+def write_stories(model, tokenizer, albums, options, team):
     """`options.num_stories` stories for each album, as dicts; how many sentences were cut short is said.
 
-    Of several processes each writes its share of the batches, and all of them have all stories in the end.
+    Of a team's processes each writes its share of the batches, and all of them have all stories in the end.
     """
     special = special_ids(tokenizer)
     sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
@@ -267,12 +258,9 @@ def write_stories(model, tokenizer, albums, options):
     jobs = sorted(((i, telling) for i in range(len(albums)) for telling in range(options.num_stories)), key=beats)
     # A batch holds stories of one length. Its words depend on nothing but itself, so that any process may write it.
     batches = [batch for _, alike in groupby(jobs, beats) for batch in cut(list(alike), options.batch_size)]
-    state, device, written = several_processes(), model.device, []
-    if state:
-        batches = batches[state.process_index :: state.num_processes]
-    quiet = len(jobs) < 2 or not cli.first_process()
-    bar = tqdm(total=sum(map(len, batches)), unit="story", desc="writing", disable=quiet)
-    for batch in batches:
+    mine, device, written = batches[team.index :: team.count], model.device, []
+    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=len(jobs) < 2 or team.index > 0)
+    for batch in mine:
         photos, mask = zip(*(take_photos(albums[i]["rows"], albums[i]["photos"]) for i, _ in batch))
         numbers, noise = [i * options.num_stories + telling for i, telling in batch], None
         if options.plan == "sample":
@@ -285,10 +273,7 @@ def write_stories(model, tokenizer, albums, options):
         written.append((batch, [tokenizer.batch_decode(sentences) for sentences in words], cut_short))
         bar.update(len(batch))
     bar.close()
-    if state:
-        from accelerate.utils import gather_object
-
-        written = gather_object(written)
+    written = team.gather(written)
     if cut_short := sum(of_batch for _, _, of_batch in written):
         cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
     stories = {job: sentences for batch, texts, _ in written for job, sentences in zip(batch, texts, strict=True)}
@@ -334,8 +319,6 @@ def vist_submission(stories):
 def main():
     options = parse()
     model, tokenizer = load_checkpoint(options.checkpoint)
-    state = several_processes()
-    model.to(state.device if state else best_device())
     if options.plan == "sample" and model.config.plan == "none":
         raise UserError(f"--plan sample: the model in {options.checkpoint} was trained without a plan")
     albums = (
@@ -343,10 +326,10 @@ def main():
         if options.data_path
         else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
     )
-    stories = write_stories(model, tokenizer, albums, options)
-    if state:
-        state.destroy_process_group()
-    if not cli.first_process():
+    with join_team() as team:
+        model.to(team.device)
+        stories = write_stories(model, tokenizer, albums, options, team)
+    if team.index:
         return
     for story in stories[: len(stories) if options.folders else 1]:
         show(story)

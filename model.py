@@ -41,16 +41,16 @@ BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 transformers_logging.disable_progress_bar()  # a bar for half a second of weights would hide our own
 
 
-def keep_memory():
-    """Have the C library keep freed memory for what comes next, where it is glibc.
+def keep_memory(keep=True):
+    """Have the C library keep freed memory for what comes next, where it is glibc; or do as it is used to.
 
-    It gives the pages of large tensors back at once, and the next tensor's come as zeros, page by page: in training on a
+    It gives the pages of large tensors back at once, and those of the next come as zeros, one by one: in training on a
     CPU a third of the time.
     """
-    with suppress(AttributeError, OSError):
+    with suppress(AttributeError, OSError, TypeError):
         malloc = ctypes.CDLL(None).mallopt
-        malloc(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
-        malloc(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which does not shrink
+        malloc(-4, 0 if keep else 65536)  # M_MMAP_MAX: large blocks come from the heap too
+        malloc(-1, 2**31 - 1 if keep else 131072)  # M_TRIM_THRESHOLD: which shrinks where 2 GiB are free at its end
 
 
 keep_memory()
@@ -186,10 +186,8 @@ class Gaussian:
     mean: torch.Tensor
     log_var: torch.Tensor
 
-    def sample(self, noise=None, generator=None):
-        """A sample, from standard normal noise of the mean's shape where it is given."""
-        if noise is None:
-            noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+    def sample(self, noise):
+        """A sample, from standard normal noise of the mean's shape (or with more dimensions in front)."""
         return self.mean + noise * (0.5 * self.log_var).exp()
 
     def log_prob(self, z):
@@ -227,12 +225,17 @@ class Draws(NamedTuple):
 
 
 class WordLoss(torch.autograd.Function):
-    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without ever holding the logits of all rows.
+    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without holding the logits of all words.
 
     Logits over a vocabulary, their softmax and their gradient are the largest tensors of a language model by far. Here
     they live for a chunk of rows, whose gradient is taken while its logits are at hand, so that nothing is computed
-    twice (as in the Liger kernels, Hsu et al. 2024).
+    twice (as in the Liger kernels, Hsu et al. 2024). Rows that several words share are one chunk: they are few.
     """
+
+    @classmethod
+    def of(cls, words, row, weight, *pairs):
+        """What `forward` returns; no gradient is computed where none is asked for."""
+        return cls.apply(words, row, weight, *(pairs if torch.is_grad_enabled() else [x.detach() for x in pairs]))
 
     CHUNK = 512  # rows: more gain nothing on two cores, fewer pass over the gradient of W more often
 
@@ -250,6 +253,8 @@ class WordLoss(torch.autograd.Function):
         row = torch.arange(rows, device=device) if row is None else row
         shares = torch.zeros(rows, device=device)
         weights = shares.index_add(0, row, weight)  # of the rows
+        # fp16 has no room for errors divided by the number of words before its scaler has multiplied them.
+        ctx.unit = weights.max().clamp(min=1e-30) if dtype == torch.float16 else None
         gradients = [torch.empty_like(x) if want else None for x, want in zip(pairs, ctx.wanted)]
         with torch.autocast(device.type, enabled=False):
             cast = [x.to(dtype) for x in pairs]
@@ -271,7 +276,8 @@ class WordLoss(torch.autograd.Function):
                     # narrow side of the products, since every pass over the table costs.
                     logs.exp_().flatten().index_add_(0, at, -weight[of] / weights[row[of]].clamp(min=1e-30))
                     error = logs if dtype == logs.dtype else logits.copy_(logs)
-                    WordLoss.add_gradients(gradients, error, inputs, matrices, weights[here, None].to(dtype), here)
+                    of_rows = weights[here, None] if ctx.unit is None else weights[here, None] / ctx.unit
+                    WordLoss.add_gradients(gradients, error, inputs, matrices, of_rows.to(dtype), here)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(shares)
         return shares.sum(), shares
@@ -290,6 +296,10 @@ class WordLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx, scale, _):
         gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place: once
+        if gradients is None:
+            raise RuntimeError("WordLoss: a second backward pass; expected one, its gradients are gone")
+        if ctx.unit is not None:
+            scale = scale * ctx.unit
         if scale.device.type != "cpu" or scale != 1:  # a GPU would have to wait to know
             gradients = [None if x is None else x.mul_(scale) for x in gradients]
         return None, None, None, *gradients
@@ -417,10 +427,13 @@ class PlanCVAE(PreTrainedModel):
             features = self.standardise(photos.to(self.dtype).view(B * T, size), from_pixels=False)
         else:
             features = torch.zeros(B * T, size, dtype=self.dtype, device=photos.device)
-            if photos.dim() == 5 and photo_mask.any():
-                with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
+                if photos.dim() == 5 and photo_mask.any():
                     seen = self.image_encoder(photos[photo_mask])  # the photos there are
-                features[photo_mask.flatten()] = self.standardise(seen.to(features.dtype), from_pixels=True)
+                    features[photo_mask.flatten()] = self.standardise(seen.to(features.dtype), from_pixels=True)
+                elif photos.dim() == 5 and self.training and self.config.train_encoder:
+                    # Other processes may have photos, and wait for this one's gradients.
+                    features = features + 0 * self.image_encoder(photos[:1, 0]).to(features.dtype)
         slots = self.photo_projection(features).view(B, T, self.config.image_slots, self.width)
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
 
@@ -502,7 +515,7 @@ class PlanCVAE(PreTrainedModel):
             # index_select, not [word_beat]: on several CPU threads the gradient of the latter adds in no fixed order
             z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
             pairs += [z.index_select(0, word_beat), self.plan_head.weight]
-        return WordLoss.apply(words, None, weight, *pairs)
+        return WordLoss.of(words, None, weight, *pairs)
 
     def bag_loss(self, tellers, words, word_beat, num_tokens):
         """−log p(words of sentence t, in no order | what is known of beat t), [eos] aside.
@@ -515,7 +528,7 @@ class PlanCVAE(PreTrainedModel):
         rows = len(known) // len(tellers)
         row = torch.cat([word_beat + i * rows for i in range(len(tellers))])
         weight = torch.cat([weight * inside * asked.flatten()[word_beat] for _, weight, asked in tellers.values()])
-        loss, shares = WordLoss.apply(words.repeat(len(tellers)), row, weight, known, self.decoder.lm_head.weight)
+        loss, shares = WordLoss.of(words.repeat(len(tellers)), row, weight, known, self.decoder.lm_head.weight)
         sums = shares.view(len(tellers), rows).sum(1) * num_tokens
         return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
 

@@ -17,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.utils.data import DataLoader
 
 import cli
 import dataset
@@ -25,7 +26,9 @@ from cli import UserError
 from dataset import (
     BrokenPhoto,
     BucketBatches,
+    Rows,
     StoryDataset,
+    Text,
     collate,
     encode,
     load_photo,
@@ -34,6 +37,7 @@ from dataset import (
     special_ids,
     story_length,
     train_tokenizer,
+    write_split_json,
 )
 from model import ImageEncoder
 from stories import align, read_vist, read_vist_edit, spread
@@ -238,6 +242,65 @@ def test_stories_come_with_their_rows(tmp_path, tokenizer, chance, photos):
         for t, beat in enumerate(beats):
             expected = torch.zeros_like(photos[0]) if beat["photo"] is None else photos[beat["photo"]]
             assert torch.equal(example["photos"][t], expected.to(example["photos"].dtype))
+
+
+def give_words(path, tokenizer):
+    """Write the split at `path` again as dataset.py does: a story a line, its words beside it."""
+    split = json.loads(path.read_text())
+    stories = split.pop("stories")
+    Text.of(stories, tokenizer).save(path.with_name("val.words.safetensors"))
+    write_split_json(path, split | {"words": "val.words.safetensors"}, stories)
+    return stories
+
+
+def test_words_beside_a_split_are_those_of_its_stories(tmp_path, tokenizer, chance):
+    path = write_split(tmp_path, chance, torch.randn(9, 6).half(), stories=30)
+    limit = sorted(StoryDataset.load(path, tokenizer, 2, 10_000).lengths)[15]
+    before = StoryDataset.load(path, tokenizer, 2, limit)
+    told = give_words(path, tokenizer)
+    after = StoryDataset.load(path, tokenizer, 2, limit)
+    assert isinstance(after.text.words, Rows) and not isinstance(before.text.words, Rows)
+    assert stories.read_split(path)["stories"] == told
+    assert before.shortened == after.shortened > 0 and (before.lengths == after.lengths).all()
+    assert (before.beats == after.beats).all()
+    for a, b in zip(before, after, strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
+    assert stories.story_ids(path, [7, 0, 29]) == ["s7", "s0", "s29"]
+    loader = DataLoader(after, 5, num_workers=2, collate_fn=lambda items: [item["words"] for item in items])
+    assert all(torch.equal(words, after[i]["words"]) for i, words in enumerate(itertools.chain(*loader)))
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other", "empty", "beyond", "huge header"])
+def test_damaged_words_are_one_clear_error(tmp_path, tokenizer, chance, damage):
+    path = write_split(tmp_path, chance, torch.randn(5, 4).half())
+    told = give_words(path, tokenizer)
+    words = tmp_path / "val.words.safetensors"
+    if damage == "missing":
+        words.unlink()
+    elif damage == "cut":
+        words.write_bytes(words.read_bytes()[:-9])
+    elif damage == "other":
+        save_file({"photos": torch.zeros(3)}, words)
+    elif damage == "empty":
+        words.write_bytes(b"")
+    elif damage == "beyond":
+        told[3]["beats"][0]["photo"] = 5
+        Text.of(told, tokenizer).save(words)
+    else:
+        words.write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match="story s3: photo 5" if damage == "beyond" else "val.words.safetensors: "):
+        StoryDataset.load(path, tokenizer, 2, 500)
+
+
+@pytest.mark.parametrize("dtype", Rows.TYPES.values())
+def test_rows_are_those_of_the_file(tmp_path, dtype):
+    table = torch.randint(0, 100, (11, 3, 2)).to(dtype)
+    save_file({"a": torch.zeros(5), "b": table, "none": torch.zeros(0, 4).to(dtype)}, tmp_path / "x.safetensors")
+    rows = Rows(tmp_path / "x.safetensors", "b")
+    assert len(rows) == 11 and rows.shape == (11, 3, 2)
+    for wanted in (0, 7, slice(2, 5), slice(0, 0), slice(None), slice(9, 99)):
+        assert torch.equal(rows[wanted], table[wanted]), wanted
+    assert Rows(tmp_path / "x.safetensors", "none")[:].shape == (0, 4)
 
 
 def test_a_story_that_does_not_fit_loses_trailing_beats_and_is_counted(tmp_path, tokenizer, chance):

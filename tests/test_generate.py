@@ -237,6 +237,8 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "stories.json").read_bytes() == expected
     assert done.stdout == alone.stdout
+    total = len(json.loads(expected)["stories"])
+    assert f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in done.stderr  # each its share
     assert done.stderr.count("sentences were cut") == alone.stderr.count("sentences were cut") == 1
 
 

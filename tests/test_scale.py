@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -44,6 +45,35 @@ def vist(tmp_path_factory):
     for broken in (5, 17):
         (folder / "images/train" / f"{broken}.png").write_bytes(b"photo unavailable")
     return folder
+
+
+@pytest.mark.slow
+def test_a_training_set_ten_times_as_large_as_the_memory(tmp_path, tokenizer, make_model):
+    """Under a limit of address space, on a (sparse) file of photos ten times its size, and four million stories."""
+    limit, beats = 8 * 2**30, 5
+    encoder = make_model().image_encoder
+    encoder.save_pretrained(tmp_path / "image_encoder")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    row_bytes = 2 * encoder.config.feature_size
+    for split, photos in (("train", 10 * limit // row_bytes // beats * beats), ("val", 10)):
+        header = dataset.safetensors_header("F16", (photos, encoder.config.feature_size), row_bytes * photos)
+        with open(tmp_path / f"{split}.safetensors", "wb") as file:
+            file.write(header)
+            file.truncate(len(header) + row_bytes * photos)
+        stories = min(4_000_000, photos // beats)
+        ends = 3 * np.arange(stories * beats + 1), beats * np.arange(stories + 1)
+        words, rows = np.full(3 * beats * stories, 7, np.int32), np.linspace(0, photos - 1, stories * beats, dtype=int)
+        dataset.Text(words, *ends, rows).save(tmp_path / f"{split}.words.safetensors")
+        about = {"format": 1, "photos": {"file": f"{split}.safetensors", "kind": "features"}}
+        dataset.write_split_json(tmp_path / f"{split}.json", about | {"words": f"{split}.words.safetensors"}, [])
+    options = "--n_layer 1 --n_embd 32 --n_head 2 --max_steps 3 --batch_size 4"
+    paths = ["--train_data_path", tmp_path / "train.json", "--output_dir", tmp_path / "out"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "train.py", *paths, *options.split()], capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "train.safetensors").stat().st_size > 10 * limit and "best model" in done.stdout
 
 
 def free_port():
