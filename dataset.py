@@ -263,15 +263,20 @@ class Rows:
         try:
             with open(path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
-                entry = json.loads(file.read(length) if length < 1e8 else b"")[name]
+                header = json.loads(file.read(length) if length < 1e8 else b"")
+            self.metadata, entry = header.get("__metadata__", {}), header[name]
             self.shape, self.dtype = tuple(entry["shape"]), self.TYPES[entry["dtype"]]
-            self.start = 8 + length + entry["data_offsets"][0]
+            first, last = entry["data_offsets"]
+            self.start, self.row_bytes = 8 + length + first, math.prod(self.shape[1:]) * self.dtype.itemsize
+            numbers = (*self.shape, first, last)
+            if not all(type(number) is int and number >= 0 for number in numbers) or self.row_bytes == 0:
+                raise ValueError
+            cut_short = self.path.stat().st_size < self.start + self.shape[0] * self.row_bytes
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; expected it beside the split's .json") from None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
             raise UserError(f"{path}: not a safetensors file with {name!r}; expected that of a split") from None
-        self.row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        if self.path.stat().st_size < self.start + self.shape[0] * self.row_bytes:
+        if cut_short:
             raise UserError(f"{path}: cut short; expected {self.shape[0]} rows of {name!r}")
 
     def __len__(self):
@@ -280,10 +285,12 @@ class Rows:
     def __getitem__(self, rows):
         """A row, or a slice of rows."""
         first, last, _ = rows.indices(len(self)) if isinstance(rows, slice) else (rows, rows + 1, 1)
+        if not 0 <= first <= last <= len(self):
+            raise UserError(f"{self.path}: row {first} is asked for; expected one of its {len(self)}")
         if self.opened is None or self.opened[0] != os.getpid():  # a forked process would move its parent's place
             self.opened = os.getpid(), open(self.path, "rb", buffering=0)
         self.opened[1].seek(self.start + first * self.row_bytes)
-        data = bytearray(max(0, last - first) * self.row_bytes)
+        data = bytearray((last - first) * self.row_bytes)
         view = memoryview(data)
         while view and (count := self.opened[1].readinto(view)):
             view = view[count:]
@@ -357,13 +364,25 @@ class Text(NamedTuple):
         return cls(words, *starts, np.array(photos, np.int64))
 
     @classmethod
-    def load(cls, path):
-        """Those of a file that `save` wrote."""
-        words, *tables = (Rows(path, name) for name in cls._fields)
-        return cls(words, *(table[:].numpy() for table in tables))
+    def load(cls, path, json_path, tokenizer):
+        """Those of a file that `save` wrote; None where it is of another tokenizer or of other stories.
 
-    def save(self, path):
-        save_file(self._asdict(), path)
+        Raises UserError where it is damaged.
+        """
+        words, *tables = (Rows(path, name) for name in cls._fields)
+        if words.metadata != words_of(json_path, tokenizer):
+            return None
+        sentence_at, story_at, photos = (table[:].numpy() for table in tables)
+        for at, count in ((sentence_at, len(words)), (story_at, len(photos)), (sentence_at[:1], 0), (story_at[:1], 0)):
+            if not at.size or at[-1] != count or (np.diff(at) < 0).any():
+                raise UserError(f"{path}: its tables do not fit together; expected those that dataset.py wrote")
+        if len(sentence_at) != len(photos) + 1:
+            raise UserError(f"{path}: {len(photos)} photos; expected one for each of {len(sentence_at) - 1} sentences")
+        return cls(words, sentence_at, story_at, photos)
+
+    def save(self, path, json_path, tokenizer):
+        """Write them beside the split's JSON, which is there already."""
+        save_file(self._asdict(), path, metadata=words_of(json_path, tokenizer))
 
     def sentences(self, i):
         """Token ids of each sentence of story i."""
@@ -378,6 +397,12 @@ class Text(NamedTuple):
     def rows(self, i):
         """The row of each sentence's photo in story i, None where it has none."""
         return [None if row < 0 else row for row in self.photos[self.story_at[i] : self.story_at[i + 1]].tolist()]
+
+
+def words_of(json_path, tokenizer):
+    """What the words of a split depend on, to know whether they are still its: the tokenizer, the bytes of its file."""
+    rules = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
+    return {"of": f"tokenizer {rules}, stories of {Path(json_path).stat().st_size} bytes"}  # one entry: no order
 
 
 class StoryDataset(Dataset):
@@ -411,10 +436,13 @@ class StoryDataset(Dataset):
     @classmethod
     def load(cls, json_path, tokenizer, image_slots, max_length, encoder=None):
         """A preprocessed split. Raises UserError where its files are missing, no split, or not of the encoder."""
-        head = split_head(json_path)  # where there is none, the split is of before words had a file of their own
-        split = head or read_split(json_path)
+        split, text = split_head(json_path), None
+        if split is not None:
+            text = Text.load(Path(json_path).with_name(split["words"]), json_path, tokenizer)
+        if text is None:  # of before words had a file of their own, of another tokenizer, or written by hand
+            split = read_split(json_path)
+            text = Text.of(split["stories"], tokenizer)
         photos = Photos(json_path, split, encoder)
-        text = Text.load(Path(json_path).parent / head["words"]) if head else Text.of(split["stories"], tokenizer)
         beyond = np.flatnonzero(text.photos >= len(photos))
         if len(beyond):
             number = int(np.searchsorted(text.story_at, beyond[0], side="right")) - 1
@@ -436,7 +464,7 @@ class StoryDataset(Dataset):
         return len(self.lengths)
 
     def __getitem__(self, i):
-        number = i % len(self)  # a negative one counts from the end, as anywhere
+        number = range(len(self))[i]  # a negative one counts from the end, as anywhere
         photos, photo_mask = take_photos(self.rows(number), self.photos)
         packed = pack(self.sentences(number), self.special, self.image_slots)
         return packed | {"photos": photos, "photo_mask": photo_mask, "index": i}
@@ -796,8 +824,12 @@ def preprocess(args, team):
         if report["inputs"] != new["inputs"]:
             raise UserError(f"{folder}: other files here than the first process has found; expected one shared folder")
     todo = [split for split in jobs if not is_complete(output, split, report)]
-    if todo:
+    wordless = [split for split in jobs if split not in todo and split_head(output / f"{split}.json") is None]
+    if todo or wordless:
         tokenizer, encoder = load_shared(output)
+    for split in wordless if team.index == 0 else ():  # of before words had a file of their own
+        about = read_split(output / f"{split}.json")
+        write_stories(output / f"{split}.json", about, about.pop("stories"), tokenizer)
     store, workers = settings["store"], vars(args).get("workers", team.workers)
     for split, job in jobs.items():
         if split in todo:
@@ -904,7 +936,7 @@ def earlier_report(output, new, how, overwrite):
 
 
 def is_complete(output, split, report):
-    return split in report["splits"] and all((output / f"{split}.{suffix}").is_file() for suffix in SUFFIXES)
+    return split in report["splits"] and all((output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors"))
 
 
 def partial_of(output, split):
@@ -956,17 +988,22 @@ def write_split(output, split, job, report, tokenizer):
         beat["photo"] = rows.get(beat["photo_id"])
     about = {"format": 1, "source": settings["source"], "split": split, "text": settings["text"]}
     about["photos"] = {"file": target.name, "kind": settings["store"]}
-    about["words"] = f"{split}.words.safetensors"
-    text = Text.of(stories, tokenizer)
-    with whole(output / about["words"]) as temporary:
-        text.save(temporary)
-    write_split_json(output / f"{split}.json", about, stories)
+    text = write_stories(output / f"{split}.json", about, stories, tokenizer)
     report["splits"][split] = measure(stories, text) | {
         "remarks": +remarks,
         "photos": {"found": len(rows), "missing": job.missing, "broken": broken},
     }
     write_json(output / "report.json", report)
     os.replace(partial / PHOTOS, target)
+
+
+def write_stories(path, about, stories, tokenizer):
+    """Write a split's JSON at `path` and its words beside it; return its Text."""
+    words, text = path.with_suffix(".words.safetensors"), Text.of(stories, tokenizer)
+    write_split_json(path, about | {"words": words.name}, stories)
+    with whole(words) as temporary:
+        text.save(temporary, path, tokenizer)
+    return text
 
 
 def write_split_json(path, about, stories):

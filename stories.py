@@ -259,18 +259,22 @@ def split_head(path):
     try:
         with open(path, encoding="utf-8") as file:
             head = json.loads(file.readline(1_000_000).rstrip() + "]}")
-    except (OSError, ValueError):  # who reads the split whole says what is wrong
+    except (OSError, ValueError, RecursionError):  # who reads the split whole says what is wrong
         return None
     return check_head(path, head) if isinstance(head, dict) and isinstance(head.get("words"), str) else None
 
 
 def story_ids(path, numbers):
-    """Ids of the stories with these numbers in a split."""
+    """Ids of the stories with these numbers in a split; ~number is number's."""
+    numbers = [~number if number < 0 else number for number in numbers]
     if split_head(path) is None:
         return [read_split(path)["stories"][number]["story_id"] for number in numbers]
     with open(path, encoding="utf-8") as file:
         lines = {number: line for number, line in enumerate(file, -1) if number in numbers}
-    return [json.loads(lines[number].rstrip().rstrip(","))["story_id"] for number in numbers]
+    try:
+        return [json.loads(lines[number].rstrip().rstrip(","))["story_id"] for number in numbers]
+    except (LookupError, ValueError, TypeError):
+        raise UserError(f"{path}: not as many stories as words beside it; run dataset.py again") from None
 
 
 def check_head(path, split):

@@ -37,7 +37,6 @@ from dataset import (
     special_ids,
     story_length,
     train_tokenizer,
-    write_split_json,
 )
 from model import ImageEncoder
 from stories import align, read_vist, read_vist_edit, spread
@@ -248,8 +247,7 @@ def give_words(path, tokenizer):
     """Write the split at `path` again as dataset.py does: a story a line, its words beside it."""
     split = json.loads(path.read_text())
     stories = split.pop("stories")
-    Text.of(stories, tokenizer).save(path.with_name("val.words.safetensors"))
-    write_split_json(path, split | {"words": "val.words.safetensors"}, stories)
+    dataset.write_stories(path, split, stories, tokenizer)
     return stories
 
 
@@ -270,7 +268,18 @@ def test_words_beside_a_split_are_those_of_its_stories(tmp_path, tokenizer, chan
     assert all(torch.equal(words, after[i]["words"]) for i, words in enumerate(itertools.chain(*loader)))
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other", "empty", "beyond", "huge header"])
+def test_words_of_another_tokenizer_or_of_other_stories_are_not_taken(tmp_path, tokenizer, chance):
+    path = write_split(tmp_path, chance, torch.randn(9, 6).half())
+    told = give_words(path, tokenizer)
+    other = train_tokenizer(["the kite the kite was lost"] * 9, 270)
+    said = StoryDataset.load(path, other, 2, 500)[3]["words"]
+    assert other.decode(said.tolist()) == "".join(beat["sentence"] + "[eos]" for beat in told[3]["beats"])
+    path.write_text(path.read_text().replace(told[3]["beats"][0]["sentence"], "edited by hand"))
+    said = StoryDataset.load(path, tokenizer, 2, 500)[3]["words"]
+    assert tokenizer.decode(said.tolist()).startswith("edited by hand[eos]")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "other", "empty", "beyond", "tables", "shape", "huge header"])
 def test_damaged_words_are_one_clear_error(tmp_path, tokenizer, chance, damage):
     path = write_split(tmp_path, chance, torch.randn(5, 4).half())
     told = give_words(path, tokenizer)
@@ -285,7 +294,12 @@ def test_damaged_words_are_one_clear_error(tmp_path, tokenizer, chance, damage):
         words.write_bytes(b"")
     elif damage == "beyond":
         told[3]["beats"][0]["photo"] = 5
-        Text.of(told, tokenizer).save(words)
+        Text.of(told, tokenizer).save(words, path, tokenizer)
+    elif damage == "tables":
+        text = Text.of(told, tokenizer)
+        text._replace(story_at=text.story_at[:-1]).save(words, path, tokenizer)
+    elif damage == "shape":
+        words.write_bytes(words.read_bytes().replace(b'"shape":[', b'"shape":[-', 1))
     else:
         words.write_bytes(b"\xff" * 100)
     with pytest.raises(UserError, match="story s3: photo 5" if damage == "beyond" else "val.words.safetensors: "):
