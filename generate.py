@@ -91,7 +91,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
 
     Each beat is two calls of the decoder: one reads what was said since the last photo and the photos up to the next
     (all positions at once), which gives the plan; then transformers' generate() writes the sentence under it. Its words
-    leave the cache and are read again with the next photo, so that beams and padded rows need no care there.
+    stay in the cache, but where beams have mixed there: then they leave it, and are read again with the next photo.
     """
     B, T = photo_mask.shape
     device = photos.device
@@ -108,14 +108,14 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
         raise ValueError(f"stories of {sorted(set(map(len, sentences)))} sentences; expected equally many of each")
     forbidden = torch.zeros(decoder.config.vocab_size, device=device)
     forbidden[[i for i in special if i != special.eos]] = -torch.inf
+    known = torch.zeros(B, 1, dtype=torch.long, device=device)  # positions of the last sentence that the cache holds
     rows, beams, cut_short = torch.arange(B, device=device)[:, None], settings.num_beams or 1, 0
     for t in range(len(sentences[0]), T):
-        # Read the sentences that the cache lacks, each after its photo, then this beat's photo. The photo of the first
-        # of them is in the cache already, unless nothing is.
+        # Read the sentences that the cache lacks, each after its photo, then this beat's photo.
         seen, heard = image_states.shape[1], dyn_states.shape[1]  # beats whose photo, whose sentence was read
-        known = K * (seen - heard)
         unread = [pack(story[heard:], special, K) for story in sentences]
-        said = pad_sequence([p["input_ids"][known:] for p in unread], True, special.pad).to(device)
+        said = [p["input_ids"][start:] for p, start in zip(unread, known.flatten().tolist(), strict=True)]
+        said = pad_sequence(said, True, special.pad).to(device)
         chunk = torch.cat([said, said.new_full((B, K), special.img)], dim=1)
         dyn_at = torch.stack([p["dyn_at"] for p in unread]).to(device) - known
         image_at = torch.stack([p["image_at"][seen - heard :] for p in unread]).to(device) - known
@@ -143,21 +143,26 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
             z = prior.mean if noise is None else prior.sample(noise[:, t])
             bias = bias + model.plan_bias(z)
 
-        # Write the sentence, then take its words out of the cache again. The beams of a story differ in them alone.
+        # Write the sentence.
         if beams > 1:
             cache.batch_repeat_interleave(beams)
         ids = torch.cat([history, history.new_full((B, 1), special.bos)], dim=1)
         with model.planned(bias):
-            written = decoder.generate(
+            ids = decoder.generate(
                 ids,
                 attention_mask=torch.cat([mask, mask.new_ones(B, 1)], dim=1),
                 token_type_ids=torch.full_like(ids, special.txt),  # only the new positions' are read
                 past_key_values=cache,
                 generation_config=settings,
-            )[:, ids.shape[1] :]
-        cache.crop(history.shape[1] - cache.get_seq_length())  # a negative number: how many positions go
+            )
+        written = ids[:, history.shape[1] + 1 :]
         if beams > 1:
+            cache.crop(history.shape[1] - cache.get_seq_length())  # a negative number: how many positions go
             cache.batch_select_indices(beams * rows[:, 0])
+        kept = ids[:, history.shape[1] : cache.get_seq_length()]  # [bos] and words; rows that ended early are padded
+        history = torch.cat([history, kept], dim=1)
+        mask = torch.cat([mask, (kept != special.pad).long()], dim=1)
+        known = K + (kept != special.pad).sum(1, keepdim=True)
         for story, words in zip(sentences, written.tolist(), strict=True):
             end = words.index(special.eos) if special.eos in words else len(words)
             cut_short += end == len(words)

@@ -74,7 +74,7 @@ class TrainOptions:
     )
     seed: int = option(0, "of everything random")
     workers: int = option(0, "processes that read photos; 0 reads them in the training process")
-    fsdp: bool = option(False, "cut the model over the processes (FSDP), where one GPU cannot hold it")
+    fsdp: bool = option(False, "cut gradients, moments and model over the processes, for what one GPU cannot hold")
 
     # watching
     log_every: int = option(10, "steps between lines in the log")
@@ -138,6 +138,7 @@ from matplotlib import pyplot as plt
 TERMS = ("nll", "kl", "bow", "photo", "foresight", "dynamics")
 # A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
 ADAM_BETAS = (0.9, 0.95)
+VALIDATION = 2**32  # stands for the step in the seed of validation: its draws are those of no step
 
 
 # ------------------------------------------------------------------------------------------- schedules
@@ -259,7 +260,7 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
     per_beat = torch.zeros(3, T, Z, dtype=torch.float64)  # count, Σ shift, Σ shift²
     kl = torch.zeros(T, dtype=torch.float64)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
-        chance = batch["index"], batch["beat_mask"], Z, [seed]
+        chance = batch["index"], batch["beat_mask"], Z, [seed, VALIDATION]
         batch["draws"] = Draws.of(*chance)
         if iwae_samples:
             batch["iwae_noise"] = Draws.of(*chance, samples=(iwae_samples,)).plans
@@ -309,9 +310,17 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
 # ------------------------------------------------------------------------------- checkpoints and log
 
 
-def full(tensor):
-    """The whole of a tensor that FSDP has cut over the processes (all must ask), or any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+def gathered(tensors, keep):
+    """{name: tensor} with each that FSDP has cut over the processes whole, on the CPU; empty where not to `keep`.
+
+    All processes must ask; one tensor at a time is whole on their devices.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+        if keep:
+            whole[name] = tensor.contiguous()
+    return whole
 
 
 def save_checkpoint(path, model, tokenizer, weights, optimizer_state=None, progress=None):
@@ -325,9 +334,9 @@ def save_checkpoint(path, model, tokenizer, weights, optimizer_state=None, progr
 
 
 def optimizer_tensors(optimizer):
-    """An optimizer's state as whole tensors by name, whatever the number of processes. All of them must ask."""
+    """An optimizer's state as tensors by name."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": full(value).contiguous() for i, entry in state.items() for k, value in entry.items()}
+    return {f"{i}.{k}": value for i, entry in state.items() for k, value in entry.items()}
 
 
 def load_optimizer(optimizer, path):
@@ -427,7 +436,7 @@ def restore(options):
     if not (latest / "progress.json").is_file():
         if any((directory / name).exists() for name in (BEST, LATEST)) and not options.overwrite:
             raise UserError(f"--output_dir {directory}: holds a model that cannot be resumed; --overwrite replaces it")
-        if options.resume:
+        if options.resume and cli.first_process():
             print(f"nothing to resume in {directory}: starting from the beginning")
         return None
     if options.overwrite:
@@ -497,6 +506,8 @@ class Training:
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
             load_optimizer(self.optimizer, latest / "optimizer.safetensors")
+            if self.accelerator.scaler is not None and "scaler" in progress:
+                self.accelerator.scaler.load_state_dict(progress["scaler"])
         self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
@@ -505,12 +516,15 @@ class Training:
                  "photo_dropout")  # fmt: skip
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
-        self.unchecked = []  # losses of the last step
+        self.stopping = False  # whether it has asked any of several processes
+        self.unchecked = []  # losses since the last check
 
     def shard(self):
         """The model with its parameters, their gradients and their moments cut over the processes, block by block."""
         if self.accelerator.num_processes == 1:
             raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
+        if self.model.config.train_encoder:  # whose batch norms would differ from process to process
+            raise UserError("--fsdp: the photo encoder is trained too; expected features, or --no-train_encoder")
         self.model.to(self.accelerator.device)
         for block in (*self.model.decoder.transformer.h, *self.model.dynamics.h):
             fully_shard(block)
@@ -535,7 +549,7 @@ class Training:
                 yield group
 
     def take_step(self, group):
-        """One optimizer step over the batches of `group`. Returns the sums of the terms, this process's share."""
+        """One optimizer step over the batches of `group`. Returns this process's sums of the terms, and rates."""
         options, step, accelerator = self.options, self.progress["step"], self.accelerator
         set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)  # of the dropout
         lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
@@ -543,8 +557,9 @@ class Training:
             entry["lr"] = lr
         # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
         tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in group)
-        tokens = accelerator.reduce(torch.tensor(tokens, device=accelerator.device))
-        sums, losses = 0, []
+        told = accelerator.reduce(torch.tensor([tokens, bool(self.stop)], device=accelerator.device))
+        tokens, sums = told[0], 0
+        self.stopping = bool(told[1]) if accelerator.num_processes > 1 else False
         for place, batch in enumerate(group):
             stories, counts, Z = batch["index"], Shard.counts(batch), self.model.config.plan_size
             batch["draws"] = Draws.of(stories, batch["beat_mask"], Z, [options.seed, step])
@@ -558,9 +573,9 @@ class Training:
             terms = [out[name].detach() for name in TERMS]
             terms += [out.tokens.float(), out.tokens.new_tensor(len(stories)).float()]
             sums = sums + counts * torch.stack(terms)
-            losses.append((step, stories, out.loss.detach(), sums))
-        self.check()  # of the step before: a GPU works on this one meanwhile
-        self.unchecked = losses
+            self.unchecked.append((step, stories, out.loss.detach(), sums))
+        if accelerator.device.type == "cpu":  # a GPU would have to be waited for: run() does so now and then
+            self.check()
         if options.grad_clip:
             accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip)
         self.optimizer.step()
@@ -568,22 +583,29 @@ class Training:
         self.progress["step"] += 1
         return sums, lr, beta
 
-    def check(self):
-        """Stop at a loss that was not finite, saying which term."""
-        for step, stories, loss, sums in self.unchecked:
-            if not torch.isfinite(loss):
-                values = dict(zip(TERMS, sums.tolist()))
-                bad = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
-                names = ", ".join(story_ids(self.options.train_data_path, stories.tolist()[:4]))
-                raise UserError(
-                    f"step {step}: {' and '.join(bad)} not finite ({values}; stories {names} …); "
-                    f"{self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip "
-                    f"often helps"
-                )
+    def check(self, together=False):
+        """Stop at a loss that was not finite since the last check, saying which term; together: of any process."""
+        bad = [entry for entry in self.unchecked if not torch.isfinite(entry[2])]
         self.unchecked = []
+        elsewhere = together and over_processes(self.accelerator, torch.tensor(len(bad)).double())
+        if bad:
+            step, stories, _, terms = bad[0]
+            values = dict(zip(TERMS, terms.tolist()))
+            names = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
+            ids = ", ".join(story_ids(self.options.train_data_path, stories.tolist()[:4]))
+            found = f"step {step}: {' and '.join(names)} not finite ({values}; stories {ids} …)"
+        elif elsewhere:
+            found = "a loss is not finite in another process"
+        else:
+            return
+        raise UserError(
+            f"{found}; {self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip "
+            f"often helps"
+        )
 
     def validate(self, log):
         """Figures over the validation split; the best and the latest model are saved. Returns a line to print."""
+        self.check(together=True)
         data = self.loader(self.val_set, BucketBatches(self.val_set.lengths, self.options.batch_size, shuffle=False))
         figures = evaluate(self.model, data, self.accelerator, self.options.seed, self.options.iwae_samples)
         progress, patience = self.progress, self.options.patience
@@ -606,14 +628,18 @@ class Training:
 
     def save(self, name):
         """Write a checkpoint; `latest` has all that a training goes on from, with any number of processes."""
-        self.check()
-        weights = {key: full(value) for key, value in self.model.state_dict().items()}
-        rest = {}
+        self.check(together=True)
+        main = self.accelerator.is_main_process
+        # Tied weights are there once: under FSDP they would be written twice.
+        own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
+        state = {key: value for key, value in self.model.state_dict().items() if key in own}
+        weights, rest = gathered(state, main), {}
         if name == LATEST:
-            options = dataclasses.asdict(self.options)
-            rest["optimizer_state"] = optimizer_tensors(self.optimizer)
-            rest["progress"] = self.progress | {"options": options}
-        if self.accelerator.is_main_process:
+            rest["optimizer_state"] = gathered(optimizer_tensors(self.optimizer), main)
+            rest["progress"] = self.progress | {"options": dataclasses.asdict(self.options)}
+            if self.accelerator.scaler is not None:
+                rest["progress"]["scaler"] = self.accelerator.scaler.state_dict()
+        if main:
             save_checkpoint(self.directory / name, self.model, self.tokenizer, weights, **rest)
         self.accelerator.wait_for_everyone()
 
@@ -638,13 +664,12 @@ class Training:
             bar.update()
             step = progress["step"]
             last = step >= self.total_steps
-            stopping = bool(self.stop) and accelerator.num_processes == 1
+            # A signal may reach one of several processes: they have told each other when the step began.
+            stopping = self.stopping if accelerator.num_processes > 1 else bool(self.stop)
             if step % options.log_every == 0 or last:
                 self.check()
-                # A signal may reach one of several processes: they tell each other when they count.
-                totals = torch.cat([window.cpu().double(), torch.tensor([float(bool(self.stop))]).double()])
-                *totals, stopping = over_processes(accelerator, totals).tolist()
-                totals = dict(zip(names, totals, strict=True))
+                totals = over_processes(accelerator, window.cpu().double())
+                totals = dict(zip(names, totals.tolist(), strict=True))
                 speed = totals["stories"] / (time.perf_counter() - since)
                 terms = {name: totals[name] / totals["stories"] for name in TERMS}
                 nll = totals["nll"] / totals["tokens"]
@@ -668,6 +693,7 @@ class Training:
         if progress["stopped_early"]:
             accelerator.print(f"stopped early: {progress['worse']} validations without a better −ELBO (--patience)")
         accelerator.print(f"best model: {self.directory / BEST}; log.jsonl and training.png stand beside it")
+        accelerator.end_training()
 
 
 def load_data_tokenizer(path):

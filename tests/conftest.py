@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core each
 
 import importlib
 import random
