@@ -416,7 +416,7 @@ def train_step(model, optimizer, batch, setup):
     with setup.autocast():
         loss = model(**batch, **OBJECTIVE).loss
     if not torch.isfinite(loss):
-        raise RuntimeError("the loss is not finite")
+        raise RuntimeError("the loss is not finite")  # train.py asks a GPU less often
     loss.backward()
     update(model, optimizer)
 
@@ -736,7 +736,7 @@ def peak_of_steps(who, batch_size, beats, setup):
 
 
 def memory_of_stories(count, setup):
-    """Bytes that the words of `count` stories take in a StoryDataset (photos stay in their file)."""
+    """Bytes that `count` stories take in a StoryDataset, words and all (of a split's files, its words stay there)."""
     before = psutil.Process().memory_info().rss
     stories = RandomStories(count, setup.size, 0, seed=setup.seed)
     return psutil.Process().memory_info().rss - before if len(stories) else 0

@@ -232,12 +232,12 @@ class WordLoss(torch.autograd.Function):
     twice (as in the Liger kernels, Hsu et al. 2024). Rows that several words share are one chunk: they are few.
     """
 
+    CHUNK = 512  # rows: more gain nothing on two cores, fewer pass over the gradient of W more often
+
     @classmethod
     def of(cls, words, row, weight, *pairs):
         """What `forward` returns; no gradient is computed where none is asked for."""
         return cls.apply(words, row, weight, *(pairs if torch.is_grad_enabled() else [x.detach() for x in pairs]))
-
-    CHUNK = 512  # rows: more gain nothing on two cores, fewer pass over the gradient of W more often
 
     @staticmethod
     def forward(ctx, words, row, weight, *pairs):

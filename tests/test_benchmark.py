@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -81,6 +82,11 @@ def test_memory_is_that_of_a_training_step(setup, monkeypatch):
     assert "32 stories of 5 beats" in benchmark.memory_table(found).text()
     found["peaks"][0][benchmark.OURS] = None  # its process was killed
     assert "–" in benchmark.memory_table(found).text()
+
+
+def test_a_figure_of_a_process_that_was_killed_is_missing():
+    assert benchmark.in_fresh_process(os._exit, 9) is None
+    assert benchmark.in_fresh_process(len, "abc") == 3
 
 
 def test_the_peak_is_the_processes_own(setup):

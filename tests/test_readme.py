@@ -29,6 +29,8 @@ def commands():
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     for line in "".join(blocks).replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
+        if words[:2] == ["torchrun", "--nproc_per_node"]:
+            words = ["python", *words[3:]]
         if len(words) > 1 and words[0] in ("python", "bash") and words[1] in PARSERS:
             yield pytest.param(words[1], words[2:], id=" ".join(words[1:]))
 
