@@ -57,7 +57,6 @@ from model import (
     PlanCVAE,
     PlanCVAEConfig,
     best_device,
-    keep_memory,
 )
 from report import Table, plt
 
@@ -193,19 +192,13 @@ def interleave(ways, setup):
     """
     seconds = {name: [] for name in ways}
     for turn in range(setup.repetitions + 1):
-        after_reference = False
         for name, way in ways.items():
-            if after_reference:  # memory has been given back: to fetch it again is not the next way's cost
-                way(turn)
-            after_reference = name == REFERENCE
-            keep_memory(not after_reference)  # the reference would run with the C library's own settings
             setup.wait()
             start = time.perf_counter()
             way(turn)
             setup.wait()
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    keep_memory()
     return seconds
 
 

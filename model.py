@@ -41,16 +41,16 @@ BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 transformers_logging.disable_progress_bar()  # a bar for half a second of weights would hide our own
 
 
-def keep_memory(keep=True):
-    """Have the C library keep freed memory for what comes next, where it is glibc; or do as it is used to.
+def keep_memory():
+    """Have the C library keep freed memory for what comes next, where it is glibc.
 
     It gives the pages of large tensors back at once, and those of the next come as zeros, one by one: in training on a
     CPU a third of the time.
     """
     with suppress(AttributeError, OSError, TypeError):
         malloc = ctypes.CDLL(None).mallopt
-        malloc(-4, 0 if keep else 65536)  # M_MMAP_MAX: large blocks come from the heap too
-        malloc(-1, 2**31 - 1 if keep else 131072)  # M_TRIM_THRESHOLD: which shrinks where 2 GiB are free at its end
+        malloc(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
+        malloc(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which shrinks where 2 GiB are free at its end
 
 
 keep_memory()
