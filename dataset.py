@@ -1,4 +1,4 @@
-"""Stories as tensors: VIST, VIST-Edit and the picturebook -> one pair of files a split -> batches.
+"""Stories as tensors: VIST, VIST-Edit and the picturebook -> three files a split -> batches.
 
     python dataset.py                          preprocess what lies under dataset/
     python dataset.py --vist dataset/VIST      name it
@@ -80,7 +80,7 @@ def parser():
     # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on the source.
     parser = Parser(
         prog="dataset.py",
-        description="Preprocess stories and their photos into <split>.json and <split>.safetensors.",
+        description="Preprocess stories and their photos into <split>.json and .safetensors files of words and photos.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument

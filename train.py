@@ -1,7 +1,7 @@
 """Train a plan-CVAE by the ELBO. `python train.py --help` lists every option; `bash train.sh` does it all.
 
-Everything random is a function of (seed, step) and the data order of (seed, epoch), so a training that was stopped
-is taken up where it was by --resume.
+What is drawn for a story is a function of (seed, step, story), dropout of (seed, step, process), the data order of
+(seed, epoch), so a training that was stopped is taken up where it was by --resume.
 """
 
 import dataclasses
