@@ -120,7 +120,6 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 from model import ImageEncoder, PlanCVAEConfig, best_device
 
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
-SUFFIXES = ("json", "words.safetensors", "safetensors")  # what a split consists of
 PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
@@ -297,7 +296,7 @@ class Rows:
         if view:
             raise UserError(f"{self.path}: cut short while it was read")
         table = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
-        table = table.view(-1, *self.shape[1:]) if data else table.view(0, *self.shape[1:])
+        table = table.view(last - first, *self.shape[1:])
         return table if isinstance(rows, slice) else table[0]
 
     def __getstate__(self):
@@ -777,7 +776,7 @@ def join_team():
     if "RANK" not in os.environ:
         yield Team(0, 1, cores, device, lambda: None)
         return
-    # gloo on GPUs as well: nothing is exchanged, they only wait for each other, and that as long as it takes
+    # gloo on GPUs as well: they exchange some text at most, and wait for each other as long as it takes
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=30))
     index, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     place, here = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
@@ -824,10 +823,10 @@ def preprocess(args, team):
         if report["inputs"] != new["inputs"]:
             raise UserError(f"{folder}: other files here than the first process has found; expected one shared folder")
     todo = [split for split in jobs if not is_complete(output, split, report)]
-    wordless = [split for split in jobs if split not in todo and split_head(output / f"{split}.json") is None]
+    wordless = [s for s in jobs if s not in todo and not (output / f"{s}.words.safetensors").is_file()]
     if todo or wordless:
         tokenizer, encoder = load_shared(output)
-    for split in wordless if team.index == 0 else ():  # of before words had a file of their own
+    for split in wordless if team.index == 0 else ():  # of before words had a file of their own, or it is gone
         about = read_split(output / f"{split}.json")
         write_stories(output / f"{split}.json", about, about.pop("stories"), tokenizer)
     store, workers = settings["store"], vars(args).get("workers", team.workers)
@@ -965,7 +964,7 @@ def make_shared(output, report, jobs):
     ).eval()  # fmt: skip
     for split in SPLITS:  # an earlier run's files go only now that nothing more can be wrong
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
-        for suffix in SUFFIXES:
+        for suffix in ("json", "words.safetensors", "safetensors"):
             (output / f"{split}.{suffix}").unlink(missing_ok=True)
     (output / "report.json").unlink(missing_ok=True)
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):

@@ -732,6 +732,22 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
         assert torch.equal(rows[beat["photo"]], pixels[beat["photo_id"]])
 
 
+@pytest.mark.parametrize("older", [True, False])
+def test_words_that_are_not_there_are_made_up_for_without_the_photos(vist, tmp_path, older):
+    """Gone, or killed before they were written; or the output is of before words had a file of their own."""
+    output = tmp_path / "out"
+    split = preprocess(vist, output)
+    before = {name: (output / name).read_bytes() for name in ("train.json", "train.words.safetensors")}
+    photos = (output / "train.safetensors").stat().st_mtime_ns
+    (output / "train.words.safetensors").unlink()
+    if older:
+        del split["words"]
+        (output / "train.json").write_text(json.dumps(split, indent=1))
+    preprocess(vist, output)
+    assert before == {name: (output / name).read_bytes() for name in before}
+    assert (output / "train.safetensors").stat().st_mtime_ns == photos
+
+
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "CHUNK", 2)
     preprocess(vist, tmp_path / "straight")
