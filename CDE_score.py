@@ -174,7 +174,7 @@ def traces(model, dataset, pad_id, batch_size=32):
         prior, posterior = model.plans(states)
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])
         z = None if prior is None else prior.mean[None]
-        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], batch["beat_mask"])[0]
+        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], batch["beat_mask"])[0].sum(-1)
         words = torch.bincount(batch["word_beat"] // batch["beat_mask"].shape[1], minlength=len(log_p))
         agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
         kl = None if posterior is None else posterior.kl(prior).sum(-1)  # B, T

@@ -44,7 +44,10 @@ DRAWN = {
 }  # fmt: skip
 BY_SOURCE = {
     "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
-    "encoder_weights": ({"metavar": "WEIGHTS"}, "imagenet, none (random), or the path of a state dict"),
+    "encoder_weights": (
+        {"metavar": "WEIGHTS"},
+        "imagenet, none (random), a state dict, or a model of ours for its eye",
+    ),
     "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
     "encoder_grid": ({"type": positive_int, "metavar": "CELLS"}, "cells a side that features are pooled to"),
     "image_size": ({"type": positive_int, "metavar": "PIXELS"}, "side of the square that a photo is reduced to"),
@@ -117,7 +120,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from model import ImageEncoder, PlanCVAEConfig, best_device
+from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint
 
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
@@ -746,7 +749,11 @@ def choose_settings(args, source):
     if settings["tokenizer"] == "bpe":
         settings["vocab_size"] = args.vocab_size
     weights = Path(settings["encoder_weights"])
-    if weights.is_file():  # the same path may hold other weights tomorrow
+    if weights.is_dir():
+        eye = trained_eye(weights).config
+        settings |= {"image_encoder": eye.arch, "image_size": eye.image_size}
+        settings |= {"encoder_stages": eye.stages, "encoder_grid": eye.grid}
+    if weights.exists():  # the same path may hold other weights tomorrow
         settings["encoder_weights_date"] = weights.stat().st_mtime_ns
     return settings
 
@@ -948,6 +955,11 @@ def load_shared(output):
     return load_tokenizer(tokenizer), ImageEncoder.from_pretrained(encoder).eval()
 
 
+def trained_eye(path):
+    """The photo encoder of a model that train.py has trained."""
+    return load_checkpoint(path, "--encoder_weights")[0].image_encoder
+
+
 def make_shared(output, report, jobs):
     """The tokenizer and the photo encoder, saved in the output folder (what stood there goes), and the report."""
     settings = report["settings"]
@@ -958,9 +970,10 @@ def make_shared(output, report, jobs):
     else:
         tokenizer = load_tokenizer(settings["tokenizer"])
     torch.manual_seed(0)  # random weights are the same in every run
-    encoder = ImageEncoder.build(
-        settings["image_encoder"], settings["encoder_weights"], settings["image_size"],
-        settings["encoder_stages"], settings["encoder_grid"],
+    weights = settings["encoder_weights"]
+    encoder = trained_eye(weights) if Path(weights).is_dir() else ImageEncoder.build(
+        settings["image_encoder"], weights, settings["image_size"], settings["encoder_stages"],
+        settings["encoder_grid"],
     ).eval()  # fmt: skip
     for split in SPLITS:  # an earlier run's files go only now that nothing more can be wrong
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
@@ -999,14 +1012,14 @@ def write_split(output, split, job, report, tokenizer):
 def write_stories(path, about, stories, tokenizer):
     """Write a split's JSON at `path` and its words beside it; return its Text."""
     words, text = path.with_suffix(".words.safetensors"), Text.of(stories, tokenizer)
-    write_split_json(path, about | {"words": words.name}, stories)
+    write_story_lines(path, about | {"words": words.name}, stories)
     with whole(words) as temporary:
         text.save(temporary, path, tokenizer)
     return text
 
 
-def write_split_json(path, about, stories):
-    """Write a split's JSON, whole or not at all: a line with everything but the stories, then a line a story."""
+def write_story_lines(path, about, stories):
+    """Write stories as JSON, whole or not at all: a line with everything about them, then a line a story."""
     with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
         for number, story in enumerate(stories):

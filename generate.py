@@ -2,11 +2,18 @@
 
 python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
+python generate.py FOLDER --num_stories 5         five stories from five plans
+python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank      of twenty the one with the best CDE
+
+Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again, --redraw draws those
+of some beats anew, --interpolate goes from one telling's plans to another's. A plan is kept as drawn, (z − μ) / σ, in
+units of the prior that it meets: so it can be told again in a story that has become another one before it.
 """
 
 import re
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import cli
 from cli import OUTPUT_DIR, UserError
@@ -27,10 +34,20 @@ def parser():
     parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
     parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="of --decoding nucleus")
     parser.add_argument(
-        "--plan", choices=("mean", "sample"), default="mean", help="the prior's mean, or a sample of it"
-    )
+        "--plan", choices=("mean", "sample"),
+        help="the prior's mean, or a sample of it (default: mean for one telling, sample for several)",
+    )  # fmt: skip
     parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
     parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
+    parser.add_argument("--rerank", action="store_true", help="of the --num_stories keep the one with the best CDE")
+    parser.add_argument("--save_plans", metavar="FILE", help="keep the plans that the stories are told by")
+    parser.add_argument("--plans", metavar="FILE", help="tell by the plans of a file that --save_plans has written")
+    parser.add_argument(
+        "--redraw", type=cli.positive_int, nargs="+", metavar="BEAT", help="beats whose plan of --plans is drawn anew"
+    )
+    parser.add_argument(
+        "--interpolate", action="store_true", help="--num_stories from the first of --plans' tellings to the second"
+    )
     parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
@@ -44,17 +61,28 @@ def parse(arguments=None):
     options = parser().parse_args(arguments)
     if bool(options.folders) == bool(options.data_path):
         raise UserError("expected folders of photos, or --data_path with a preprocessed split")
-    if options.num_stories > 1 and options.plan == "mean" and options.decoding != "nucleus":
-        raise UserError(
-            f"--num_stories {options.num_stories}: all would be alike; add --plan sample or --decoding nucleus"
-        )
+    several = f"--num_stories {options.num_stories}"
+    if options.rerank and options.num_stories == 1:
+        raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
+    for name in ("redraw", "interpolate"):
+        if getattr(options, name) and not options.plans:
+            raise UserError(f"--{name}: of no plans; expected --plans too")
+    if options.interpolate and (options.num_stories == 1 or options.redraw):
+        raise UserError("--interpolate: expected --num_stories of 2 or more, and no --redraw")
+    if options.decoding != "nucleus" and options.num_stories > 1 and not options.interpolate:
+        if options.plan == "mean":
+            raise UserError(f"{several}: all would be alike; add --plan sample or --decoding nucleus")
+        if options.plans and not options.redraw:
+            raise UserError(f"{several}: all would be alike; expected --redraw or --interpolate with --plans")
     return options
 
 
 if __name__ == "__main__":
     cli.answer_early(parse)
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig
@@ -63,6 +91,7 @@ from dataset import (
     PHOTO_SUFFIXES,
     BrokenPhoto,
     Photos,
+    StoryDataset,
     cut,
     join_team,
     load_photo,
@@ -73,6 +102,7 @@ from dataset import (
     story_length,
     take_photos,
     time_taken,
+    write_story_lines,
 )
 from model import load_checkpoint
 
@@ -170,10 +200,107 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
     return sentences, cut_short
 
 
-def plan_noise(indices, beats, plan_size, seed, temperature):
-    """Noise (B, T, Z) of stories by number: a story's plans do not depend on the batch it is written in."""
-    generators = (torch.Generator().manual_seed(seed * 1_000_003 + i) for i in indices)
-    return temperature * torch.stack([torch.randn(beats, plan_size, generator=g) for g in generators])
+# --------------------------------------------------------------------------------------------- plans
+
+
+class Telling(NamedTuple):
+    """What is to be told of an album."""
+
+    album: int  # its place in the list of albums
+    number: int  # of the telling, from 1
+    plan: torch.Tensor | None  # beats, Z: in units of the prior; None is its mean
+
+
+def plan_noise(number, beats, plan_size, seed, temperature, again=False):
+    """A telling's plans (beats, Z) in units of their prior: a function of its number, not of its batch.
+
+    again: other plans than those that the same seed has drawn first.
+    """
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**62)
+    return temperature * torch.randn(beats, plan_size, generator=generator)
+
+
+def between(one, other, share):
+    """From plans (beats, Z) to others: along the great circle, since halfway down the chord plans would be too near the
+    mean to be samples (White 2016); where there is no circle, along the chord."""
+    angle = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos()[:, None]
+    weights = torch.sin((1 - share) * angle) / angle.sin(), torch.sin(share * angle) / angle.sin()
+    curved = angle.sin().abs() > 1e-4
+    weights = [torch.where(curved, x, straight) for x, straight in zip(weights, (1 - share, share))]
+    return weights[0] * one + weights[1] * other
+
+
+def read_plans(path, plan_size):
+    """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of any other."""
+    expected = "a file that --save_plans has written"
+    found = cli.read_json(path, expected)
+    plans = {}
+    try:
+        if found["plan_size"] != plan_size:
+            raise UserError(f"--plans {path}: plans of width {found['plan_size']}; this model's have {plan_size}")
+        for story in found["stories"]:
+            plan = torch.tensor(story["plans"], dtype=torch.float32)
+            if plan.shape[1:] != (plan_size,) or not plan.isfinite().all():
+                raise ValueError
+            plans.setdefault(str(story["story_id"]), []).append(plan)
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        raise UserError(f"--plans {path}: something else; expected {expected}") from None
+    return plans
+
+
+def write_plans(path, stories, asked, plan_size, checkpoint):
+    """The plans that stories were told by, a line a story."""
+    lines = []
+    for story, telling in zip(stories, asked, strict=True):
+        plan = torch.zeros(len(story["sentences"]), plan_size) if telling.plan is None else telling.plan
+        ids = {name: story[name] for name in ("story_id", "album_id", "telling") if name in story}
+        lines.append(ids | {"plans": plan.tolist()})
+    write_story_lines(path, {"checkpoint": checkpoint, "plan_size": plan_size}, lines)
+
+
+def tellings(albums, options, plan_size):
+    """What is to be told, as the options ask for."""
+    stored, asked = read_plans(options.plans, plan_size) if options.plans else None, []
+    for i, album in enumerate(albums):
+        beats, many = len(album["rows"]), options.num_stories
+
+        def drawn(n):
+            if options.plan == "mean":
+                return None
+            how = (plan_size, options.seed, options.plan_temperature, stored is not None)
+            return plan_noise(i * many + n, beats, *how)
+
+        plans = [drawn(n) for n in range(many)]
+        if stored is not None:
+            kept = stored_plans(stored, album, beats, options)
+            if options.interpolate:
+                plans = [between(*kept[:2], share) for share in torch.linspace(0, 1, many)]
+            else:
+                plans = [redrawn(plan, new, options.redraw or ()) for plan in kept for new in plans]
+        asked += [Telling(i, number, plan) for number, plan in enumerate(plans, start=1)]
+    return asked
+
+
+def stored_plans(stored, album, beats, options):
+    """An album's plans, which must fit its photos and the options."""
+    kept, where = stored.get(str(album["story_id"])), repr(album["story_id"])
+    if kept is None:
+        raise UserError(f"--plans {options.plans}: none of {where}; it has {next(iter(stored), 'none')!r}")
+    if len(kept[0]) != beats or len({len(plan) for plan in kept}) > 1:
+        raise UserError(f"--plans {options.plans}: of {len(kept[0])} beats; {where} has {beats} photos")
+    if options.interpolate and len(kept) < 2:
+        raise UserError(f"--interpolate: --plans {options.plans} has one telling of {where}; expected two")
+    if beyond := [beat for beat in options.redraw or () if beat > beats]:
+        raise UserError(f"--redraw {beyond[0]}: {where} has {beats} photos")
+    return kept
+
+
+def redrawn(plan, new, beats):
+    """The plan with that of `beats` (from 1) replaced; new None is the prior's mean."""
+    plan = plan.clone()
+    for beat in beats:
+        plan[beat - 1] = 0 if new is None else new[beat - 1]
+    return plan
 
 
 # ------------------------------------------------------------------------------------------- folders
@@ -237,8 +364,8 @@ def read_albums(path, encoder):
 # ---------------------------------------------------------------------------------------------- main
 
 
-def write_stories(model, tokenizer, albums, options, team):
-    """`options.num_stories` stories for each album, as dicts; how many sentences were cut short is said.
+def write_stories(model, tokenizer, albums, asked, options, team):
+    """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut short is said.
 
     Of a team's processes each writes its share of the batches, and all of them have all stories in the end.
     """
@@ -259,19 +386,18 @@ def write_stories(model, tokenizer, albums, options, team):
                 f"{where}: {len(album['rows'])} photos; this model has room for {model.max_length // beat_length} "
                 f"sentences of --max_words {options.max_words}: take fewer photos or a smaller --max_words"
             )
-    beats = lambda job: len(albums[job[0]]["rows"])
-    jobs = sorted(((i, telling) for i in range(len(albums)) for telling in range(options.num_stories)), key=beats)
+    beats = lambda k: len(albums[asked[k].album]["rows"])
+    order = sorted(range(len(asked)), key=beats)
     # A batch holds stories of one length. Its words depend on nothing but itself, so that any process may write it.
-    batches = [batch for _, alike in groupby(jobs, beats) for batch in cut(list(alike), options.batch_size)]
+    batches = [batch for _, alike in groupby(order, beats) for batch in cut(list(alike), options.batch_size)]
     mine, device, written = batches[team.index :: team.count], model.device, []
-    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=len(jobs) < 2 or team.index > 0)
+    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=len(asked) < 2 or team.index > 0)
     for batch in mine:
-        photos, mask = zip(*(take_photos(albums[i]["rows"], albums[i]["photos"]) for i, _ in batch))
-        numbers, noise = [i * options.num_stories + telling for i, telling in batch], None
-        if options.plan == "sample":
-            plan = (model.config.plan_size, options.seed, options.plan_temperature)
-            noise = plan_noise(numbers, beats(batch[0]), *plan).to(device)
-        torch.manual_seed((options.seed * 1_000_003 + numbers[0]) % 2**32)  # for nucleus sampling of words
+        of = [albums[asked[k].album] for k in batch]
+        photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
+        plans = [asked[k].plan for k in batch]
+        noise = None if plans[0] is None else torch.stack(plans).to(device)
+        torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)  # for nucleus sampling of words
         words, cut_short = tell(
             model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise
         )
@@ -281,13 +407,41 @@ def write_stories(model, tokenizer, albums, options, team):
     written = team.gather(written)
     if cut_short := sum(of_batch for _, _, of_batch in written):
         cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
-    stories = {job: sentences for batch, texts, _ in written for job, sentences in zip(batch, texts, strict=True)}
+    texts = {k: text for batch, texts, _ in written for k, text in zip(batch, texts, strict=True)}
+    last = {telling.album: telling.number for telling in asked}
     return [
         {name: albums[i][name] for name in ("story_id", "album_id", "photo_ids", "folder") if name in albums[i]}
-        | ({"telling": telling + 1} if options.num_stories > 1 else {})
-        | {"sentences": [sentence.strip() for sentence in stories[i, telling]]}
-        for i, telling in sorted(stories)
+        | ({"telling": number} if last[i] > 1 else {})
+        | {"sentences": [sentence.strip() for sentence in texts[k]]}
+        for k, (i, number, _) in enumerate(asked)
     ]
+
+
+def rerank(model, tokenizer, albums, asked, stories, batch_size):
+    """Of each album's stories the one with the least CDE: (its place in the list, its CDE).
+
+    Stories of one sentence have no CDE: their first is kept, and it is said of how many albums.
+    """
+    from CDE_score import CDE, SCORES, features, traces  # with all that draws its pictures: only where it is asked for
+
+    photos, told = [], []
+    for i, album in enumerate(albums):
+        there = [row for row in album["rows"] if row is not None]
+        place = dict(zip(there, range(len(photos), len(photos) + len(there))))
+        photos += features(album["photos"], there, model.image_encoder, model.device) if there else []
+        for story in (story for story, telling in zip(stories, asked) if telling.album == i):
+            beats = zip(album["rows"], story["sentences"], strict=True)
+            told.append({"beats": [{"photo": place.get(row), "sentence": sentence} for row, sentence in beats]})
+    photos = torch.stack(photos) if photos else None
+    data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
+    scores = [SCORES[CDE](trace, None) for trace in traces(model, data, tokenizer.pad_token_id, batch_size)]
+    best = []
+    for _, alike in groupby(range(len(asked)), lambda k: asked[k].album):
+        k = min(alike, key=lambda k: np.nan_to_num(scores[k], nan=np.inf))
+        best.append((k, None if np.isnan(scores[k]) else scores[k]))
+    if unscored := sum(cde is None for _, cde in best):
+        cli.warn(f"--rerank: {unscored} stories of one sentence have no CDE; their first telling is kept")
+    return best
 
 
 def readable(sentence):
@@ -324,18 +478,31 @@ def vist_submission(stories):
 def main():
     options = parse()
     model, tokenizer = load_checkpoint(options.checkpoint)
-    if options.plan == "sample" and model.config.plan == "none":
-        raise UserError(f"--plan sample: the model in {options.checkpoint} was trained without a plan")
+    planned = model.config.plan != "none"
+    for name in ("plan", "plans", "save_plans"):
+        value = getattr(options, name)
+        if not planned and value not in (None, "mean"):
+            raise UserError(f"--{name} {value}: the model in {options.checkpoint} was trained without a plan")
+    if options.plan is None:
+        options.plan = "sample" if planned and (options.num_stories > 1 or options.redraw) else "mean"
+    if not planned and options.num_stories > 1 and options.decoding != "nucleus":
+        raise UserError(f"--num_stories {options.num_stories}: this model has no plan, so that all would be alike; add "
+                        f"--decoding nucleus")  # fmt: skip
     albums = (
         read_albums(options.data_path, model.image_encoder)
         if options.data_path
         else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
     )
+    asked = tellings(albums, options, model.config.plan_size)
     with join_team() as team:
         model.to(team.device)
-        stories = write_stories(model, tokenizer, albums, options, team)
+        stories = write_stories(model, tokenizer, albums, asked, options, team)
     if team.index:
         return
+    if options.rerank:
+        best = rerank(model, tokenizer, albums, asked, stories, options.batch_size)
+        asked = [asked[k] for k, _ in best]
+        stories = [stories[k] | {"cde": cde, "of": options.num_stories} for k, cde in best]
     for story in stories[: len(stories) if options.folders else 1]:
         show(story)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
@@ -344,6 +511,9 @@ def main():
     if options.vist_output:
         cli.write_json(options.vist_output, vist_submission(stories))
         print(f"in the VIST Challenge's format -> {options.vist_output}")
+    if options.save_plans:
+        write_plans(options.save_plans, stories, asked, model.config.plan_size, options.checkpoint)
+        print(f"the plans -> {options.save_plans}")
 
 
 if __name__ == "__main__":

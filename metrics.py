@@ -121,6 +121,20 @@ def paired(a, b, samples=SAMPLES, seed=0):
     return {"difference": a.value - b.value, "interval": percentiles(differences), "p": p, "units": len(units)}
 
 
+# 97.5 % quantiles of Student's t with 1 to 10 degrees of freedom; for more the last, which is a little too wide.
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def over_seeds(values):
+    """Mean of a figure over trainings with other seeds, and its 95 % t-interval (mean, low, high); NaN of one alone."""
+    freedom = len(values) - 1
+    mean = float(np.mean(values))
+    if not freedom:
+        return mean, np.nan, np.nan
+    half = STUDENT[min(freedom, len(STUDENT)) - 1] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    return mean, mean - half, mean + half
+
+
 def separation(own, wrong, seed=0):
     """How well a score, the lower the better, tells stories from wrongly told ones.
 

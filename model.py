@@ -200,6 +200,28 @@ class Gaussian:
         ratio = (self.log_var.exp() + (self.mean - other.mean) ** 2) / other.log_var.exp()
         return 0.5 * (other.log_var - self.log_var + ratio - 1)
 
+    def detach(self):
+        return Gaussian(self.mean.detach(), self.log_var.detach())
+
+    def relative_to(self, other):
+        """This Gaussian of z as one of (z − μ) / σ, μ and σ those of `other`: in its units."""
+        return Gaussian((self.mean - other.mean) * (-0.5 * other.log_var).exp(), self.log_var - other.log_var)
+
+    def information(self, noise):
+        """Mutual information (T), in nats, of z_t and which of N stories it is the plan of, all equally likely.
+
+        Of Gaussians (N, T, Z), by one sample each, from noise (N, T, Z): the mean over n of log q(z|n) minus the log of
+        the mean of q(z|m) over all m (Hoffman and Johnson 2016). It cannot tell more than log N.
+        """
+        found = []
+        of_beats = (x.double().unbind(1) for x in (self.sample(noise), self.mean, self.log_var))
+        for z, mean, log_var in zip(*of_beats):
+            precision = (-log_var).exp()
+            constant = (mean.square() * precision + log_var).sum(1)
+            pairs = -0.5 * (z.square() @ precision.T - 2 * z @ (mean * precision).T + constant)  # N of z, N of m
+            found.append((pairs.diagonal() - pairs.logsumexp(1)).mean() + np.log(len(z)))
+        return torch.stack(found)
+
 
 class Draws(NamedTuple):
     """Everything random in the objective of a batch of stories."""
@@ -330,9 +352,9 @@ class PlanCVAEOutput(ModelOutput):
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
     kl_per_beat: torch.Tensor | None = None  # T
-    posterior_shift: torch.Tensor | None = None  # B, T, Z: μ_q − μ_p; its variance tells the active units
+    posterior: Gaussian | None = None  # in the prior's units, without gradients
     cosine: torch.Tensor | None = None  # B, T: cos(Δh, Δh̃)
-    log_weights: torch.Tensor | None = None  # samples, B: log p(y, z) − log q(z | y), on request
+    log_weights: torch.Tensor | None = None  # samples, B, T: log p(y_t, z_t) − log q(z_t | y), on request
 
 
 class PlanCVAE(PreTrainedModel):
@@ -610,7 +632,7 @@ class PlanCVAE(PreTrainedModel):
             z = posterior.sample(draws.plans)
             kl = posterior.kl(prior) * beat_mask[:, :, None]  # B, T, Z
             out.kl, out.kl_per_beat = kl.sum(), kl.sum((0, 2)).detach()
-            out.posterior_shift = (posterior.mean - prior.mean).detach()
+            out.posterior = posterior.relative_to(prior).detach()
             charged_kl = (kl.clamp(min=free_bits) * beat_mask[:, :, None]).sum() if free_bits else out.kl
         elif prior is not None:
             z = prior.mean
@@ -645,57 +667,55 @@ class PlanCVAE(PreTrainedModel):
 
     @torch.no_grad()
     def log_weights(self, prior, posterior, noise, hidden, words, word_beat, beat_mask):
-        """log p(y, z) − log q(z | y) of z ~ q from noise (samples, B, T, Z): (samples, B), in nats.
+        """log p(y_t, z_t) − log q(z_t | y) of z ~ q from noise (samples, B, T, Z): (samples, B, T), in nats.
 
-        They are the terms of the importance-weighted bound. Without a posterior z is the plan that is used, and each is
-        log p(y).
+        They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat by beat: the states
+        that beat t follows from know the words before it, not their plans, so that p(y) = Π_t ∫ p(z_t) p(y_t | z_t)
+        dz_t, and a bound of each factor is one of the whole, tighter than that of all plans drawn together. Without a
+        posterior z is the plan that is used, and the terms are log p(y_t).
         """
         if posterior is None:
             z = None if prior is None else prior.mean[None]
-            return self.log_p(hidden, z, words, word_beat, beat_mask).expand(len(noise), -1)
+            return self.log_p(hidden, z, words, word_beat, beat_mask).expand(len(noise), -1, -1)
         z = posterior.sample(noise)
         ratio = (prior.log_prob(z) - posterior.log_prob(z)) * beat_mask
-        return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio.sum(-1)
+        return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio
 
     def log_p(self, hidden, z, words, word_beat, beat_mask):
-        """log p(words | z) of each story, in nats: (samples, B) from z (samples, B, T, Z), or (1, B) where it is None.
+        """log p(words of beat t | z_t), in nats: (samples, B, T) of z (samples, B, T, Z); (1, B, T) where that is None.
 
         hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all logits held.
         """
-        B, T = beat_mask.shape
-        log_p = hidden.new_zeros(1 if z is None else len(z), B, dtype=torch.float32)
+        log_p = hidden.new_zeros(1 if z is None else len(z), beat_mask.numel(), dtype=torch.float32)
         for part in torch.arange(len(words), device=words.device).split(WordLoss.CHUNK):
             base, said, beat = self.decoder.lm_head(hidden[part]).float(), words[part], word_beat[part]
             for of_sample, plans in zip(log_p, [None] if z is None else z):
                 logits = base if plans is None else base + self.plan_bias(plans.flatten(0, 1)[beat]).float()
-                of_sample.index_add_(0, beat // T, -F.cross_entropy(logits, said, reduction="none"))
-        return log_p
+                of_sample.index_add_(0, beat, -F.cross_entropy(logits, said, reduction="none"))
+        return log_p.view(-1, *beat_mask.shape)
 
 
 AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
 AutoModel.register(PlanCVAEConfig, PlanCVAE)
 
 
-def load_checkpoint(path):
+def load_checkpoint(path, flag="--checkpoint"):
     """The model and tokenizer of a checkpoint, or of the best (else the latest) one in a training's output_dir.
 
-    Raises UserError where there is none or it is damaged.
+    Raises UserError, which names the flag, where there is none or it is damaged.
     """
     path = Path(path)
     found = next((p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None)
     if found is None:
-        raise UserError(f"--checkpoint {path}: no checkpoint there; expected a directory that train.py wrote")
-    with loading(f"--checkpoint {found}", "expected the complete directory that train.py wrote"):
+        raise UserError(f"{flag} {path}: no checkpoint there; expected a directory that train.py wrote")
+    with loading(f"{flag} {found}", "expected the complete directory that train.py wrote"):
         model, report = PlanCVAE.from_pretrained(found, local_files_only=True, output_loading_info=True)
         wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])})
         if wrong:
-            raise UserError(
-                f"--checkpoint {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all)"
-            )
+            raise UserError(f"{flag} {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all)")
         tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True)
     if len(tokenizer) > model.decoder.config.vocab_size:
         raise UserError(
-            f"--checkpoint {found}: its tokenizer has {len(tokenizer)} tokens, "
-            f"its model {model.decoder.config.vocab_size}"
+            f"{flag} {found}: its tokenizer has {len(tokenizer)} tokens, its model {model.decoder.config.vocab_size}"
         )
     return model.eval(), tokenizer

@@ -33,6 +33,9 @@ class TrainOptions:
     output_dir: str = option(OUTPUT_DIR, "where checkpoints, log and picture go")
     resume: bool = option(False, "take up the latest checkpoint in output_dir (or start, if there is none)")
     overwrite: bool = option(False, "start again in an output_dir that already holds a training")
+    evaluate: str | None = option(
+        None, "train nothing: figures of output_dir's best model over this preprocessed split", metavar="SPLIT"
+    )
 
     # model
     decoder: str = option("scratch", "GPT-2 by name (gpt2, distilgpt2, gpt2-medium …) or local path; or scratch")
@@ -84,7 +87,17 @@ class TrainOptions:
 
 
 # A resumed training may change these; anything else would make it another training.
-FREE_TO_CHANGE = {"output_dir", "resume", "overwrite", "workers", "fsdp", "log_every", "patience", "iwae_samples"}
+FREE_TO_CHANGE = {
+    "output_dir",
+    "resume",
+    "overwrite",
+    "evaluate",
+    "workers",
+    "fsdp",
+    "log_every",
+    "patience",
+    "iwae_samples",
+}
 
 
 def parser():
@@ -120,7 +133,7 @@ import matplotlib
 import torch
 import transformers
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import gather_object, send_to_device, set_seed
 from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -129,15 +142,20 @@ from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from dataset import BucketBatches, StoryDataset, collate, latest_split
-from model import BEST, LATEST, Draws, ImageEncoder, PlanCVAE, best_device, load_checkpoint
+from model import BEST, LATEST, Draws, Gaussian, ImageEncoder, PlanCVAE, best_device, load_checkpoint
 from stories import story_ids
 
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt
 
-TERMS = ("nll", "kl", "bow", "photo", "foresight", "dynamics")
+BAGS = ("bow", "photo", "foresight")  # terms that tell the words of a sentence in no order
+TERMS = ("nll", "kl", *BAGS, "dynamics")
 # A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
 ADAM_BETAS = (0.9, 0.95)
+MOST_PLANS = 4096  # stories whose plans are held against each other at validation, evenly spread
+# Shares of posterior means and samples in the middle of their prior: what lies within so many of its deviations.
+MIDDLE = {50: 0.67449, 90: 1.64485}
+WITHIN = {f"{of}_within_{share}": (of, MIDDLE[share]) for of in ("means", "samples") for share in MIDDLE}
 VALIDATION = 2**32  # stands for the step in the seed of validation: its draws are those of no step
 
 
@@ -237,6 +255,26 @@ class Shard:
         return bool(batch["index"][0] >= 0)
 
 
+def get_accelerator(options):
+    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
+    auto = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return Accelerator(
+        mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision,
+        cpu=best_device().type == "cpu",  # several processes talk by gloo then
+    )
+
+
+def get_loader(dataset, batches, accelerator, workers):
+    return DataLoader(
+        dataset,
+        batch_sampler=Shard(batches, accelerator),
+        collate_fn=partial(collate, pad_id=dataset.special.pad),
+        num_workers=workers,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+
+
 def over_processes(accelerator, sums):
     """The sum of a float64 tensor over all processes. A single one needs no device, and Apple's has no float64."""
     return sums if accelerator.num_processes == 1 else accelerator.reduce(sums.to(accelerator.device)).cpu()
@@ -246,28 +284,36 @@ def over_processes(accelerator, sums):
 
 
 @torch.no_grad()
-def evaluate(model, data, accelerator, seed, iwae_samples=0):
+def evaluate(model, dataset, accelerator, options):
     """Token-weighted figures over a whole split, with z drawn from the posterior.
 
-    Returns a dict: −ELBO, NLL, KL and BoW in nats per story, perplexity (exp of −ELBO per token), KL and active units
-    per beat, mean cosine of expected and observed change, and, on request, the IWAE bound's perplexity. A dimension of
-    the plan is active where the variance over stories of μ_q − μ_p exceeds 0.01 (Burda et al. 2016, for a conditional
-    prior).
+    Returns a dict: −ELBO and each term in nats per story, perplexity (exp of −ELBO per token), mean cosine of expected
+    and observed change, and, on request, the importance-weighted bound. Of the plans, in units of their prior: KL and
+    mutual information with the story (nats) and active units (Burda et al. 2016: where the variance over stories of the
+    posterior mean exceeds 0.01) of each beat; the shares of posterior means and samples in the prior's middle 50 and
+    90 %, which are 0.5 and 0.9 of the samples of a prior that foresees them rightly; and the perplexity of a sentence's
+    words, in no order, given its plan alone.
     """
     model.eval()
-    T, Z = int(data.dataset.beats.max()), model.config.plan_size
-    sums = {name: 0.0 for name in (*TERMS, "tokens", "stories", "cosine", "transitions", "log_bound")}
-    per_beat = torch.zeros(3, T, Z, dtype=torch.float64)  # count, Σ shift, Σ shift²
+    T, Z = int(dataset.beats.max()), model.config.plan_size
+    bags = [name for name in BAGS if getattr(options, f"{name}_weight")]  # a weight of 0 has trained nothing
+    iwae_samples, every = options.iwae_samples, -(-len(dataset) // MOST_PLANS)
+    batches = BucketBatches(dataset.lengths, options.batch_size, shuffle=False)
+    data = get_loader(dataset, batches, accelerator, options.workers)
+    names = (*TERMS, "tokens", "stories", "beats", "cosine", "transitions", "log_bound", *WITHIN)
+    sums = dict.fromkeys(names, 0.0)
+    moments = torch.zeros(3, T, Z, dtype=torch.float64)  # of posterior means: count, sum, sum of squares
     kl = torch.zeros(T, dtype=torch.float64)
+    plans = []  # of some stories: number; posterior mean and log-variance, noise (T, Z)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
-        chance = batch["index"], batch["beat_mask"], Z, [seed, VALIDATION]
+        chance = batch["index"], batch["beat_mask"], Z, [options.seed, VALIDATION]
         batch["draws"] = Draws.of(*chance)
         if iwae_samples:
             batch["iwae_noise"] = Draws.of(*chance, samples=(iwae_samples,)).plans
         counts = Shard.counts(batch)
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
-            out = model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0)
+            out = model(**batch, **{f"{name}_weight": 1.0 for name in bags})
         if not counts:
             continue
         if iwae_samples:
@@ -276,35 +322,62 @@ def evaluate(model, data, accelerator, seed, iwae_samples=0):
         for name in (*TERMS, "tokens"):
             sums[name] += getattr(out, name).item()
         sums["stories"] += len(mask)
+        sums["beats"] += mask.sum().item()
         sums["cosine"] += out.cosine[:, 1:][mask[:, 1:]].sum().item()
         sums["transitions"] += mask[:, 1:].sum().item()
-        if out.posterior_shift is not None:
+        if out.posterior is not None:
             t = mask.shape[1]
-            shift = (out.posterior_shift * mask[:, :, None]).cpu().double()
-            per_beat[0, :t] += mask.sum(0)[:, None].cpu()
-            per_beat[1, :t] += shift.sum(0)
-            per_beat[2, :t] += shift.pow(2).sum(0)
+            noise, q = batch["draws"].plans.cpu(), Gaussian(out.posterior.mean.cpu(), out.posterior.log_var.cpu())
+            there = mask[:, :, None].cpu()
+            moments[:, :t] += torch.stack([(q.mean.double() ** power * there).sum(0) for power in range(3)])
             kl[:t] += out.kl_per_beat.cpu()
+            for name, (of, bound) in WITHIN.items():
+                values = q.mean if of == "means" else q.sample(noise)
+                sums[name] += ((values.abs() < bound) * there).double().mean(2).sum().item()
+            for i, number in enumerate(batch["index"].tolist()):
+                if number % every == 0:
+                    plans.append((number, *(of[i, there[i, :, 0]] for of in (q.mean, q.log_var, noise))))
+    model.train()
     flat = over_processes(accelerator, torch.tensor(list(sums.values()), dtype=torch.float64))
     sums = dict(zip(sums, flat.tolist()))
-    count, total, squares = over_processes(accelerator, per_beat)
+    count, total, squares = over_processes(accelerator, moments)
     count = count.clamp(min=1)
     variance = squares / count - (total / count) ** 2
-    beats = count[:, 0]
-    model.train()
+    per_story = {name: sums[name] / sums["stories"] for name in TERMS}
     figures = {
-        "elbo_loss": (sums["nll"] + sums["kl"]) / sums["stories"],
-        "perplexity": math.exp(min(700, (sums["nll"] + sums["kl"]) / sums["tokens"])),
-        **{name: sums[name] / sums["stories"] for name in TERMS},
+        "elbo_loss": per_story["nll"] + per_story["kl"],
+        "perplexity": perplexity(sums["nll"] + sums["kl"], sums["tokens"]),
+        **per_story,
         "cosine": sums["cosine"] / max(1, sums["transitions"]),
-        "kl_per_beat": (over_processes(accelerator, kl) / beats).tolist(),
+        "kl_per_beat": (over_processes(accelerator, kl) / count[:, 0]).tolist(),
         "active_units_per_beat": (variance > 0.01).sum(1).tolist(),
         "tokens": int(sums["tokens"]),
         "stories": int(sums["stories"]),
     }
+    if model.config.plan == "cvae":
+        figures["information_per_beat"] = information_per_beat(gather_object(plans), T)
+        figures |= {name: sums[name] / sums["beats"] for name in WITHIN}
+        if "bow" in bags:
+            figures["bow_perplexity"] = perplexity(sums["bow"], sums["tokens"] - sums["beats"])
     if iwae_samples:
-        figures["iwae_perplexity"] = math.exp(min(700, -sums["log_bound"] / sums["tokens"]))
+        figures["iwae_loss"] = -sums["log_bound"] / sums["stories"]
+        figures["iwae_perplexity"] = perplexity(-sums["log_bound"], sums["tokens"])
     return figures
+
+
+def perplexity(nats, tokens):
+    return math.exp(min(700, nats / max(1, tokens)))
+
+
+def information_per_beat(plans, beats):
+    """Mutual information of story and plan, in nats, of each beat: of plans (number, mean, log-variance, noise)."""
+    plans = sorted(plans, key=lambda plan: plan[0])  # so that it does not depend on who has read them
+    found = []
+    for t in range(beats):
+        of_beat = [(mean[t], log_var[t], noise[t]) for _, mean, log_var, noise in plans if len(mean) > t]
+        mean, log_var, noise = (torch.stack(x)[:, None] for x in zip(*of_beat))
+        found += Gaussian(mean, log_var).information(noise).tolist()
+    return found
 
 
 # ------------------------------------------------------------------------------- checkpoints and log
@@ -386,24 +459,45 @@ class Log:
             file.write(json.dumps(line) + "\n")
 
     def draw(self):
-        """Loss terms, KL per beat, learning rate and β over the steps."""
+        """Loss terms and bounds, what the plans carry, learning rate and β over the steps, as training.png."""
         train = [line for line in self.lines if line.get("split") == "train"]
         val = [line for line in self.lines if line.get("split") == "val"]
-        figure, axes = plt.subplots(2, 2, figsize=(11, 7), layout="constrained")
+        figure, axes = plt.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
+        terms, bounds, plans, units, calibration, rates = axes.flat
+
+        def line(axis, lines, name, *style, **options):
+            points = [(x["step"], x[name]) for x in lines if name in x]
+            return axis.plot(*zip(*points), *style, **options)[0] if points else None
+
         for name in TERMS:
-            points = axes[0, 0].plot([x["step"] for x in train], [x[name] for x in train], label=name, lw=1)
-            axes[0, 0].plot([x["step"] for x in val], [x[name] for x in val], "o--", ms=3, c=points[0].get_color())
-        axes[0, 0].set(title="loss terms (line: training, dots: validation)", ylabel="nats per story", yscale="symlog")
-        axes[0, 0].legend()
-        for beat, values in enumerate(zip(*[x["kl_per_beat"] for x in val])):
-            axes[0, 1].plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
-        axes[0, 1].set(title="KL per beat (validation)", ylabel="nats")
-        if val:
-            axes[0, 1].legend()
-        axes[1, 0].plot([x["step"] for x in train], [x["lr"] for x in train])
-        axes[1, 0].set(title="learning rate", xlabel="step")
-        axes[1, 1].plot([x["step"] for x in train], [x["beta"] for x in train])
-        axes[1, 1].set(title="β", xlabel="step")
+            drawn = line(terms, train, name, label=name, lw=1)
+            line(terms, val, name, "o--", ms=3, c=drawn.get_color() if drawn else None)
+        terms.set(title="loss terms (line: training, dots: validation)", ylabel="nats per story", yscale="symlog")
+        for name, label in (("elbo_loss", "−ELBO"), ("iwae_loss", "−IWAE bound"), ("nll", "NLL given the plan")):
+            line(bounds, val, name, "o-", ms=3, label=label)
+        line(bounds, val, "kl", "o:", ms=3, label="KL")
+        bounds.set(title="bounds of the likelihood (validation)", ylabel="nats per story", yscale="symlog")
+        for name, style, label in (("kl", "o-", "KL"), ("information", "x--", "information")):
+            for beat, values in enumerate(zip(*(x[f"{name}_per_beat"] for x in val if f"{name}_per_beat" in x))):
+                steps = [x["step"] for x in val][-len(values) :]
+                plans.plot(steps, values, style, ms=4, c=f"C{beat}", label=f"{label}, beat {beat + 1}")
+        plans.set(title="KL, and mutual information of story and plan", ylabel="nats")
+        for beat, values in enumerate(zip(*(x["active_units_per_beat"] for x in val))):
+            units.plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
+        units.set(title="active units", ylabel="dimensions of the plan", xlabel="step")
+        for name, (of, _) in WITHIN.items():
+            share = int(name[-2:])
+            style = {"c": f"C{share // 50}", "ls": "-" if of == "samples" else ":"}
+            if line(calibration, val, name, marker="o", ms=3, label=f"{of} in {share} %", **style):
+                calibration.axhline(share / 100, c=style["c"], lw=0.5)
+        calibration.set(title="posterior in the middle of the prior", ylabel="share", xlabel="step", ylim=(0, 1.02))
+        peak = max((x["lr"] for x in train), default=0) or 1
+        rates.plot([x["step"] for x in train], [x["lr"] / peak for x in train], label=f"learning rate / {peak:.2g}")
+        rates.plot([x["step"] for x in train], [x["beta"] for x in train], label="β")
+        rates.set(title="schedules", xlabel="step")
+        for axis in axes.flat:
+            if axis.get_legend_handles_labels()[0]:
+                axis.legend(fontsize=7, ncols=2 if axis is plans else 1)
         with cli.whole(self.picture) as temporary:
             figure.savefig(temporary, dpi=110)
         plt.close(figure)
@@ -462,14 +556,7 @@ class Training:
         self.options, self.directory = options, Path(options.output_dir)
         self.progress = progress or {"step": 0, "best": math.inf, "worse": 0, "stopped_early": False}
         self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
-        if options.mixed_precision == "fp16" and not torch.cuda.is_available():
-            raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
-        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        auto = "bf16" if bf16 else "no"
-        self.accelerator = Accelerator(
-            mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision,
-            cpu=best_device().type == "cpu",  # several processes talk by gloo then
-        )
+        self.accelerator = get_accelerator(options)
         set_seed(options.seed)
         latest = self.directory / LATEST
         if progress:
@@ -530,22 +617,14 @@ class Training:
             fully_shard(block)
         return fully_shard(self.model, reshard_after_forward=True)
 
-    def loader(self, dataset, batches):
-        return DataLoader(
-            dataset,
-            batch_sampler=Shard(batches, self.accelerator),
-            collate_fn=partial(collate, pad_id=self.tokenizer.pad_token_id),
-            num_workers=self.options.workers,
-            pin_memory=self.accelerator.device.type == "cuda",
-        )
-
     def groups(self):
         """The batches of each optimizer step, from where the training stands; it never ends."""
+        options = self.options
         while True:
             epoch, done = divmod(self.progress["step"], self.steps_per_epoch)
-            self.batches.set_epoch(epoch, start=done * self.options.accumulation)
-            data = iter(self.loader(self.train_set, self.batches))
-            while group := list(islice(data, self.options.accumulation)):
+            self.batches.set_epoch(epoch, start=done * options.accumulation)
+            data = iter(get_loader(self.train_set, self.batches, self.accelerator, options.workers))
+            while group := list(islice(data, options.accumulation)):
                 yield group
 
     def take_step(self, group):
@@ -606,8 +685,7 @@ class Training:
     def validate(self, log):
         """Figures over the validation split; the best and the latest model are saved. Returns a line to print."""
         self.check(together=True)
-        data = self.loader(self.val_set, BucketBatches(self.val_set.lengths, self.options.batch_size, shuffle=False))
-        figures = evaluate(self.model, data, self.accelerator, self.options.seed, self.options.iwae_samples)
+        figures = evaluate(self.model, self.val_set, self.accelerator, self.options)
         progress, patience = self.progress, self.options.patience
         better = figures["elbo_loss"] < progress["best"]
         progress["best"], progress["worse"] = (
@@ -701,8 +779,26 @@ def load_data_tokenizer(path):
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
 
 
+def evaluate_only(options):
+    """Figures of the best model over a split, on the screen and in output_dir/evaluation.json."""
+    accelerator = get_accelerator(options)
+    model, tokenizer = load_checkpoint(options.output_dir)
+    K, most = model.config.image_slots, model.max_length
+    dataset = StoryDataset.load(options.evaluate, tokenizer, K, most, model.image_encoder)
+    figures = evaluate(model.to(accelerator.device), dataset, accelerator, options)
+    if accelerator.is_main_process:
+        for name, value in figures.items():
+            print(f"{name:24}{[round(x, 3) for x in value] if isinstance(value, list) else round(value, 4)}")
+        target = Path(options.output_dir) / "evaluation.json"
+        cli.write_json(target, {"split": options.evaluate, "iwae_samples": options.iwae_samples, "figures": figures})
+        print(f"-> {target}")
+    accelerator.end_training()
+
+
 def main():
     options = parse()
+    if options.evaluate:
+        return evaluate_only(options)
     train_path, val_path = resolve(options)
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)
     progress = restore(options)

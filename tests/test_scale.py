@@ -65,7 +65,7 @@ def test_a_training_set_ten_times_as_large_as_the_memory(tmp_path, tokenizer, ma
         words, rows = np.full(3 * beats * stories, 7, np.int32), np.linspace(0, photos - 1, stories * beats, dtype=int)
         about = {"format": 1, "photos": {"file": f"{split}.safetensors", "kind": "features"}}
         path = tmp_path / f"{split}.json"
-        dataset.write_split_json(path, about | {"words": f"{split}.words.safetensors"}, [])
+        dataset.write_story_lines(path, about | {"words": f"{split}.words.safetensors"}, [])
         dataset.Text(words, *ends, rows).save(path.with_suffix(".words.safetensors"), path, tokenizer)
     options = "--n_layer 1 --n_embd 32 --n_head 2 --max_steps 3 --batch_size 4"
     paths = ["--train_data_path", tmp_path / "train.json", "--output_dir", tmp_path / "out"]

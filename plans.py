@@ -1,0 +1,350 @@
+"""What a model's plans carry: a picture of them, what they know of a factor, and whether choosing one chooses a story.
+
+    python plans.py                                  the model in output/, the newest test split
+    python plans.py run0 run1 run2 --control         several (seeds) side by side, and what their plans do to stories
+
+The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor wording, plot, hero …),
+of others their album's label.
+"""
+
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+import cli
+from cli import OUTPUT_DIR, UserError
+from picturebook import BOOK, MOODS, SLOTS, Book, normalise, tell
+
+
+def parser():
+    parser = cli.Parser(prog="plans.py", description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoints", nargs="*", default=[OUTPUT_DIR], help="checkpoints, or train.py's output_dirs")
+    parser.add_argument("--data_path", help="preprocessed split (default: the newest test split); train.json beside it")
+    parser.add_argument("--world", default=BOOK, help="the picture book that the split was made of, if it was")
+    parser.add_argument("--factor", help="a name in the book's truth, or label (default: mood of a picture book)")
+    parser.add_argument("--beat", type=cli.positive_int, default=1, help="the beat whose plans are drawn and probed")
+    parser.add_argument("--control", action="store_true", help="write a picture book's stories under chosen plans")
+    parser.add_argument("--no_plan", nargs="*", default=[], metavar="CHECKPOINT",
+                        help="--control: models without a plan, one for each, to compare with")  # fmt: skip
+    parser.add_argument("--albums", type=cli.positive_int, default=100, help="--control: how many albums")
+    parser.add_argument("--num_stories", type=cli.positive_int, default=20, help="--control: stories of each album")
+    parser.add_argument("--batch_size", type=cli.positive_int, default=100, help="stories at once")
+    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of everything random")
+    parser.add_argument("--output", default="plans", help="where the picture (.png) and the figures (.json, .md) go")
+    return parser
+
+
+def parse(arguments=None):
+    options = parser().parse_args(arguments)
+    if options.no_plan and len(options.no_plan) != len(options.checkpoints):
+        many = len(options.checkpoints)
+        raise UserError(f"--no_plan: {len(options.no_plan)} checkpoints; expected {many}, one for each")
+    return options
+
+
+if __name__ == "__main__":
+    cli.answer_early(parse)
+
+import matplotlib
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+import generate
+from CDE_score import CDE
+from dataset import BucketBatches, StoryDataset, Team, collate, latest_split, read_split
+from metrics import over_seeds
+from model import Gaussian, best_device, load_checkpoint
+from report import Table
+
+matplotlib.use("Agg")  # draws to files, needs no screen
+from matplotlib import pyplot as plt
+
+# ------------------------------------------------------------------------------------- plans and factors
+
+
+@torch.no_grad()
+def plans_of(model, data, pad_id, batch_size):
+    """Prior and posterior (N, T, Z) of every story in a StoryDataset, zeros on beats that are not there."""
+    T, Z = int(data.beats.max()), model.config.plan_size
+    tables = torch.zeros(4, len(data), T, Z)
+    batches = BucketBatches(data.lengths, batch_size, shuffle=False)
+    for numbers in tqdm(batches, "plans", leave=False):
+        batch = {name: value.to(model.device) for name, value in collate([data[i] for i in numbers], pad_id).items()}
+        prior, posterior = model.plans(model.states(**batch))
+        t = prior.mean.shape[1]
+        for table, of in zip(tables, (prior.mean, prior.log_var, posterior.mean, posterior.log_var)):
+            table[numbers, :t] = of.cpu() * batch["beat_mask"].cpu()[:, :, None]
+    return Gaussian(*tables[:2]), Gaussian(*tables[2:])
+
+
+def factors_of(path, split, options):
+    """The factor's name and its value for each story of a split."""
+    truth = Path(options.world) / "truth" / Path(path).name
+    name = options.factor or ("mood" if split.get("source") == "picturebook" else "label")
+    if name == "label":
+        values = [story.get("label") for story in split["stories"]]
+    else:
+        facts = cli.read_json(truth, "the truth of a picture book (--world names it)")
+        values = [facts.get(story["story_id"], {}).get(name) for story in split["stories"]]
+    if None in values:
+        found = f"{path}: story {split['stories'][values.index(None)]['story_id']} has no {name!r}"
+        raise UserError(f"--factor: {found}; expected it of every story")
+    return name, [str(value) for value in values]
+
+
+def probed(train, test, seed):
+    """What plans know of a factor, at least, as a share of its entropy: (entropy − cross-entropy) / entropy.
+
+    train, test: (Gaussian (N, Z), numbers of the factor (N)). The cross-entropy is that of a small network that has
+    read samples of the training split's posteriors, on samples of the test split's: a lower bound (Barber and Agakov
+    2003).
+    """
+    torch.manual_seed(seed)
+    (plans, of), (test_plans, test_of) = train, test
+    classes = int(max(of.max(), test_of.max())) + 1
+    centre, scale = plans.mean.mean(0), plans.mean.std(0) + 1e-6
+    draw = lambda q: (q.sample(torch.randn_like(q.mean)) - centre) / scale
+    Z, width, epochs = plans.mean.shape[1], 256, 30
+    network = nn.Sequential(nn.Linear(Z, width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, classes))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        z = draw(plans)
+        for part in torch.randperm(len(z)).split(128):
+            loss = F.cross_entropy(network(z[part]), of[part])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
+    network.eval()
+    with torch.no_grad():
+        uncertain = sum(F.cross_entropy(network(draw(test_plans)), test_of).item() for _ in range(20)) / 20
+    share = test_of.bincount().double() / len(test_of)
+    entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
+    return (entropy - uncertain) / entropy
+
+
+def principal(points):
+    """Centre (Z) and the two directions (Z, 2) in which points (N, Z) vary most."""
+    centre = points.mean(0)
+    return centre, torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
+
+
+def draw_plans(prior, posterior, values, beat, path, factor, story):
+    """Posterior and prior means of a beat, in two dimensions and two ways, and one story's way through its beats."""
+    figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
+    relative = posterior.relative_to(prior)
+    names = sorted(set(values))
+    colours = {name: f"C{i}" for i, name in enumerate(names)}
+    for axis, of in zip(axes, (posterior.mean, relative.mean)):
+        title = "plans" if of is posterior.mean else "plans in units of the prior"
+        centre, directions = principal(of[:, beat - 1])
+        flat = lambda x: ((x - centre) @ directions).numpy()  # noqa: B023
+        points = flat(of[:, beat - 1])
+        for name in names:
+            here = [value == name for value in values]
+            axis.scatter(*points[here].T, s=9, alpha=0.7, c=colours[name], label=f"posterior mean, {name}")
+        if of is posterior.mean:
+            axis.scatter(
+                *flat(prior.mean[:, beat - 1]).T, s=9, marker="x", c="0.5", lw=0.6, label="prior mean", zorder=0
+            )
+        else:
+            for bound in (0.67449, 1.64485):
+                axis.add_patch(plt.Circle(flat(torch.zeros(1, of.shape[2]))[0], bound, fill=False, ls=":", ec="0.4"))
+        way = flat(of[story])
+        axis.plot(*way.T, "k-", lw=1)
+        for t, point in enumerate(way, start=1):
+            axis.annotate(str(t), point, fontsize=9, ha="center", va="center",
+                          bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "k", "lw": 0.8})  # fmt: skip
+        axis.set(title=f"{title}: beat {beat}, and one story's beats", xlabel="1st component", ylabel="2nd component")
+    axes[0].legend(fontsize=8, title=factor)
+    with cli.whole(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+# ------------------------------------------------------------------------------------------ control
+
+
+class Control:
+    """A model that tells a picture book's albums under chosen plans, and what becomes of the stories."""
+
+    def __init__(self, checkpoint, book, options):
+        self.options, self.book = options, book
+        self.model, self.tokenizer = load_checkpoint(checkpoint)
+        self.model.to(best_device())
+        self.albums = generate.read_albums(options.data_path, self.model.image_encoder)[: options.albums]
+
+    def write(self, plans, *arguments):
+        """Stories by generate.py's options; plans: {(album, telling)} -> plans (T, Z) or None, or None for its own."""
+        own = {name: str(getattr(self.options, name)) for name in ("data_path", "batch_size", "seed")}
+        settings = generate.parse([*(f"--{name}={value}" for name, value in own.items()), *arguments])
+        if plans is None:
+            asked = generate.tellings(self.albums, settings, self.model.config.plan_size)
+        else:
+            asked = [generate.Telling(i, n, plan) for (i, n), plan in plans.items()]
+        team = Team(0, 1, 1, self.model.device, lambda: None)
+        return asked, generate.write_stories(self.model, self.tokenizer, self.albums, asked, settings, team)
+
+    def placed(self, stories):
+        for story in stories:
+            beats = zip(story["photo_ids"], story["sentences"])
+            beats = [{"photo_id": photo, "position": t, "sentence": said} for t, (photo, said) in enumerate(beats)]
+            yield self.book.place_story({"photo_ids": story["photo_ids"], "beats": beats})
+
+    def checked(self, stories):
+        """Shares of stories with every slot right, whole, in one mood, cheerful; different stories an album."""
+        figures = self.book.tally(list(self.placed(stories)))
+        share = {name: right / of for name, (right, of) in figures.items()}
+        different = defaultdict(set)
+        for story in stories:
+            different[story["album_id"]].add(tuple(story["sentences"]))
+        return {
+            "slots right (the worst slot)": min(share[slot] for slot in SLOTS), "whole": share["all five beats"],
+            "one mood": share["one mood"], "cheerful": share["cheerful"],
+            "distinct stories an album": sum(map(len, different.values())) / len(different),
+        }  # fmt: skip
+
+    def is_whole(self, story):
+        """Whether a story has the wordings of its pictures, all in one mood."""
+        figures = self.book.tally(list(self.placed([story])))
+        return bool(figures["all five beats"][0] and figures["one mood"][0])
+
+    def mood(self, story):
+        figures = self.book.tally(list(self.placed([story])))
+        return next((mood for mood in MOODS if figures[mood][0]), None)
+
+    def changed(self, split):
+        """Share of albums whose story takes the mood of the plan of beat 1, both ways, with all else left alone.
+
+        The plans are those that the model reads off a cheerful and a gloomy first sentence about the album's picture.
+        """
+        photos = self.albums[0]["photos"]
+        facts = cli.read_json(Path(self.options.world) / "truth" / Path(self.options.data_path).name, "a truth")
+        told = []
+        for story in split["stories"][: len(self.albums)]:
+            for mood in MOODS:
+                sentences = map(normalise, tell(facts[story["story_id"]] | {"mood": mood}))
+                told.append({"beats": [b | {"sentence": s} for b, s in zip(story["beats"], sentences, strict=True)]})
+        data = StoryDataset(told, photos, self.tokenizer, self.model.config.image_slots, self.model.max_length)
+        prior, posterior = plans_of(self.model, data, self.tokenizer.pad_token_id, self.options.batch_size)
+        first = posterior.relative_to(prior).mean[:, 0]
+        plans = {}
+        for i, album in enumerate(self.albums):
+            rest = generate.plan_noise(i, len(album["rows"]), first.shape[1], self.options.seed, 1.0)
+            for m in range(len(MOODS)):
+                plan = rest.clone()
+                plan[0] = first[len(MOODS) * i + m]
+                plans[i, m + 1] = plan
+        _, stories = self.write(plans)
+        moods = [self.mood(story) for story in stories]
+        pairs = [tuple(moods[at : at + len(MOODS)]) for at in range(0, len(moods), len(MOODS))]
+        return sum(pair == MOODS for pair in pairs) / len(pairs)
+
+    def reranked(self):
+        """Of --num_stories by word sampling: the share that is whole and in one mood, of all, of the least CDE's, and
+        where any is; and how much of what choosing could gain the CDE gains."""
+        asked, stories = self.write(None, "--decoding", "nucleus", "--top_p", "1", "--plan", "mean",
+                                    "--num_stories", str(self.options.num_stories))  # fmt: skip
+        whole = [self.is_whole(story) for story in stories]
+        best = generate.rerank(self.model, self.tokenizer, self.albums, asked, stories, self.options.batch_size)
+        any_whole = defaultdict(bool)
+        for telling, good in zip(asked, whole):
+            any_whole[telling.album] |= good
+        mean, kept = sum(whole) / len(whole), sum(whole[k] for k, _ in best) / len(best)
+        possible = sum(any_whole.values()) / len(any_whole)
+        return {
+            "word sampling: whole and in one mood": mean,
+            f"the one of {self.options.num_stories} with the best {CDE}": kept,
+            "the best possible choice": possible,
+            "share of the possible gain": (kept - mean) / max(1e-9, possible - mean),
+        }
+
+
+def control(checkpoint, no_plan, book, split, options):
+    """Every figure of one model under chosen plans: {name: share or count}."""
+    many = ["--num_stories", str(options.num_stories)]
+    model, found = Control(checkpoint, book, options), {}
+    for name, arguments in (("mean plan", ["--plan", "mean"]), ("sampled plans", ["--plan", "sample", *many])):
+        found |= {f"{name}: {of}": value for of, value in model.checked(model.write(None, *arguments)[1]).items()}
+    if no_plan:
+        other = Control(no_plan, book, options)
+        for top_p in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
+            stories = other.write(None, "--decoding", "nucleus", "--top_p", str(top_p), *many)[1]
+            figures = other.checked(stories)
+            if figures["whole"] >= found["sampled plans: whole"]:
+                break
+        found["word sampling without a plan: top_p"] = top_p
+        found |= {f"word sampling without a plan: {of}": value for of, value in figures.items()}
+    found["plan of beat 1 chosen: the story takes its mood, both ways"] = model.changed(split)
+    return found | model.reranked()
+
+
+# ---------------------------------------------------------------------------------------------- main
+
+
+def main():
+    options = parse()
+    options.data_path = options.data_path or str(latest_split("test") or "")
+    if not options.data_path:
+        raise UserError("--data_path: not named, and dataset/preprocessed/ holds no test split; run python dataset.py")
+    path = Path(options.data_path)
+    split, training = read_split(path), read_split(path.with_name("train.json"))
+    factor, values = factors_of(path, split, options)
+    _, train_values = factors_of(path.with_name("train.json"), training, options)
+    number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
+    codes, train_codes = (torch.tensor([number[value] for value in of]) for of in (values, train_values))
+    book = Book(options.world) if options.control else None
+    figures = []
+    for k, checkpoint in enumerate(options.checkpoints):
+        model, tokenizer = load_checkpoint(checkpoint)
+        if model.config.plan != "cvae":
+            raise UserError(f"{checkpoint}: trained with --plan {model.config.plan}; expected plans to look at")
+        model.to(best_device())
+        read = partial(
+            StoryDataset.load, tokenizer=tokenizer, image_slots=model.config.image_slots,
+            max_length=model.max_length, encoder=model.image_encoder,
+        )  # fmt: skip
+        of_split = partial(plans_of, model, pad_id=tokenizer.pad_token_id, batch_size=options.batch_size)
+        prior, posterior = of_split(read(path))
+        _, train_posterior = of_split(read(path.with_name("train.json")))
+        found = {}
+        for t in range(posterior.mean.shape[1]):
+            beat = lambda q: Gaussian(q.mean[:, t], q.log_var[:, t])  # noqa: B023
+            share = probed((beat(train_posterior), train_codes), (beat(posterior), codes), options.seed)
+            found[f"plan {t + 1} knows of the {factor}"] = share
+        if k == 0:
+            draw_plans(prior, posterior, values, options.beat, f"{options.output}.png", factor, story=0)
+        if options.control:
+            no_plan = options.no_plan[k] if options.no_plan else None
+            found |= control(checkpoint, no_plan, book, split, options)
+        figures.append(found)
+    table = table_of(figures, options)
+    print(table.text())
+    cli.write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
+    with cli.whole(f"{options.output}.md") as temporary:
+        temporary.write_text(table.markdown() + "\n", encoding="utf-8")
+    print(f"\nthe picture of {options.checkpoints[0]}, the figures -> {options.output}.png, .json, .md")
+
+
+def table_of(figures, options):
+    shown = lambda name, x: f"{x:.2f}" if "distinct" in name or "top_p" in name else f"{100 * x:.1f} %"
+    rows = []
+    for name in figures[0]:
+        values = [found[name] for found in figures]
+        cells = [shown(name, value) for value in values]
+        if len(values) > 1:
+            mean, low, high = over_seeds(values)
+            cells.append(f"{shown(name, mean)} [{shown(name, low)}, {shown(name, high)}]")
+        rows.append([name, *cells])
+    columns = ["", *options.checkpoints, *(["mean"] if len(figures) > 1 else [])]
+    caption = "What a plan knows is at least this share of the factor's entropy (by a probe trained on train.json)."
+    if len(figures) > 1:
+        caption += " Mean and 95 % t-interval over the models."
+    return Table(f"Plans on {options.data_path}", columns, rows, caption)
+
+
+if __name__ == "__main__":
+    cli.run(main)
