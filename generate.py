@@ -11,6 +11,7 @@ units of the prior that it meets: so it can be told again in a story that has be
 """
 
 import re
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -216,7 +217,7 @@ def plan_noise(number, beats, plan_size, seed, temperature, again=False):
 
     again: other plans than those that the same seed has drawn first.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**62)
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)  # of 32 bits it reads
     return temperature * torch.randn(beats, plan_size, generator=generator)
 
 
@@ -225,7 +226,7 @@ def between(one, other, share):
     mean to be samples (White 2016); where there is no circle, along the chord."""
     angle = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos()[:, None]
     weights = torch.sin((1 - share) * angle) / angle.sin(), torch.sin(share * angle) / angle.sin()
-    curved = angle.sin().abs() > 1e-4
+    curved = (angle.sin() > 1e-3) & (one * one).any(-1, keepdim=True) & (other * other).any(-1, keepdim=True)
     weights = [torch.where(curved, x, straight) for x, straight in zip(weights, (1 - share, share))]
     return weights[0] * one + weights[1] * other
 
@@ -422,7 +423,7 @@ def rerank(model, tokenizer, albums, asked, stories, batch_size):
 
     Stories of one sentence have no CDE: their first is kept, and it is said of how many albums.
     """
-    from CDE_score import CDE, SCORES, features, traces  # with all that draws its pictures: only where it is asked for
+    from CDE_score import CDE, SCORES, features, traces, written_alike  # and all that draws its pictures: only here
 
     photos, told = [], []
     for i, album in enumerate(albums):
@@ -432,6 +433,8 @@ def rerank(model, tokenizer, albums, asked, stories, batch_size):
         for story in (story for story, telling in zip(stories, asked) if telling.album == i):
             beats = zip(album["rows"], story["sentences"], strict=True)
             told.append({"beats": [{"photo": place.get(row), "sentence": sentence} for row, sentence in beats]})
+    if model.config.text != "original":  # as CDE_score.py would read them
+        told = written_alike(told, Counter())
     photos = torch.stack(photos) if photos else None
     data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
     scores = [SCORES[CDE](trace, None) for trace in traces(model, data, tokenizer.pad_token_id, batch_size)]

@@ -104,7 +104,7 @@ def probed(train, test, seed):
     torch.manual_seed(seed)
     (plans, of), (test_plans, test_of) = train, test
     classes = int(max(of.max(), test_of.max())) + 1
-    centre, scale = plans.mean.mean(0), plans.mean.std(0) + 1e-6
+    centre, scale = plans.mean.mean(0), (plans.mean.var(0) + plans.log_var.exp().mean(0)).sqrt()
     draw = lambda q: (q.sample(torch.randn_like(q.mean)) - centre) / scale
     Z, width, epochs = plans.mean.shape[1], 256, 30
     network = nn.Sequential(nn.Linear(Z, width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, classes))
@@ -294,6 +294,9 @@ def main():
     split, training = read_split(path), read_split(path.with_name("train.json"))
     factor, values = factors_of(path, split, options)
     _, train_values = factors_of(path.with_name("train.json"), training, options)
+    beats = max(len(story["beats"]) for story in split["stories"])
+    if options.beat > beats:
+        raise UserError(f"--beat {options.beat}: the stories have {beats} beats")
     number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
     codes, train_codes = (torch.tensor([number[value] for value in of]) for of in (values, train_values))
     book = Book(options.world) if options.control else None

@@ -782,7 +782,7 @@ def load_data_tokenizer(path):
 def evaluate_only(options):
     """Figures of the best model over a split, on the screen and in output_dir/evaluation.json."""
     accelerator = get_accelerator(options)
-    model, tokenizer = load_checkpoint(options.output_dir)
+    model, tokenizer = load_checkpoint(options.output_dir, "--output_dir")
     K, most = model.config.image_slots, model.max_length
     dataset = StoryDataset.load(options.evaluate, tokenizer, K, most, model.image_encoder)
     figures = evaluate(model.to(accelerator.device), dataset, accelerator, options)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from dataset import pack, special_ids, take_photos
-from generate import natural, parse, plan_noise, readable, tell
+from generate import between, natural, parse, plan_noise, readable, tell
 
 
 def settings(tokenizer, words=8, **kwargs):
@@ -75,7 +75,8 @@ def album(make_model, make_stories, tokenizer):
 def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
     model, data = album
     special = special_ids(tokenizer)
-    noise = plan_noise(range(4), 4, model.config.plan_size, seed=1, temperature=1.0) if sampled else None
+    noise = [plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)]
+    noise = torch.stack(noise) if sampled else None
     photos, mask = photos_of(data, range(4))
     together, _ = tell(model, special, photos, mask, settings(tokenizer), noise)
     with torch.no_grad():
@@ -95,7 +96,7 @@ def test_a_story_that_was_begun_goes_on_as_if_written_here(begun, beams, album, 
     special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
     chosen = settings(tokenizer, num_beams=beams)
-    noise = plan_noise(range(4), 4, model.config.plan_size, seed=1, temperature=1.0)
+    noise = torch.stack([plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)])
     whole, _ = tell(model, special, photos, mask, chosen, noise)
     told = [story[:begun] for story in whole]
     assert len({sum(map(len, story)) for story in told}) > 1  # ragged, so that padding was tried
@@ -168,9 +169,22 @@ def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
 
 
 def test_a_plan_does_not_depend_on_its_batch():
-    many, one = plan_noise(range(5), 3, 4, seed=7, temperature=2.0), plan_noise([3], 3, 4, seed=7, temperature=1.0)
-    torch.testing.assert_close(many[3], 2 * one[0])
-    assert not torch.equal(many[0], many[1])
+    cool, hot = plan_noise(3, 3, 4, seed=7, temperature=1.0), plan_noise(3, 3, 4, seed=7, temperature=2.0)
+    torch.testing.assert_close(hot, 2 * cool)
+    others = [plan_noise(4, 3, 4, 7, 1.0), plan_noise(3, 3, 4, 8, 1.0), plan_noise(3, 3, 4, 7, 1.0, again=True)]
+    assert not any(torch.equal(cool, other) for other in others)
+
+
+def test_from_one_plan_to_another():
+    one, other = torch.randn(2, 5, 32)
+    for share in (0.0, 1.0):
+        torch.testing.assert_close(between(one, other, share), other if share else one)
+    one, other = (x / x.norm(dim=1, keepdim=True) for x in (one, other))
+    middle = between(one, other, 0.5)
+    torch.testing.assert_close(middle.norm(dim=1), torch.ones(5))  # as long as they are, and as near to either
+    torch.testing.assert_close((middle * one).sum(1), (middle * other).sum(1))
+    torch.testing.assert_close(between(one, 0 * one, 0.25), 0.75 * one)  # the mean lies on no circle
+    torch.testing.assert_close(between(one, one, 0.3), one)
 
 
 def test_words_readable():
@@ -212,6 +226,61 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
     assert submission["output_stories"][0]["story_text_normalized"] == " ".join(stories[0]["sentences"])
 
 
+def stories_of(path):
+    return [story["sentences"] for story in json.loads(path.read_text())["stories"]]
+
+
+def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, script, tmp_path):
+    (folder / "broken.jpg").unlink()
+
+    def write(output, *arguments):
+        same = ["--checkpoint", checkpoint, "--max_words", 6, "--output", output]
+        done = script("generate.py", folder, *same, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return stories_of(tmp_path / output)
+
+    first = write("a.json", "--num_stories", 2, "--save_plans", "plans.json", "--plan_temperature", 9)
+    assert first[0] != first[1]
+    kept = json.loads((tmp_path / "plans.json").read_text())
+    assert kept["plan_size"] == 6 and [len(story["plans"]) for story in kept["stories"]] == [3, 3]
+    drawn = plan_noise(1, 3, 6, 0, 9.0)
+    assert torch.equal(torch.tensor(kept["stories"][1]["plans"]), drawn)
+    assert write("b.json", "--plans", "plans.json") == first
+    redraw = ["--plans", "plans.json", "--redraw", 2, "--plan_temperature", 9, "--save_plans", "new.json"]
+    changed = write("c.json", *redraw)
+    assert [story[0] for story in changed] == [story[0] for story in first] and changed != first
+    for old, new in zip(kept["stories"], json.loads((tmp_path / "new.json").read_text())["stories"]):
+        assert [a == b for a, b in zip(old["plans"], new["plans"])] == [True, False, True]
+    assert len(write("d.json", *redraw, "--num_stories", 3)) == 6
+    path = write("e.json", "--plans", "plans.json", "--interpolate", "--num_stories", 4)
+    assert len(path) == 4 and [path[0], path[-1]] == first
+    write("f.json", "--save_plans", "mean.json")
+    (mean,) = json.loads((tmp_path / "mean.json").read_text())["stories"]
+    assert mean["plans"] == [[0.0] * 6] * 3
+
+
+def test_rerank_keeps_the_story_with_the_best_cde(checkpoint, folder, script, tmp_path):
+    (folder / "broken.jpg").unlink()
+    lone = tmp_path / "lone"
+    lone.mkdir()
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(lone / "1.jpg")
+    several = [folder, lone, "--checkpoint", checkpoint, "--max_words", 6, "--num_stories", 5, "--decoding", "nucleus"]
+    assert script("generate.py", *several, "--output", "all.json", cwd=tmp_path).returncode == 0
+    kept = ["--rerank", "--output", "best.json", "--save_plans", "plans.json"]
+    done = script("generate.py", *several, *kept, cwd=tmp_path)
+    assert done.returncode == 0 and "1 stories of one sentence have no CDE" in done.stderr
+    (best, alone) = json.loads((tmp_path / "best.json").read_text())["stories"]
+    score = ["CDE_score.py", "all.json", "--checkpoint", checkpoint, "--output", "scores"]
+    assert script(*score, cwd=tmp_path).returncode == 0
+    scores = json.loads((tmp_path / "scores.json").read_text())["systems"]["all"]["scores"]
+    found = [story["CDE"] for story in scores][:5]
+    assert len(set(found)) > 1 and best["cde"] == pytest.approx(min(found), rel=1e-5)
+    assert best["telling"] == found.index(min(found)) + 1 and best["of"] == 5
+    assert best["sentences"] == stories_of(tmp_path / "all.json")[found.index(min(found))]
+    assert alone["cde"] is None and alone["telling"] == 1
+    assert len(json.loads((tmp_path / "plans.json").read_text())["stories"]) == 2
+
+
 def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp_path):
     rng = random.Random(0)
     beats = [{"photo_id": str(t), "photo": t, "sentence": s} for t, s in enumerate(random_sentences(rng, 4))]
@@ -248,7 +317,21 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no photo that can be read"),
         ([], "expected folders"),
-        (["photos", "--num_stories", "2"], "--num_stories 2: all would be alike"),
+        (["photos", "--num_stories", "2", "--plan", "mean"], "--num_stories 2: all would be alike"),
+        (["photos", "--rerank"], "--rerank: of one story; expected --num_stories"),
+        (["photos", "--redraw", "1"], "--redraw: of no plans; expected --plans too"),
+        (["photos", "--plans", "p.json", "--interpolate"], "--interpolate: expected --num_stories of 2"),
+        (
+            ["photos", "--plans", "p.json", "--num_stories", "2"],
+            "all would be alike; expected --redraw or --interpolate",
+        ),
+        (["photos", "--plans", "missing.json"], "missing.json: no such file; expected a file that --save_plans"),
+        (["photos", "--plans", "odd.json"], "--plans odd.json: something else; expected a file that --save_plans"),
+        (["photos", "--plans", "wide.json"], "--plans wide.json: plans of width 9; this model's have 6"),
+        (["photos", "--plans", "other.json"], "--plans other.json: none of 'photos'; it has 'elsewhere'"),
+        (["photos", "--plans", "short.json"], "--plans short.json: of 2 beats; 'photos' has 3 photos"),
+        (["photos", "--plans", "p.json", "--redraw", "4"], "--redraw 4: 'photos' has 3 photos"),
+        (["photos", "--plans", "p.json", "--interpolate", "--num_stories", "3"], "has one telling of 'photos'"),
         (["photos", "--checkpoint", "empty"], "--checkpoint empty: no checkpoint there"),
         (["photos", "--max_words", "90"], "3 photos; this model has room for 2 sentences"),
         (["photos", "--top_p", "1.5"], "--top_p"),
@@ -260,6 +343,12 @@ def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path,
     for name in ("broken.jpg", "notes.txt"):
         (tmp_path / "photos" / name).unlink()
     (tmp_path / "empty").mkdir()
+    plan = {"story_id": "photos", "plans": [[0.5] * 6] * 3}
+    for name, width, story in (
+        ("p", 6, plan), ("odd", 6, plan | {"plans": [["a"]]}), ("wide", 9, plan),
+        ("other", 6, plan | {"story_id": "elsewhere"}), ("short", 6, plan | {"plans": [[0.5] * 6] * 2}),
+    ):  # fmt: skip
+        (tmp_path / f"{name}.json").write_text(json.dumps({"plan_size": width, "stories": [story]}))
     arguments = arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", checkpoint]
     done = script("generate.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -325,21 +325,76 @@ def test_pixels_equal_features_of_the_same_encoder(make_model, make_stories, tok
 
 
 def test_importance_weights(make_model, make_stories, tokenizer):
-    """Their mean is the ELBO, and the bound tightens with more samples."""
+    """Their mean is the ELBO; the bound tightens with more samples, and beat by beat."""
     model = make_model()
     batch = batch_of(make_stories(model, [3, 4]), [0, 1], tokenizer)
     noise = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)).plans
     with torch.no_grad():
-        weights = model(**batch, iwae_noise=noise).log_weights  # 400, B
-    elbos = []
-    with torch.no_grad():
+        weights = model(**batch, iwae_noise=noise).log_weights  # 400, B, T
+        elbos = []
         for _ in range(60):
             out = model(**batch)
             elbos.append(-(out.nll + out.kl))
-    elbo = torch.stack(elbos)
-    assert abs(weights.sum(1).mean() - elbo.mean()) < 4 * (elbo.std() / 60**0.5 + weights.sum(1).std() / 20)
-    bound = weights.logsumexp(0) - torch.tensor(400.0).log()
-    assert (bound > weights.mean(0)).all()
+    assert (weights[:, 0, 3] == 0).all()  # a beat that is not there
+    elbo, of_stories = torch.stack(elbos), weights.sum(2)
+    assert abs(of_stories.sum(1).mean() - elbo.mean()) < 4 * (elbo.std() / 60**0.5 + of_stories.sum(1).std() / 20)
+    bound = lambda x: x.logsumexp(0) - torch.tensor(400.0).log()
+    assert (bound(of_stories) > of_stories.mean(0)).all()
+    assert (bound(weights).sum(1) >= bound(of_stories)).all()
+
+
+def test_the_bound_reaches_the_likelihood(make_model, make_stories, tokenizer):
+    """log p(y_t) by quadrature over a plan of one dimension, a word at a time, and the bound of many samples."""
+    model = make_model(plan_size=1)
+    with torch.no_grad():
+        model.plan_head.weight.mul_(6)  # a plan that matters
+    data = make_stories(model, [2])
+    batch = batch_of(data, [0], tokenizer)
+    noise = torch.randn(20_000, 1, 2, 1, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        weights = model(**batch, iwae_noise=noise).log_weights
+        states = model.states(**batch)
+        prior, posterior = model.plans(states)
+        grid = torch.linspace(-9, 9, 2001)
+        for t, words in enumerate(data.sentences(0)):
+            z = prior.mean[0, t] + grid[:, None] * (0.5 * prior.log_var[0, t]).exp()  # 2001, 1
+            log_p = torch.distributions.Normal(0, 1).log_prob(grid)
+            for k, word in enumerate([*words, tokenizer.eos_token_id]):
+                state = states.hidden[0, batch["image_at"][0, t] + 1 + k]
+                logits = model.decoder.lm_head(state) + z * model.plan_head.weight[:, 0]
+                log_p = log_p + logits.log_softmax(-1)[:, word]
+            exact = (log_p.logsumexp(0) + (grid[1] - grid[0]).log()).item()
+            elbo = weights[:, 0, t].mean()
+            bound = (weights[:, 0, t].logsumexp(0) - torch.tensor(20_000.0).log()).item()
+            assert elbo < exact - 0.02 and bound == pytest.approx(exact, abs=0.02)
+
+
+def random_gaussians(seed, *shape):
+    chance = torch.Generator().manual_seed(seed)
+    return Gaussian(torch.randn(*shape, generator=chance), torch.randn(*shape, generator=chance))
+
+
+def test_a_gaussian_in_units_of_another():
+    one, other = random_gaussians(1, 7, 3, 4), random_gaussians(2, 7, 3, 4)
+    relative, noise = one.relative_to(other), torch.randn(7, 3, 4)
+    torch.testing.assert_close(relative.kl(Gaussian(torch.zeros(1), torch.zeros(1))), one.kl(other), **CLOSE)
+    inside = (one.sample(noise) - other.mean) / (0.5 * other.log_var).exp()
+    torch.testing.assert_close(relative.sample(noise), inside, **CLOSE)
+
+
+def test_information():
+    """Against a naive loop over torch's densities; of plans that are all alike, and of some that are far apart."""
+    plans, noise = random_gaussians(3, 9, 2, 4), torch.randn(9, 2, 4)
+    z, naive = plans.sample(noise), torch.zeros(2)
+    for t in range(2):
+        for n in range(9):
+            of = [as_normal(Gaussian(plans.mean[m, t], plans.log_var[m, t])).log_prob(z[n, t]).sum() for m in range(9)]
+            naive[t] += (of[n] - torch.stack(of).logsumexp(0) + torch.tensor(9.0).log()) / 9
+    torch.testing.assert_close(plans.information(noise).float(), naive, **CLOSE)
+    alike = Gaussian(plans.mean[:1].expand(9, 2, 4), plans.log_var[:1].expand(9, 2, 4))
+    torch.testing.assert_close(alike.information(noise), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    apart = Gaussian(1000 * torch.arange(9.0)[:, None, None].expand(9, 2, 4), plans.log_var)
+    torch.testing.assert_close(apart.information(noise), torch.tensor([9.0, 9.0]).double().log())
 
 
 def test_round_trip_gives_the_same_numbers(make_model, make_stories, tokenizer, tmp_path):

@@ -1,11 +1,13 @@
 """The training loop: schedules, groups, checkpoints, resuming, and the mistakes that it catches."""
 
+import dataclasses
 import json
 import math
 import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -106,7 +108,11 @@ def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_
     figures = log_of(tmp_path, "val")[-1]
     assert figures["stories"] == 7 and len(figures["kl_per_beat"]) == len(figures["active_units_per_beat"])
     assert figures["perplexity"] == pytest.approx(math.exp(figures["elbo_loss"] * 7 / figures["tokens"]))
-    assert sum(figures["kl_per_beat"]) > 0 and figures["iwae_perplexity"] > 1
+    assert sum(figures["kl_per_beat"]) > 0 and 1 < figures["iwae_perplexity"] < figures["perplexity"] * 1.01
+    assert len(figures["information_per_beat"]) == 4 and max(figures["information_per_beat"]) <= math.log(7)
+    shares = [figures[f"{of}_within_{share}"] for of in ("means", "samples") for share in (50, 90)]
+    assert all(0 <= share <= 1 for share in shares) and shares[0] <= shares[1] and shares[2] <= shares[3]
+    assert figures["bow_perplexity"] > 1
     for name in ("best", "latest"):
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / name).iterdir()}
     assert (tmp_path / "training.png").stat().st_size > 10_000
@@ -126,11 +132,43 @@ def training(data):
 def test_validation_does_not_depend_on_the_batch_size(training):
     figures = {}
     for size in (2, 7):
-        batches = BucketBatches(training.val_set.lengths, size, shuffle=False)
-        loader = training.loader(training.val_set, batches)
-        figures[size] = train.evaluate(training.model, loader, training.accelerator, seed=0, iwae_samples=2)
+        options = dataclasses.replace(training.options, batch_size=size, iwae_samples=2)
+        figures[size] = train.evaluate(training.model, training.val_set, training.accelerator, options)
     for name in ("nll", "bow", "photo", "perplexity", "dynamics", "cosine", "iwae_perplexity", "tokens"):
         assert figures[2][name] == pytest.approx(figures[7][name], rel=1e-4), name
+
+
+def test_evaluate_alone_gives_the_figures_of_the_training(run_train, data, tmp_path):
+    assert run_train(tmp_path, "--max_steps", 6, "--eval_every", 6, "--iwae_samples", 3)[0] == 0
+    (trained,) = log_of(tmp_path, "val")
+    code, err = run_train(tmp_path, "--evaluate", data / "val.json", "--iwae_samples", 3)
+    assert code == 0, err
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    assert found["split"] == str(data / "val.json") and found["figures"].keys() == trained.keys() - {"step", "split"}
+    for name, value in found["figures"].items():
+        assert value == pytest.approx(trained[name], rel=1e-5), name
+    code, err = run_train(tmp_path / "nothing", "--evaluate", data / "val.json")
+    assert code == 2 and "--output_dir" in err and "no checkpoint there" in err
+
+
+def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
+    """A posterior that is the prior has its means in the middle and its samples where the prior's fall."""
+    options = dataclasses.replace(training.options, plan="cvae", output_dir=str(tmp_path))
+    paths = map(Path, (options.train_data_path, Path(options.train_data_path).with_name("val.json")))
+    fresh = train.Training(options, *paths, None)
+    model = fresh.model
+    with torch.no_grad():
+        for mlp in (model.prior_mlp, model.posterior_mlp):
+            mlp[-1].weight.zero_()
+            mlp[-1].bias.zero_()
+        figures = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
+        model.posterior_mlp[-1].bias[: model.config.plan_size] = 1.0  # all means beyond the middle half
+        moved = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
+    assert figures["means_within_50"] == 1 and figures["kl"] == 0 and sum(figures["active_units_per_beat"]) == 0
+    assert abs(figures["samples_within_50"] - 0.5) < 0.05 and abs(figures["samples_within_90"] - 0.9) < 0.03
+    assert figures["information_per_beat"] == pytest.approx([0] * len(figures["kl_per_beat"]), abs=1e-6)
+    assert moved["means_within_50"] == 0 and moved["means_within_90"] == 1
+    assert moved["kl_per_beat"] == pytest.approx([0.5 * model.config.plan_size] * len(moved["kl_per_beat"]), rel=1e-4)
 
 
 def test_features_are_standardised_by_the_training_split(training, data):

@@ -1,0 +1,182 @@
+"""Train variants of the model on the same data, in the same steps, with the same seeds, and set them side by side.
+
+    python ablation.py                                              plan = none, deterministic, cvae; three seeds each
+    python ablation.py free_bits=0 free_bits=0.1,bow_weight=0.5     any options of train.py, by commas
+    python ablation.py --seeds 0 1 2 3 4 --train "--max_steps 500 --batch_size 32"
+
+It writes a table (mean and 95 % interval over the seeds) and a picture, the KL against the bound of the likelihood. A
+variant that was trained is not trained again, so that a run that was stopped is taken up by the same command.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import cli
+from cli import PLANS, UserError
+
+HERE = Path(__file__).parent
+SAMPLES = 100  # of the importance-weighted bound
+
+
+def parser():
+    parser = cli.Parser(prog="ablation.py", description=__doc__.splitlines()[0])
+    variants = [f"plan={plan}" for plan in reversed(PLANS)]
+    parser.add_argument("variants", nargs="*", default=variants, metavar="NAME=VALUE[,…]", help="options of train.py")
+    parser.add_argument("--seeds", type=cli.natural_int, nargs="+", default=[0, 1, 2], help="a training for each")
+    parser.add_argument("--jobs", type=cli.positive_int, default=1, help="trainings at once, which share the cores")
+    parser.add_argument("--train", default="", metavar="OPTIONS", help="options for every train.py, as one argument")
+    parser.add_argument("--train_data_path", help="training split (default: the newest), val.json beside it")
+    parser.add_argument("--test_data_path", help="split of the figures (default: test.json beside the training split)")
+    parser.add_argument("--world", help="the picture book that the test split was made of: its stories are checked too")
+    parser.add_argument("--output_dir", default="ablation", help="where trainings, table.md, .json and frontier.png go")
+    return parser
+
+
+def parse(arguments=None):
+    options = parser().parse_args(arguments)
+    for variant in options.variants:
+        if not all("=" in entry for entry in variant.split(",")):
+            raise UserError(f"{variant}: expected NAME=VALUE[,NAME=VALUE …], options of train.py")
+    for name in ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_data_path"):
+        if f"--{name}" in options.train.replace("=", " ").split():
+            raise UserError(f"--train: --{name} is ablation.py's to set; expected other options of train.py")
+    return options
+
+
+if __name__ == "__main__":
+    cli.answer_early(parse)
+
+import json
+
+import matplotlib
+
+import metrics
+from dataset import latest_split
+from picturebook import SLOTS, check_stories
+from report import Table
+from stories import read_stories
+
+matplotlib.use("Agg")  # draws to files, needs no screen
+from matplotlib import pyplot as plt
+
+FIGURES = {  # of train.py --evaluate: what the table calls them
+    "iwae_loss": f"bound, {SAMPLES} samples: nats a story", "iwae_per_token": "bound: nats a token",
+    "elbo_loss": "−ELBO: nats a story", "nll": "NLL given the plan", "kl": "KL", "information": "information",
+    "active_units": "active units a beat", "means_within_90": "posterior means in the prior's 90 %",
+    "samples_within_90": "posterior samples in the prior's 90 %", "bow_perplexity": "bag-of-words perplexity",
+    "cosine": "cosine of expected and observed change",
+}  # fmt: skip
+
+
+def run(script, *arguments, threads):
+    """Run one of our scripts; its own one line of error is ours."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(
+        [sys.executable, HERE / script, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    if done.returncode:
+        raise UserError((done.stderr.strip().splitlines() or [f"{script}: stopped by signal {-done.returncode}"])[-1])
+
+
+def train_and_measure(variant, seed, train_path, test_path, options, threads):
+    """Train a variant with a seed, unless that is done; its figures on the test split."""
+    place = Path(options.output_dir) / variant / str(seed)
+    own = [f"--{entry}" for entry in variant.split(",")]
+    data = ["--train_data_path", train_path, "--output_dir", place]
+    run("train.py", *data, "--seed", seed, "--resume", *shlex.split(options.train), *own, threads=threads)
+    run("train.py", "--output_dir", place, "--evaluate", test_path, "--iwae_samples", SAMPLES, threads=threads)
+    found = json.loads((place / "evaluation.json").read_text())["figures"]
+    found["iwae_per_token"] = found["iwae_loss"] * found["stories"] / found["tokens"]
+    found["active_units"] = sum(found["active_units_per_beat"]) / len(found["active_units_per_beat"])
+    if "information_per_beat" in found:
+        found["information"] = sum(found["information_per_beat"])
+    figures = {name: found[key] for key, name in FIGURES.items() if key in found}
+    stories = place / "stories.json"
+    run("generate.py", "--data_path", test_path, "--checkpoint", place, "--output", stories, threads=threads)
+    run("CDE_score.py", stories, "--checkpoint", place, "--data_path", test_path, "--output", place / "scores",
+        threads=threads)  # fmt: skip
+    scores = next(iter(json.loads((place / "scores.json").read_text())["systems"].values()))["figures"]
+    figures |= {f"its stories: {name}": scores[name][0] for name in ("CDE", "sentence repeated across", "distinct-2")}
+    if options.world:
+        checked = check_stories(read_stories(stories).stories, options.world)
+        share = {name: right / of for name, (right, of) in checked["figures"].items()}
+        figures |= {
+            "its stories: slots right (the worst slot), %": 100 * min(share[slot] for slot in SLOTS),
+            "its stories: whole, %": 100 * share["all five beats"],
+            "its stories: one mood, %": 100 * share["one mood"],
+            "its stories: cheerful, %": 100 * share["cheerful"],
+        }
+    return figures
+
+
+def table_of(figures, options):
+    """figures: {variant: [those of each seed]}."""
+    names = dict.fromkeys(name for of in figures.values() for found in of for name in found)
+    rows = []
+    for name in names:
+        cells = []
+        for of in figures.values():
+            values = [found[name] for found in of if name in found]
+            cells.append("{:.4g} [{:.4g}, {:.4g}]".format(*metrics.over_seeds(values)) if values else "–")
+        rows.append([name, *cells])
+    caption = f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats a story but where said."
+    if options.train:
+        caption += f" Trained with {options.train}."
+    return Table("Ablation", ["", *figures], rows, caption)
+
+
+def draw_frontier(figures, path):
+    """The KL of each training against its bound, beside the likelihood of those that have no KL."""
+    figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    bound = FIGURES["iwae_per_token"]
+    for i, (variant, of) in enumerate(figures.items()):
+        points = zip(*((found["KL"], found[bound]) for found in of))
+        axis.plot(*points, ls="", marker="os^Dv"[i // 10 % 5], ms=5, c=f"C{i % 10}", label=variant)
+    if plain := [found[bound] for found in figures.get("plan=none", ())]:
+        level = sum(plain) / len(plain)
+        for height, label in ((level, "no plan"), (1.03 * level, "3 % more")):
+            axis.axhline(height, c="0.5", lw=0.8, ls="-" if height == level else "--")
+            axis.annotate(label, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    axis.set(xlabel="KL, nats a story", ylabel=f"bound of {SAMPLES} samples: nats a token, the lower the better")
+    axis.legend(fontsize=7)
+    with cli.whole(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def main():
+    options = parse()
+    train_path = Path(options.train_data_path or latest_split("train") or "")
+    test_path = Path(options.test_data_path or train_path.with_name("test.json"))
+    for flag, path in (("--train_data_path", train_path), ("--test_data_path", test_path)):
+        if not path.is_file():
+            raise UserError(f"{flag}: {path} is not there; expected a preprocessed split (python dataset.py)")
+    threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    jobs = [(variant, seed) for seed in options.seeds for variant in options.variants]
+    figures = defaultdict(list)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        found = [pool.submit(train_and_measure, *job, train_path, test_path, options, threads) for job in jobs]
+        try:
+            for done, (variant, seed), of in zip(range(1, len(jobs) + 1), jobs, found, strict=True):
+                figures[variant].append(of.result())
+                print(f"{done} of {len(jobs)}: {variant}, seed {seed}", file=sys.stderr, flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    table = table_of(figures, options)
+    print(table.text())
+    output = Path(options.output_dir)
+    cli.write_json(output / "table.json", {"settings": vars(options), "figures": figures})
+    with cli.whole(output / "table.md") as temporary:
+        temporary.write_text(table.markdown() + "\n", encoding="utf-8")
+    draw_frontier(figures, output / "frontier.png")
+    print(f"\n-> {output}/table.md, table.json, frontier.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

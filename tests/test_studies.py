@@ -1,0 +1,194 @@
+"""ablation.py and plans.py: what they find out about models, on a small picture book."""
+
+import json
+import math
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+import ablation
+import generate
+import metrics
+import picturebook
+import plans
+from cli import UserError
+from model import Gaussian
+
+TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 4".split()
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    """A picture book of few stories, drawn and preprocessed."""
+    import dataset
+
+    folder = tmp_path_factory.mktemp("studies")
+    settings = {"stories": {"train": 12, "val": 4, "test": 4}, "stories_per_album": 1, "seed": 0, "size": 32}
+    picturebook.make_dataset(folder / "book", settings)
+    dataset.main(["--picturebook", str(folder / "book"), "--output", str(folder / "data"), "--workers", "1"])
+    return folder
+
+
+def test_over_seeds():
+    mean, low, high = metrics.over_seeds([1.0, 2.0, 6.0])
+    assert mean == 3 and (high - mean) == pytest.approx(4.303 * math.sqrt(7) / math.sqrt(3))
+    assert low == pytest.approx(6 - high)
+    assert metrics.over_seeds([5.0])[0] == 5 and math.isnan(metrics.over_seeds([5.0])[1])
+
+
+# --------------------------------------------------------------------------------------------- plans
+
+
+def of_two_kinds(distance, seed, many=2000, size=5):
+    """Plans whose first coordinate tells a coin's side, `distance` deviations from the middle."""
+    chance = torch.Generator().manual_seed(seed)
+    side = torch.randint(0, 2, (many,), generator=chance)
+    mean = torch.randn(many, size, generator=chance)
+    mean[:, 0] = distance * (2.0 * side - 1)
+    return Gaussian(mean, torch.zeros(many, size)), side
+
+
+@pytest.mark.parametrize("distance", [0.0, 1.0, 4.0])
+def test_what_plans_know_of_a_coin(distance):
+    grid = torch.linspace(-12, 12, 4001)
+    sides = torch.stack([torch.distributions.Normal(s * distance, 1).log_prob(grid).exp() for s in (-1.0, 1.0)])
+    share = (sides / sides.sum(0).clamp(min=1e-30)).clamp(min=1e-30)  # of each side, given the coordinate
+    uncertain = -(0.5 * sides * share.log2()).sum() * (grid[1] - grid[0])
+    found = plans.probed(of_two_kinds(distance, 0), of_two_kinds(distance, 1), seed=0)
+    assert found == pytest.approx(1 - uncertain.item(), abs=0.06) and found <= 1
+
+
+def test_the_plane_in_which_points_vary_most():
+    points = torch.randn(500, 6) * torch.tensor([0.1, 3.0, 0.1, 0.1, 7.0, 0.1]) + 5
+    centre, directions = plans.principal(points)
+    torch.testing.assert_close(centre, points.mean(0))
+    assert directions[4, 0].abs() > 0.99 and directions[1, 1].abs() > 0.99
+
+
+class ToldByTheBook(plans.Control):
+    """A control whose stories are the book's own, in the moods that are asked for, some of them spoilt."""
+
+    def __init__(self, book, moods, spoilt=()):
+        folder = book / "book"
+        self.options = plans.parse(["--world", str(folder), "--data_path", str(book / "data" / "test.json")])
+        self.book, self.moods, self.spoilt = picturebook.Book(folder), moods, spoilt
+        self.truth = json.loads((folder / "truth" / "test.json").read_text())
+
+    def write(self, plans=None, *arguments):
+        asked, stories = [], []
+        for i, facts in enumerate(self.truth.values()):
+            for n, mood in enumerate(self.moods):
+                said = list(map(picturebook.normalise, picturebook.tell(facts | {"mood": mood})))
+                if n in self.spoilt:
+                    said[2] = "something else ."
+                asked.append(generate.Telling(i, n + 1, None))
+                stories.append({"album_id": str(i), "photo_ids": facts["photo_ids"], "sentences": said})
+        return asked, stories
+
+
+def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
+    both = ToldByTheBook(book, ("cheerful", "gloomy", "gloomy", "gloomy"), spoilt=[2])
+    asked, stories = both.write()
+    found = both.checked(stories)
+    assert found["one mood"] == found["whole"] == 0.75 and found["cheerful"] == 0.25
+    assert found["distinct stories an album"] == 3 and found["slots right (the worst slot)"] < 1
+    assert list(map(both.mood, stories[:4])) == ["cheerful", "gloomy", None, "gloomy"]
+    # Of a reranker that keeps the spoilt story of one album of four, the gain is none: 3 of 4 are whole anyway.
+    for kept, gain in (([0, 1, 3, 2], 0.0), ([0, 1, 3, 1], 1.0)):
+        best = [(4 * album + k, 1.0) for album, k in enumerate(kept)]
+        monkeypatch.setattr(generate, "rerank", lambda *_, best=best: best)
+        both.model = both.tokenizer = both.albums = None
+        reranked = both.reranked()
+        assert reranked["share of the possible gain"] == gain and reranked["the best possible choice"] == 1
+
+
+def test_plans_of_a_model(book, script, tmp_path):
+    data = book / "data"
+    for plan in ("cvae", "none"):
+        out = ["--output_dir", tmp_path / plan, "--plan", plan, *TINY]
+        done = script("train.py", "--train_data_path", data / "train.json", *out)
+        assert done.returncode == 0, done.stderr
+    same = ["plans.py", tmp_path / "cvae", "--data_path", data / "test.json", "--world", book / "book"]
+    few = ["--control", "--no_plan", tmp_path / "none", "--albums", 3, "--num_stories", 2]
+    done = script(*same, *few, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads((tmp_path / "plans.json").read_text())["figures"]
+    assert all((f"plan {t} knows of the mood" in found) == (t < 6) for t in range(1, 7))
+    assert {
+        "sampled plans: one mood",
+        "word sampling without a plan: top_p",
+        "the best possible choice",
+    } <= found.keys()
+    assert 1 <= found["sampled plans: distinct stories an album"] <= 2 and found["mean plan: whole"] == 0
+    assert (tmp_path / "plans.png").stat().st_size > 10_000 and "sampled plans" in (tmp_path / "plans.md").read_text()
+    assert "plan 2 knows of the plot" in script(*same, "--factor", "plot", cwd=tmp_path).stdout
+    for wrong, message in (
+        (["--factor", "weather"], "has no 'weather'; expected it of every story"),
+        (["--beat", "6"], "--beat 6: the stories have 5 beats"),
+        (["--no_plan", "a", "b"], "--no_plan: 2 checkpoints; expected 1"),
+    ):
+        done = script(*same, *wrong, cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    done = script("plans.py", tmp_path / "none", *same[2:], cwd=tmp_path)
+    assert done.returncode == 2 and "trained with --plan none; expected plans to look at" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ ablation
+
+
+def test_an_ablation(book, script, monkeypatch, tmp_path):
+    calls = []
+
+    def here(name, *arguments, threads):
+        calls.append(name)
+        done = script(name, *arguments)
+        if done.returncode:
+            raise UserError(done.stderr.strip())
+
+    class InTurn(ThreadPoolExecutor):  # scripts in this process set signal handlers, which threads may not
+        def submit(self, work, *arguments):
+            done = Future()
+            done.set_result(work(*arguments))
+            return done
+
+    monkeypatch.setattr(ablation, "run", here)
+    monkeypatch.setattr(ablation, "ThreadPoolExecutor", InTurn)
+    same = ["--train_data_path", book / "data" / "train.json", "--output_dir", tmp_path / "a", "--seeds", 0, 1]
+    same += ["--train", " ".join(TINY), "--world", book / "book"]
+    options = list(map(str, ("plan=none", "plan=cvae,free_bits=0.5", *same)))
+    monkeypatch.setattr("sys.argv", ["ablation.py", *options])
+    ablation.main()
+    assert calls == ["train.py", "train.py", "generate.py", "CDE_score.py"] * 4
+    figures = json.loads((tmp_path / "a" / "table.json").read_text())["figures"]
+    assert list(figures) == ["plan=none", "plan=cvae,free_bits=0.5"] and [len(of) for of in figures.values()] == [2, 2]
+    none, cvae = figures.values()
+    assert none[0]["KL"] == 0 and none[0] != none[1] and cvae[0]["KL"] > 0 and "its stories: whole, %" in cvae[0]
+    assert none[0]["−ELBO: nats a story"] == pytest.approx(none[0]["bound, 100 samples: nats a story"], rel=1e-4)
+    trained = json.loads((tmp_path / "a" / "plan=cvae,free_bits=0.5" / "1" / "latest" / "progress.json").read_text())
+    assert trained["options"]["seed"] == 1 and trained["options"]["free_bits"] == 0.5
+    table = (tmp_path / "a" / "table.md").read_text()
+    mean, low, high = metrics.over_seeds([of["KL"] for of in cvae])
+    assert f"{mean:.4g} [{low:.4g}, {high:.4g}]" in table
+    assert (tmp_path / "a" / "frontier.png").stat().st_size > 10_000
+    before = (tmp_path / "a" / "plan=none" / "0" / "best" / "model.safetensors").stat().st_mtime_ns
+    ablation.main()  # what was trained is not trained again
+    assert (tmp_path / "a" / "plan=none" / "0" / "best" / "model.safetensors").stat().st_mtime_ns == before
+    assert (tmp_path / "a" / "table.md").read_text() == table
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["plan"], "plan: expected NAME=VALUE"),
+        (["--train", "--seed 3"], "--train: --seed is ablation.py's to set"),
+        (["--train_data_path", "nowhere.json"], "--train_data_path: nowhere.json is not there"),
+        (["beat=1", "--train_data_path", "DATA"], "train.py: unrecognized arguments: --beat=1"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, message, book, script, tmp_path):
+    arguments = [book / "data" / "train.json" if word == "DATA" else word for word in arguments]
+    done = script("ablation.py", *arguments, cwd=tmp_path)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not list(Path(tmp_path).glob("**/table.json"))
