@@ -20,7 +20,7 @@ from pathlib import Path
 
 import cli
 import metrics
-from cli import OUTPUT_DIR, UserError
+from cli import CDE, CDE_W, NLL, OUTPUT_DIR, SURPRISE, UserError
 from stories import (
     SHAPES,
     is_tokenised,
@@ -144,7 +144,6 @@ class Trace:
 
 # Scores of a Trace (and of the mean changes of a corpus), each the lower the better. NLL per word is the baseline that
 # any of them must stand beside.
-CDE, CDE_W, SURPRISE, NLL = "CDE", "CDE-W", "plan surprise", "NLL per word"
 SCORES = {
     CDE: lambda trace, _: cde(trace.cosines()[1:]),
     CDE_W: lambda trace, _: np.nan if trace.agreement is None else inverse_mean(trace.agreement),

@@ -19,6 +19,7 @@ from pathlib import Path
 
 OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
 PLANS = ("cvae", "deterministic", "none")
+SCORES = CDE, CDE_W, SURPRISE, NLL = "CDE", "CDE-W", "plan surprise", "NLL per word"  # of a story by a trained model
 
 
 class UserError(Exception):

@@ -3,7 +3,7 @@
 python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
 python generate.py FOLDER --num_stories 5         five stories from five plans
-python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank      of twenty the one with the best CDE
+python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank      of twenty the most coherent
 
 Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again, --redraw draws those
 of some beats anew, --interpolate goes from one telling's plans to another's. A plan is kept as drawn, (z − μ) / σ, in
@@ -40,7 +40,8 @@ def parser():
     )  # fmt: skip
     parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
     parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
-    parser.add_argument("--rerank", action="store_true", help="of the --num_stories keep the one with the best CDE")
+    parser.add_argument("--rerank", action="store_true", help="of the --num_stories keep the one that scores best")
+    parser.add_argument("--rerank_by", choices=cli.SCORES, default=cli.CDE_W, help="score of --rerank")
     parser.add_argument("--save_plans", metavar="FILE", help="keep the plans that the stories are told by")
     parser.add_argument("--plans", metavar="FILE", help="tell by the plans of a file that --save_plans has written")
     parser.add_argument(
@@ -418,12 +419,12 @@ def write_stories(model, tokenizer, albums, asked, options, team):
     ]
 
 
-def rerank(model, tokenizer, albums, asked, stories, batch_size):
-    """Of each album's stories the one with the least CDE: (its place in the list, its CDE).
+def rerank(model, tokenizer, albums, asked, stories, name, batch_size):
+    """Of each album's stories the one with the least score `name` of cli.SCORES: (its place in the list, its score).
 
     Stories of one sentence have no CDE: their first is kept, and it is said of how many albums.
     """
-    from CDE_score import CDE, SCORES, features, traces, written_alike  # and all that draws its pictures: only here
+    from CDE_score import SCORES, features, traces, written_alike  # and all that draws its pictures: only here
 
     photos, told = [], []
     for i, album in enumerate(albums):
@@ -437,13 +438,13 @@ def rerank(model, tokenizer, albums, asked, stories, batch_size):
         told = written_alike(told, Counter())
     photos = torch.stack(photos) if photos else None
     data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
-    scores = [SCORES[CDE](trace, None) for trace in traces(model, data, tokenizer.pad_token_id, batch_size)]
+    scores = [SCORES[name](trace, None) for trace in traces(model, data, tokenizer.pad_token_id, batch_size)]
     best = []
     for _, alike in groupby(range(len(asked)), lambda k: asked[k].album):
         k = min(alike, key=lambda k: np.nan_to_num(scores[k], nan=np.inf))
         best.append((k, None if np.isnan(scores[k]) else scores[k]))
-    if unscored := sum(cde is None for _, cde in best):
-        cli.warn(f"--rerank: {unscored} stories of one sentence have no CDE; their first telling is kept")
+    if unscored := sum(score is None for _, score in best):
+        cli.warn(f"--rerank: {unscored} stories have no {name}; their first telling is kept")
     return best
 
 
@@ -491,6 +492,11 @@ def main():
     if not planned and options.num_stories > 1 and options.decoding != "nucleus":
         raise UserError(f"--num_stories {options.num_stories}: this model has no plan, so that all would be alike; add "
                         f"--decoding nucleus")  # fmt: skip
+    lacks = {cli.CDE_W: not model.config.foresight, cli.SURPRISE: model.config.plan != "cvae"}
+    if options.rerank and lacks.get(options.rerank_by):
+        raise UserError(
+            f"--rerank_by {options.rerank_by}: the model in {options.checkpoint} lacks it; expected another"
+        )
     albums = (
         read_albums(options.data_path, model.image_encoder)
         if options.data_path
@@ -503,9 +509,9 @@ def main():
     if team.index:
         return
     if options.rerank:
-        best = rerank(model, tokenizer, albums, asked, stories, options.batch_size)
+        best = rerank(model, tokenizer, albums, asked, stories, options.rerank_by, options.batch_size)
         asked = [asked[k] for k, _ in best]
-        stories = [stories[k] | {"cde": cde, "of": options.num_stories} for k, cde in best]
+        stories = [stories[k] | {"best_of": options.num_stories, options.rerank_by: score} for k, score in best]
     for story in stories[: len(stories) if options.folders else 1]:
         show(story)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}

@@ -354,7 +354,7 @@ class PlanCVAEOutput(ModelOutput):
     kl_per_beat: torch.Tensor | None = None  # T
     posterior: Gaussian | None = None  # in the prior's units, without gradients
     cosine: torch.Tensor | None = None  # B, T: cos(Δh, Δh̃)
-    log_weights: torch.Tensor | None = None  # samples, B, T: log p(y_t, z_t) − log q(z_t | y), on request
+    log_weights: torch.Tensor | None = None  # samples, B, T: the importance-weighted bound is made of, on request
 
 
 class PlanCVAE(PreTrainedModel):
@@ -667,19 +667,23 @@ class PlanCVAE(PreTrainedModel):
 
     @torch.no_grad()
     def log_weights(self, prior, posterior, noise, hidden, words, word_beat, beat_mask):
-        """log p(y_t, z_t) − log q(z_t | y) of z ~ q from noise (samples, B, T, Z): (samples, B, T), in nats.
+        """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, B, T, Z): (samples, B, T), in nats.
 
         They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat by beat: the states
         that beat t follows from know the words before it, not their plans, so that p(y) = Π_t ∫ p(z_t) p(y_t | z_t)
-        dz_t, and a bound of each factor is one of the whole, tighter than that of all plans drawn together. Without a
-        posterior z is the plan that is used, and the terms are log p(y_t).
+        dz_t, and a bound of each factor is one of the whole, tighter than that of all plans drawn together. Every other
+        plan is drawn from the prior, so that r = (q + p) / 2 and no posterior that is too sure of itself loosens the
+        bound (a defensive mixture, Hesterberg 1995). Without a posterior z is the plan that is used, and the terms are
+        log p(y_t).
         """
         if posterior is None:
             z = None if prior is None else prior.mean[None]
             return self.log_p(hidden, z, words, word_beat, beat_mask).expand(len(noise), -1, -1)
-        z = posterior.sample(noise)
-        ratio = (prior.log_prob(z) - posterior.log_prob(z)) * beat_mask
-        return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio
+        z = torch.cat([posterior.sample(noise[::2]), prior.sample(noise[1::2])])
+        share = torch.tensor([len(noise[::2]), len(noise[1::2])], device=z.device).log() - np.log(len(noise))
+        log_q, log_p = posterior.log_prob(z), prior.log_prob(z)
+        ratio = log_p - torch.logaddexp(log_q + share[0], log_p + share[1])
+        return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio * beat_mask
 
     def log_p(self, hidden, z, words, word_beat, beat_mask):
         """log p(words of beat t | z_t), in nats: (samples, B, T) of z (samples, B, T, Z); (1, B, T) where that is None.

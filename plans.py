@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import cli
-from cli import OUTPUT_DIR, UserError
+from cli import OUTPUT_DIR, SCORES, UserError
 from picturebook import BOOK, MOODS, SLOTS, Book, normalise, tell
 
 
@@ -52,7 +52,6 @@ from torch import nn
 from tqdm import tqdm
 
 import generate
-from CDE_score import CDE
 from dataset import BucketBatches, StoryDataset, Team, collate, latest_split, read_split
 from metrics import over_seeds
 from model import Gaussian, best_device, load_checkpoint
@@ -244,23 +243,23 @@ class Control:
         return sum(pair == MOODS for pair in pairs) / len(pairs)
 
     def reranked(self):
-        """Of --num_stories by word sampling: the share that is whole and in one mood, of all, of the least CDE's, and
-        where any is; and how much of what choosing could gain the CDE gains."""
+        """Of --num_stories by word sampling: the share that is whole and in one mood of all, and of those that are the
+        best of their album by each score; and how much that is of what the best possible choice would gain."""
         asked, stories = self.write(None, "--decoding", "nucleus", "--top_p", "1", "--plan", "mean",
                                     "--num_stories", str(self.options.num_stories))  # fmt: skip
         whole = [self.is_whole(story) for story in stories]
-        best = generate.rerank(self.model, self.tokenizer, self.albums, asked, stories, self.options.batch_size)
         any_whole = defaultdict(bool)
         for telling, good in zip(asked, whole):
             any_whole[telling.album] |= good
-        mean, kept = sum(whole) / len(whole), sum(whole[k] for k, _ in best) / len(best)
-        possible = sum(any_whole.values()) / len(any_whole)
-        return {
-            "word sampling: whole and in one mood": mean,
-            f"the one of {self.options.num_stories} with the best {CDE}": kept,
-            "the best possible choice": possible,
-            "share of the possible gain": (kept - mean) / max(1e-9, possible - mean),
-        }
+        mean, possible = sum(whole) / len(whole), sum(any_whole.values()) / len(any_whole)
+        found = {"word sampling: whole and in one mood": mean, "the best possible choice": possible}
+        for score in SCORES:
+            how = (self.model, self.tokenizer, self.albums, asked, stories, score, self.options.batch_size)
+            best = generate.rerank(*how)
+            kept = sum(whole[k] for k, _ in best) / len(best)
+            found[f"the best of {self.options.num_stories} by {score}"] = kept
+            found[f"{score}: share of the possible gain"] = (kept - mean) / max(1e-9, possible - mean)
+        return found
 
 
 def control(checkpoint, no_plan, book, split, options):

@@ -101,7 +101,7 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
         monkeypatch.setattr(generate, "rerank", lambda *_, best=best: best)
         both.model = both.tokenizer = both.albums = None
         reranked = both.reranked()
-        assert reranked["share of the possible gain"] == gain and reranked["the best possible choice"] == 1
+        assert reranked["CDE: share of the possible gain"] == gain and reranked["the best possible choice"] == 1
 
 
 def test_plans_of_a_model(book, script, tmp_path):
