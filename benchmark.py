@@ -384,9 +384,15 @@ def stages(model, batch):
         return model.posterior(observed, expected).kl(model.prior(expected))
 
     def bags_of_words(z, slots, predicted):
-        known = model.bow_mlp(z), model.photo_head(slots.mean(2)), model.foresight_head(predicted)
-        tellers = {str(i): (of, 1.0, beat_mask) for i, of in enumerate(known)}
-        return model.bag_loss(tellers, words, word_beat, one)[0]
+        inside = words != model.config.eos_token_id
+        bow = model.plan_bag_loss(z, words, word_beat, inside / one)[0]
+        later = model.words_ahead(words, word_beat, beat_mask, inside)
+        own = words, word_beat, inside
+        tellers = {
+            "ahead": (model.ahead_mlp(z), 1.0, *later), "photo": (model.photo_head(slots.mean(2)), 1.0, *own),
+            "foresight": (model.foresight_head(predicted), 1.0, *own),
+        }  # fmt: skip
+        return bow + model.bag_loss(tellers, one)[0]
 
     return {
         "image projection": (lambda: model.project_photos(batch["photos"], batch["photo_mask"]), ()),

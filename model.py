@@ -347,6 +347,7 @@ class PlanCVAEOutput(ModelOutput):
     nll: torch.Tensor | None = None  # −log p(words | z, what came before)
     kl: torch.Tensor | None = None  # KL(posterior ‖ prior), without free bits
     bow: torch.Tensor | None = None  # −log p(words | z), in no order (Zhao et al. 2017)
+    ahead: torch.Tensor | None = None  # −log p(words of the sentences to come | z), in no order, a mean over them
     photo: torch.Tensor | None = None  # −log p(words | photo), in no order
     foresight: torch.Tensor | None = None  # −log p(words | h̃_t), in no order: the state foreseen before them
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
@@ -390,7 +391,8 @@ class PlanCVAE(PreTrainedModel):
         if config.plan != "none":
             self.prior_mlp = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, 2 * Z))
             self.plan_head = nn.Linear(Z, V, bias=False)  # W_z
-            self.bow_mlp = nn.Sequential(nn.Linear(Z, D), nn.GELU(), nn.Linear(D, D))
+            self.bow_bias = nn.Parameter(torch.zeros(V))
+            self.ahead_mlp = nn.Sequential(nn.Linear(Z, D), nn.GELU(), nn.Linear(D, D))
         if config.plan == "cvae":
             self.posterior_mlp = nn.Sequential(nn.Linear(2 * D, D), nn.GELU(), nn.Linear(D, 2 * Z))
         if config.foresight:
@@ -539,20 +541,43 @@ class PlanCVAE(PreTrainedModel):
             pairs += [z.index_select(0, word_beat), self.plan_head.weight]
         return WordLoss.of(words, None, weight, *pairs)
 
-    def bag_loss(self, tellers, words, word_beat, num_tokens):
-        """−log p(words of sentence t, in no order | what is known of beat t), [eos] aside.
+    def plan_bag_loss(self, z, words, word_beat, weight):
+        """−log p(words of sentence t, in no order | z_t) under softmax(W_z z + b): by what the plan adds to the logits.
 
-        tellers: {name: (what is known (B, T, D), its weight, the beats (B, T) that are asked about)}. Returns the loss,
-        weighted and divided by num_tokens, and {name: its summand, not weighted}, which have no gradient.
+        So the bag teaches the very matrix by which the decoder listens to the plan. Returns what `word_loss` does.
         """
-        inside = (words != self.config.eos_token_id) / num_tokens
-        known = torch.cat([x.flatten(0, 1) for x, _, _ in tellers.values()])  # tellers · B · T, D
-        rows = len(known) // len(tellers)
-        row = torch.cat([word_beat + i * rows for i in range(len(tellers))])
-        weight = torch.cat([weight * inside * asked.flatten()[word_beat] for _, weight, asked in tellers.values()])
-        loss, shares = WordLoss.of(words.repeat(len(tellers)), row, weight, known, self.decoder.lm_head.weight)
-        sums = shares.view(len(tellers), rows).sum(1) * num_tokens
+        z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
+        pairs = [z, self.plan_head.weight, z.new_ones(len(z), 1), self.bow_bias[:, None]]
+        return WordLoss.of(words, word_beat, weight, *pairs)
+
+    def bag_loss(self, tellers, num_tokens):
+        """−log p(words, in no order | what is known at a beat).
+
+        tellers: {name: (what is known (B, T, D), its weight, words (n), the row in B · T of each, how much each
+        counts)}. Returns the loss, weighted and divided by num_tokens, and {name: its summand, not weighted}, which
+        have no gradient.
+        """
+        known, weights, words, rows, counts = zip(*tellers.values())
+        size = known[0].shape[0] * known[0].shape[1]
+        row = torch.cat([of + i * size for i, of in enumerate(rows)])
+        weight = torch.cat([weight * of / num_tokens for weight, of in zip(weights, counts)])
+        known = torch.cat([of.flatten(0, 1) for of in known])  # tellers · B · T, D
+        loss, shares = WordLoss.of(torch.cat(words), row, weight, known, self.decoder.lm_head.weight)
+        sums = shares.view(len(tellers), size).sum(1) * num_tokens
         return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
+
+    @staticmethod
+    def words_ahead(words, word_beat, beat_mask, inside):
+        """The words of the sentences after each beat: words (n), beats in B · T (n), 1 / number of those sentences."""
+        T = beat_mask.shape[1]
+        place, last = word_beat % T, beat_mask.sum(1)[word_beat // T] - 1
+        said, rows, counts = [], [], []
+        for back in range(1, T):
+            later = inside & (place >= back)
+            said.append(words[later])
+            rows.append(word_beat[later] - back)
+            counts.append(1 / (last - place + back)[later])
+        return [torch.cat(x) if x else words[:0] for x in (said, rows, counts)]
 
     def foreseen_words(self, predicted):
         """Log-probabilities (B, T, V) of each word of the coming sentence, in no order, from h̃_t (B, T, D)."""
@@ -596,6 +621,7 @@ class PlanCVAE(PreTrainedModel):
         beta=1.0,
         free_bits=0.0,
         bow_weight=0.0,
+        ahead_weight=0.0,
         photo_weight=0.0,
         foresight_weight=0.0,
         dynamics_weight=1.0,
@@ -608,8 +634,8 @@ class PlanCVAE(PreTrainedModel):
     ):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
-        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, photo_weight,
-        foresight_weight and dynamics_weight weigh their terms, and a weight of 0 leaves the term uncomputed, 0;
+        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, ahead_weight,
+        photo_weight, foresight_weight and dynamics_weight weigh their terms, and a weight of 0 leaves it uncomputed;
         posterior_dropout is the share of beats whose posterior sees the observed change alone, photo_dropout that of
         stories told without their photos. num_tokens divides the loss where this batch is a part of a larger one
         (gradient accumulation, several processes). draws: what is random, Draws, or None to draw it here; iwae_noise
@@ -625,7 +651,7 @@ class PlanCVAE(PreTrainedModel):
         prior, posterior = self.plans(states, draws.beats < posterior_dropout if posterior_dropout else None)
         num_tokens = torch.as_tensor(len(words) if num_tokens is None else num_tokens, device=words.device)
         zero = states.hidden.new_zeros((), dtype=torch.float32)
-        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, photo=zero, foresight=zero, dynamics=zero)
+        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, ahead=zero, photo=zero, foresight=zero, dynamics=zero)
         charged_kl = zero
         z = None
         if posterior is not None:
@@ -641,15 +667,22 @@ class PlanCVAE(PreTrainedModel):
         loss, nll = self.word_loss(hidden, z, words, word_beat, 1 / num_tokens)
         out.nll = nll.sum() * num_tokens
         out.tokens = torch.tensor(len(words), device=words.device)
-        tellers = {}  # what tells the words in no order: B, T, D; its weight; the beats it is asked about
+        inside = words != self.config.eos_token_id
         if bow_weight and z is not None:
-            tellers["bow"] = self.bow_mlp(z.to(self.dtype)), bow_weight, beat_mask
+            in_no_order, bow = self.plan_bag_loss(z, words, word_beat, bow_weight * inside / num_tokens)
+            loss, out.bow = loss + in_no_order, bow.sum() * num_tokens / bow_weight
+        tellers = {}  # what is known at each beat, the term's weight, the words to tell, of which beat, and how much
+        if ahead_weight and z is not None:
+            later = self.words_ahead(words, word_beat, beat_mask, inside)
+            tellers["ahead"] = self.ahead_mlp(z.to(self.dtype)), ahead_weight, *later
         if photo_weight:  # there is nothing to learn from a photo that is not there
-            tellers["photo"] = self.photo_head(states.slots.mean(2)), photo_weight, batch["photo_mask"]
+            seen = inside * batch["photo_mask"].flatten()[word_beat]
+            tellers["photo"] = self.photo_head(states.slots.mean(2)), photo_weight, words, word_beat, seen
         if foresight_weight and self.config.foresight:
-            tellers["foresight"] = self.foresight_head(states.predicted), foresight_weight, beat_mask
+            known = self.foresight_head(states.predicted)
+            tellers["foresight"] = known, foresight_weight, words, word_beat, inside
         if tellers:
-            in_no_order, terms = self.bag_loss(tellers, words, word_beat, num_tokens)
+            in_no_order, terms = self.bag_loss(tellers, num_tokens)
             loss = loss + in_no_order
             for name, term in terms.items():
                 setattr(out, name, term)

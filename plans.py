@@ -3,10 +3,11 @@
     python plans.py                                  the model in output/, the newest test split
     python plans.py run0 run1 run2 --control         several (seeds) side by side, and what their plans do to stories
 
-The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor wording, plot, hero …),
+The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor plot, hero …),
 of others their album's label.
 """
 
+import math
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
@@ -78,14 +79,18 @@ def plans_of(model, data, pad_id, batch_size):
     return Gaussian(*tables[:2]), Gaussian(*tables[2:])
 
 
+def truth_of(path, options):
+    """What is known about each story of a picture book's split."""
+    return cli.read_json(Path(options.world) / "truth" / Path(path).name, "the truth of a picture book (--world)")
+
+
 def factors_of(path, split, options):
     """The factor's name and its value for each story of a split."""
-    truth = Path(options.world) / "truth" / Path(path).name
     name = options.factor or ("mood" if split.get("source") == "picturebook" else "label")
     if name == "label":
         values = [story.get("label") for story in split["stories"]]
     else:
-        facts = cli.read_json(truth, "the truth of a picture book (--world names it)")
+        facts = truth_of(path, options)
         values = [facts.get(story["story_id"], {}).get(name) for story in split["stories"]]
     if None in values:
         found = f"{path}: story {split['stories'][values.index(None)]['story_id']} has no {name!r}"
@@ -123,6 +128,39 @@ def probed(train, test, seed):
     share = test_of.bincount().double() / len(test_of)
     entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
     return (entropy - uncertain) / entropy
+
+
+@torch.no_grad()
+def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
+    """What the plan of beat 1 knows, given the picture, of the mood and of the wording, as shares of their entropies.
+
+    No probe is needed: the book has a few first sentences for a picture, all equally likely, and q(z | picture,
+    sentence) of each says how likely it is by a plan z.
+    """
+    told = []
+    for story in split["stories"]:
+        of = facts[story["story_id"]]
+        wordings = book.plots[of["plot"]][0]["wordings"]
+        moods = [mood for mood in wordings for _ in wordings[mood]]
+        for text in (text for mood in wordings for text in wordings[mood]):
+            told.append({"beats": [story["beats"][0] | {"sentence": normalise(text.format(**of))}]})
+    data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
+    _, posterior = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
+    many = len(moods)
+    plans = Gaussian(*(x[:, 0].double().view(-1, many, x.shape[-1]) for x in (posterior.mean, posterior.log_var)))
+    every = Gaussian(plans.mean[:, None], plans.log_var[:, None])  # pictures, 1, sentences, Z
+    cheerful, unsure, unsure_of_mood = torch.tensor([mood == MOODS[0] for mood in moods]), 0, 0
+    chance, entropy = torch.Generator().manual_seed(options.seed), lambda p: -(p * p.clamp(min=1e-30).log())
+    for _ in range(50):
+        z = plans.sample(torch.randn(plans.mean.shape, generator=chance, dtype=torch.float64))
+        said = every.log_prob(z[:, :, None]).softmax(-1)  # pictures, z of a sentence, sentences
+        mood = said[..., cheerful].sum(-1)
+        unsure += entropy(said).sum(-1).mean().item() / 50
+        unsure_of_mood += (entropy(mood) + entropy(1 - mood)).mean().item() / 50
+    return {
+        "plan 1 knows of the mood, given the picture": 1 - unsure_of_mood / math.log(2),
+        "plan 1 knows of the wording, given the picture": 1 - unsure / math.log(many),
+    }
 
 
 def principal(points):
@@ -221,7 +259,7 @@ class Control:
         The plans are those that the model reads off a cheerful and a gloomy first sentence about the album's picture.
         """
         photos = self.albums[0]["photos"]
-        facts = cli.read_json(Path(self.options.world) / "truth" / Path(self.options.data_path).name, "a truth")
+        facts = truth_of(self.options.data_path, self.options)
         told = []
         for story in split["stories"][: len(self.albums)]:
             for mood in MOODS:
@@ -298,7 +336,12 @@ def main():
         raise UserError(f"--beat {options.beat}: the stories have {beats} beats")
     number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
     codes, train_codes = (torch.tensor([number[value] for value in of]) for of in (values, train_values))
-    book = Book(options.world) if options.control else None
+    of_book = split.get("source") == "picturebook" and Path(options.world).is_dir()
+    if options.control and not of_book:
+        found = f"--control: {path}, --world {options.world}"
+        raise UserError(f"{found}: expected a picture book's split, and the book's folder")
+    book = Book(options.world) if of_book else None
+    facts = truth_of(path, options) if of_book else None
     figures = []
     for k, checkpoint in enumerate(options.checkpoints):
         model, tokenizer = load_checkpoint(checkpoint)
@@ -317,6 +360,8 @@ def main():
             beat = lambda q: Gaussian(q.mean[:, t], q.log_var[:, t])  # noqa: B023
             share = probed((beat(train_posterior), train_codes), (beat(posterior), codes), options.seed)
             found[f"plan {t + 1} knows of the {factor}"] = share
+        if of_book:
+            found |= first_plan_knows(model, tokenizer, split, read(path).photos, book, facts, options)
         if k == 0:
             draw_plans(prior, posterior, values, options.beat, f"{options.output}.png", factor, story=0)
         if options.control:

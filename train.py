@@ -56,7 +56,9 @@ class TrainOptions:
     beta_warmup: float = option(0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises")
     beta_cycles: int = option(4, "cycles of the cyclical schedule")
     free_bits: float = option(0.15, "KL in nats per dimension and beat that is not charged")
-    bow_weight: float = option(1.0, "weight of the bag-of-words term")
+    bow_weight: float = option(1.0, "weight of the plan's bag-of-words term, until half of the steps")
+    ahead_weight: float = option(1.0, "weight of the bag-of-words term of the sentences to come, likewise")
+    bags_end: float = option(0.2, "what is left of these two weights after four fifths of the steps")
     photo_weight: float = option(0.5, "weight of the bag-of-words term of the photo, which teaches the eye")
     foresight_weight: float = option(1.0, "weight of the bag-of-words term of the foreseen state")
     dynamics_weight: float = option(3.0, "weight of the latent dynamics term")
@@ -69,6 +71,7 @@ class TrainOptions:
     batch_size: int = option(16, "stories per step and accumulation, over all processes")
     accumulation: int = option(1, "batches per optimizer step")
     learning_rate: float = option(2e-3, "peak learning rate (5e-5 suits a pretrained GPT-2)")
+    plan_rate: float = option(4.0, "how much faster the prior, the posterior and the plan's word bias learn")
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone")
     grad_clip: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
@@ -110,15 +113,15 @@ def parse(arguments=None):
     at_least = {
         "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
-        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "photo_weight": 0,
-        "foresight_weight": 0,
-        "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0,
-        "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0, "seed": 0,
+        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "ahead_weight": 0, "bags_end": 0,
+        "photo_weight": 0, "foresight_weight": 0, "dynamics_weight": 0, "learning_rate": 0, "plan_rate": 0,
+        "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0, "dropout": 0, "posterior_dropout": 0,
+        "photo_dropout": 0, "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
             raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
-    for name in ("warmup", "beta_warmup", "dropout", "posterior_dropout", "photo_dropout"):
+    for name in ("warmup", "beta_warmup", "bags_end", "dropout", "posterior_dropout", "photo_dropout"):
         if getattr(options, name) > 1:
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
     if not 0 < options.epochs < math.inf:
@@ -148,7 +151,7 @@ from stories import story_ids
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt
 
-BAGS = ("bow", "photo", "foresight")  # terms that tell the words of a sentence in no order
+BAGS = ("bow", "ahead", "photo", "foresight")  # terms that tell the words of a sentence in no order
 TERMS = ("nll", "kl", *BAGS, "dynamics")
 # A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
 ADAM_BETAS = (0.9, 0.95)
@@ -178,6 +181,15 @@ def get_beta(step, total_steps, options):
     cycles = options.beta_cycles if options.beta_schedule == "cyclical" else 1
     place = step / total_steps * cycles % 1  # within the cycle
     return options.beta * min(1.0, place / options.beta_warmup if options.beta_warmup else 1.0)
+
+
+def get_bags(step, total_steps, options):
+    """Share of the plan's bag-of-words weights at `step`: all of it for half of the steps, then a fall to bags_end.
+
+    The bags make the plan tell the sentence; once the words listen to it, what they would go on to say is noise.
+    """
+    done = min(1.0, max(0.0, (step / total_steps - 0.5) / 0.3))
+    return 1 - done * (1 - options.bags_end)
 
 
 # ----------------------------------------------------------------------------------------------- setup
@@ -221,15 +233,24 @@ def build_model(options, tokenizer, data_dir):
     )  # fmt: skip
 
 
-def parameter_groups(model, weight_decay):
-    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter is in one group."""
+def parameter_groups(model, weight_decay, plan_rate=1.0):
+    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter is in one group.
+
+    The prior, the posterior and W_z learn `plan_rate` times as fast as the rest.
+    """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     trained = [p for p in model.parameters() if p.requires_grad]
     decay = [p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo]
-    chosen = {id(p) for p in decay}
-    rest = [p for p in trained if id(p) not in chosen]
-    assert len(decay) + len(rest) == len(trained), "a parameter is missing or doubled"
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    decays = {id(p) for p in decay}
+    names = ("prior_mlp", "posterior_mlp", "plan_head")
+    of_plan = {id(p) for name in names if hasattr(model, name) for p in getattr(model, name).parameters()}
+    groups = []
+    for weight, inside in ((weight_decay, True), (0.0, False)):
+        for rate, plan in ((1.0, False), (plan_rate, True)):
+            chosen = [p for p in trained if (id(p) in decays) == inside and (id(p) in of_plan) == plan]
+            groups += [{"params": chosen, "weight_decay": weight, "rate": rate}] if chosen else []
+    assert sum(len(group["params"]) for group in groups) == len(trained), "a parameter is missing or doubled"
+    return groups
 
 
 class Shard:
@@ -581,14 +602,18 @@ class Training:
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
         self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
         if options.plan != "none":
-            self.model.bow_mlp.requires_grad_(options.bow_weight > 0)
+            self.model.bow_bias.requires_grad_(options.bow_weight > 0)
+            self.model.ahead_mlp.requires_grad_(options.ahead_weight > 0)
         elif not (options.dynamics_weight or options.foresight_weight):
             self.model.dynamics.requires_grad_(False)
             self.model.dynamics_head.requires_grad_(False)
         # Validation asks the model without the wrapper of DDP, which would wait for the others at every batch.
         self.ddp = self.shard() if options.fsdp else self.accelerator.prepare(self.model)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
+            parameter_groups(self.model, options.weight_decay, options.plan_rate),
+            lr=options.learning_rate,
+            betas=ADAM_BETAS,
+            fused=True,
         )
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
@@ -599,8 +624,8 @@ class Training:
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
         self.eval_every = options.eval_every or self.steps_per_epoch
-        terms = ("free_bits", "bow_weight", "photo_weight", "foresight_weight", "dynamics_weight", "posterior_dropout",
-                 "photo_dropout")  # fmt: skip
+        terms = ("free_bits", "bow_weight", "ahead_weight", "photo_weight", "foresight_weight", "dynamics_weight",
+                 "posterior_dropout", "photo_dropout")  # fmt: skip
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
         self.stopping = False  # whether it has asked any of several processes
@@ -633,11 +658,14 @@ class Training:
         set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)  # of the dropout
         lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
         for entry in self.optimizer.param_groups:
-            entry["lr"] = lr
+            entry["lr"] = lr * entry["rate"]
         # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
         tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in group)
         told = accelerator.reduce(torch.tensor([tokens, bool(self.stop)], device=accelerator.device))
         tokens, sums = told[0], 0
+        objective = dict(self.objective)
+        for name in ("bow_weight", "ahead_weight"):
+            objective[name] *= get_bags(step, self.total_steps, options)
         self.stopping = bool(told[1]) if accelerator.num_processes > 1 else False
         for place, batch in enumerate(group):
             stories, counts, Z = batch["index"], Shard.counts(batch), self.model.config.plan_size
@@ -646,7 +674,7 @@ class Training:
             sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
             with sync:
                 with accelerator.autocast():
-                    out = self.ddp(**batch, beta=beta, num_tokens=tokens, **self.objective)
+                    out = self.ddp(**batch, beta=beta, num_tokens=tokens, **objective)
                 # Processes average their gradients, which are to be added.
                 accelerator.backward(out.loss * (counts * accelerator.num_processes))
             terms = [out[name].detach() for name in TERMS]

@@ -135,20 +135,23 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
     data = make_stories(model, [3, 1, 5])
     batch = batch_of(data, [0, 1, 2], tokenizer)
     with torch.no_grad():
-        out = model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0)
-        nll = bow = photo = foresight = 0.0
+        out = model(**batch, bow_weight=0.7, ahead_weight=1.3, photo_weight=1.0, foresight_weight=1.0)
+        nll = bow = ahead = photo = foresight = 0.0
         for i in range(3):  # one story, one word at a time, on a sequence of its own
             single = batch_of(data, [i], tokenizer)
             states = model.states(**single)
             z = model.plans(states)[0].mean
-            for t, words in enumerate(data.sentences(i)):
+            told = data.sentences(i)
+            for t, words in enumerate(told):
+                known = model.decoder.lm_head.weight @ model.ahead_mlp(z[0, t])
+                later = [word for sentence in told[t + 1 :] for word in sentence]
+                ahead -= sum(known.log_softmax(-1)[word] for word in later) / max(1, len(told) - 1 - t)
                 bos = single["image_at"][0, t] + 1
                 for k, word in enumerate([*words, tokenizer.eos_token_id]):
                     logits = model.decoder.lm_head(states.hidden[0, bos + k]) + model.plan_head.weight @ z[0, t]
                     nll -= logits.log_softmax(-1)[word]
                     if k < len(words):
-                        hidden = model.bow_mlp(z[0, t])
-                        bow -= (model.decoder.lm_head.weight @ hidden).log_softmax(-1)[word]
+                        bow -= (model.plan_head.weight @ z[0, t] + model.bow_bias).log_softmax(-1)[word]
                         foreseen = model.foresight_head(states.predicted[0, t])
                         foresight -= (model.decoder.lm_head.weight @ foreseen).log_softmax(-1)[word]
                         if single["photo_mask"][0, t]:
@@ -156,6 +159,7 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
                             photo -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
     torch.testing.assert_close(out.nll, nll, **CLOSE)
     torch.testing.assert_close(out.bow, bow, **CLOSE)
+    torch.testing.assert_close(out.ahead, ahead, **CLOSE)
     torch.testing.assert_close(out.photo, photo, **CLOSE)
     torch.testing.assert_close(out.foresight, foresight, **CLOSE)
     assert out.tokens == sum(len(words) + 1 for i in range(3) for words in data.sentences(i))
@@ -164,9 +168,17 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
 def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     model = make_model()
     batch = batch_of(make_stories(model, [2, 4]), [0, 1], tokenizer)
-    weights = {"beta": 0.3, "bow_weight": 0.7, "photo_weight": 1.3, "foresight_weight": 0.6, "dynamics_weight": 1.9}
+    weights = {
+        "beta": 0.3,
+        "bow_weight": 0.7,
+        "ahead_weight": 0.4,
+        "photo_weight": 1.3,
+        "foresight_weight": 0.6,
+        "dynamics_weight": 1.9,
+    }
     out = model(**batch, **weights)
-    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 1.3 * out.photo + 0.6 * out.foresight + 1.9 * out.dynamics
+    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 0.4 * out.ahead
+    total = total + 1.3 * out.photo + 0.6 * out.foresight + 1.9 * out.dynamics
     torch.testing.assert_close(out.loss, total / out.tokens)
     torch.testing.assert_close(out.kl_per_beat.sum(), out.kl.detach())
     assert out.kl > 0
@@ -177,7 +189,7 @@ def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     charged = torch.where(kl < 0.02, 0.02, kl).sum()
     assert charged > kl.sum() + 0.01
     torch.testing.assert_close((free.loss * free.tokens - free.nll).detach(), charged, **CLOSE)
-    assert free.bow == free.photo == free.foresight == free.dynamics == 0
+    assert free.bow == free.ahead == free.photo == free.foresight == free.dynamics == 0
 
 
 def test_photo_dropout_tells_stories_without_their_photos(make_model, make_stories, tokenizer):
@@ -216,7 +228,7 @@ def test_dynamics_term_and_changes_follow_the_definition(make_model, make_storie
 def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan).train()
     batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
-    model(**batch, bow_weight=1.0, photo_weight=1.0, foresight_weight=1.0).loss.backward()
+    model(**batch, bow_weight=1.0, ahead_weight=1.0, photo_weight=1.0, foresight_weight=1.0).loss.backward()
     idle = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())}
     assert idle == set()
     assert not any(p.requires_grad for p in model.image_encoder.parameters())

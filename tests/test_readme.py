@@ -6,20 +6,24 @@ import shlex
 import pytest
 from conftest import ROOT
 
+import ablation
 import benchmark
 import CDE_score
 import cli
 import dataset
 import generate
 import picturebook
+import plans
 import train
 
 PARSERS = {
+    "ablation.py": ablation.parser,
     "benchmark.py": benchmark.parser,
     "CDE_score.py": CDE_score.parser,
     "dataset.py": dataset.parser,
     "generate.py": generate.parser,
     "picturebook.py": picturebook.parser,
+    "plans.py": plans.parser,
     "train.py": train.parser,
     "train.sh": train.parser,
 }

@@ -60,6 +60,31 @@ def test_what_plans_know_of_a_coin(distance):
     assert found == pytest.approx(1 - uncertain.item(), abs=0.06) and found <= 1
 
 
+@pytest.mark.parametrize(
+    "apart, of_mood, of_wording", [("sentences", 1, 1), ("moods", 1, 1 - math.log(3, 6)), ("", 0, 0)]
+)
+def test_what_the_first_plan_knows_given_the_picture(
+    apart, of_mood, of_wording, book, make_model, tokenizer, monkeypatch
+):
+    split = json.loads((book / "data" / "test.json").read_text())
+    facts = json.loads((book / "book" / "truth" / "test.json").read_text())
+    model, seen = make_model(), []
+
+    def plans_of(model, data, *_):
+        """Plans of as many stories, a world apart where they are to be told apart."""
+        seen.extend(tokenizer.decode(data.sentences(i)[0]) for i in range(len(data)))
+        number = torch.arange(len(data)) % 6
+        place = {"sentences": number, "moods": number // 3, "": 0 * number}[apart]
+        mean = 100.0 * place[:, None, None] + torch.randn(len(data) // 6, 1, 4).repeat_interleave(6, 0)
+        return None, Gaussian(mean, torch.zeros(len(data), 1, 4))
+
+    monkeypatch.setattr(plans, "plans_of", plans_of)
+    the_book, options = picturebook.Book(book / "book"), plans.parse([])
+    found = plans.first_plan_knows(model, tokenizer, split, None, the_book, facts, options)
+    assert list(found.values()) == pytest.approx([mood, wording], abs=1e-6)
+    assert len(seen) == 6 * len(split["stories"]) and len(set(seen)) > 6
+
+
 def test_the_plane_in_which_points_vary_most():
     points = torch.randn(500, 6) * torch.tensor([0.1, 3.0, 0.1, 0.1, 7.0, 0.1]) + 5
     centre, directions = plans.principal(points)

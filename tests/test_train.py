@@ -86,15 +86,30 @@ def test_schedules():
     assert cyclical == pytest.approx(2 * [0.5 * min(1, s / 12.5) for s in range(50)])
 
 
+def test_the_bags_fade(make_model):
+    options = TrainOptions(bags_end=0.2)
+    shares = [train.get_bags(step, 100, options) for step in (0, 50, 65, 80, 99)]
+    assert shares == pytest.approx([1, 1, 0.6, 0.2, 0.2])
+
+
 def test_each_trained_parameter_is_in_one_group(make_model):
     model = make_model()
-    groups = parameter_groups(model, 0.1)
+    groups = parameter_groups(model, 0.1, plan_rate=3)
     grouped = [p for group in groups for p in group["params"]]
     assert len({id(p) for p in grouped}) == len(grouped)
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
     names = {id(p): name for name, p in model.named_parameters()}
     decayed = {names[id(p)] for p in groups[0]["params"]}
+    decayed += [names[id(p)] for p in groups[1]["params"]]
     assert "decoder.transformer.h.0.attn.c_attn.weight" in decayed and "plan_head.weight" in decayed
+    faster = {names[id(p)].split(".")[0] for group in groups if group["rate"] == 3 for p in group["params"]}
+    assert faster == {"plan_head", "prior_mlp", "posterior_mlp"}
+    assert [group["weight_decay"] for group in groups] == [
+        0.1,
+        0.1,
+        0,
+        0,
+    ]
     assert not any(name.endswith("bias") or "wte" in name or "ln_" in name or name == "no_photo" for name in decayed)
 
 
