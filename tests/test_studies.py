@@ -60,12 +60,8 @@ def test_what_plans_know_of_a_coin(distance):
     assert found == pytest.approx(1 - uncertain.item(), abs=0.06) and found <= 1
 
 
-@pytest.mark.parametrize(
-    "apart, of_mood, of_wording", [("sentences", 1, 1), ("moods", 1, 1 - math.log(3, 6)), ("", 0, 0)]
-)
-def test_what_the_first_plan_knows_given_the_picture(
-    apart, of_mood, of_wording, book, make_model, tokenizer, monkeypatch
-):
+@pytest.mark.parametrize("apart, mood, wording", [("sentences", 1, 1), ("moods", 1, 1 - math.log(3, 6)), ("", 0, 0)])
+def test_what_the_first_plan_knows_of_a_picture(apart, mood, wording, book, make_model, tokenizer, monkeypatch):
     split = json.loads((book / "data" / "test.json").read_text())
     facts = json.loads((book / "book" / "truth" / "test.json").read_text())
     model, seen = make_model(), []
