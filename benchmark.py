@@ -70,8 +70,8 @@ QUIET = 0.1  # share of the machine that others may use
 PATIENCE = 5  # seconds to wait for a machine that is not quiet
 # The objective and the optimizer of train.py's defaults (a test holds them together: nothing imports train.py).
 OBJECTIVE = {
-    "bow_weight": 1.0, "photo_weight": 0.5, "foresight_weight": 1.0, "dynamics_weight": 3.0,
-    "posterior_dropout": 0.7, "photo_dropout": 0.1, "free_bits": 0.15,
+    "bow_weight": 1.0, "ahead_weight": 1.0, "photo_weight": 0.5, "foresight_weight": 1.0, "dynamics_weight": 3.0,
+    "posterior_dropout": 0.7, "photo_dropout": 0.1, "free_bits": 0.3,
 }  # fmt: skip
 GRAD_CLIP, ADAM_BETAS = 1.0, (0.9, 0.95)
 LEARNING_RATE = 5e-5

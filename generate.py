@@ -218,7 +218,7 @@ def plan_noise(number, beats, plan_size, seed, temperature, again=False):
 
     again: other plans than those that the same seed has drawn first.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)  # of 32 bits it reads
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)  # it reads 32 bits
     return temperature * torch.randn(beats, plan_size, generator=generator)
 
 

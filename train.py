@@ -55,7 +55,7 @@ class TrainOptions:
     beta_schedule: str = option("linear", "how β gets there", choices=("constant", "linear", "cyclical"))
     beta_warmup: float = option(0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises")
     beta_cycles: int = option(4, "cycles of the cyclical schedule")
-    free_bits: float = option(0.15, "KL in nats per dimension and beat that is not charged")
+    free_bits: float = option(0.3, "KL in nats per dimension and beat that is not charged")
     bow_weight: float = option(1.0, "weight of the plan's bag-of-words term, until half of the steps")
     ahead_weight: float = option(1.0, "weight of the bag-of-words term of the sentences to come, likewise")
     bags_end: float = option(0.2, "what is left of these two weights after four fifths of the steps")
@@ -71,7 +71,6 @@ class TrainOptions:
     batch_size: int = option(16, "stories per step and accumulation, over all processes")
     accumulation: int = option(1, "batches per optimizer step")
     learning_rate: float = option(2e-3, "peak learning rate (5e-5 suits a pretrained GPT-2)")
-    plan_rate: float = option(4.0, "how much faster the prior, the posterior and the plan's word bias learn")
     warmup: float = option(0.05, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone")
     grad_clip: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
@@ -114,9 +113,9 @@ def parse(arguments=None):
         "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
         "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "ahead_weight": 0, "bags_end": 0,
-        "photo_weight": 0, "foresight_weight": 0, "dynamics_weight": 0, "learning_rate": 0, "plan_rate": 0,
-        "weight_decay": 0, "grad_clip": 0, "warmup": 0, "beta_warmup": 0, "dropout": 0, "posterior_dropout": 0,
-        "photo_dropout": 0, "seed": 0,
+        "photo_weight": 0, "foresight_weight": 0, "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0,
+        "grad_clip": 0, "warmup": 0, "beta_warmup": 0, "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0,
+        "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
@@ -233,24 +232,15 @@ def build_model(options, tokenizer, data_dir):
     )  # fmt: skip
 
 
-def parameter_groups(model, weight_decay, plan_rate=1.0):
-    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter is in one group.
-
-    The prior, the posterior and W_z learn `plan_rate` times as fast as the rest.
-    """
+def parameter_groups(model, weight_decay):
+    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter is in one group."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     trained = [p for p in model.parameters() if p.requires_grad]
     decay = [p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo]
-    decays = {id(p) for p in decay}
-    names = ("prior_mlp", "posterior_mlp", "plan_head")
-    of_plan = {id(p) for name in names if hasattr(model, name) for p in getattr(model, name).parameters()}
-    groups = []
-    for weight, inside in ((weight_decay, True), (0.0, False)):
-        for rate, plan in ((1.0, False), (plan_rate, True)):
-            chosen = [p for p in trained if (id(p) in decays) == inside and (id(p) in of_plan) == plan]
-            groups += [{"params": chosen, "weight_decay": weight, "rate": rate}] if chosen else []
-    assert sum(len(group["params"]) for group in groups) == len(trained), "a parameter is missing or doubled"
-    return groups
+    chosen = {id(p) for p in decay}
+    rest = [p for p in trained if id(p) not in chosen]
+    assert len(decay) + len(rest) == len(trained), "a parameter is missing or doubled"
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 class Shard:
@@ -610,10 +600,7 @@ class Training:
         # Validation asks the model without the wrapper of DDP, which would wait for the others at every batch.
         self.ddp = self.shard() if options.fsdp else self.accelerator.prepare(self.model)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, options.weight_decay, options.plan_rate),
-            lr=options.learning_rate,
-            betas=ADAM_BETAS,
-            fused=True,
+            parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
         )
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
@@ -658,7 +645,7 @@ class Training:
         set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)  # of the dropout
         lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
         for entry in self.optimizer.param_groups:
-            entry["lr"] = lr * entry["rate"]
+            entry["lr"] = lr
         # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
         tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in group)
         told = accelerator.reduce(torch.tensor([tokens, bool(self.stop)], device=accelerator.device))
