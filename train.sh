@@ -33,7 +33,7 @@ python picturebook.py --output $book
 say "Pictures and sentences -> tensors"
 python dataset.py --picturebook $book --output $data
 say "Training a small model from scratch"
-python train.py --train_data_path $data/train.json --resume "$@"
+python train.py --train_data_path $data/train.json --iwae_samples 20 --resume "$@"
 
 say "A story for five pictures that it has never seen"
 mkdir -p "$output_dir/unseen"
