@@ -2,7 +2,7 @@
 
     python ablation.py                                              plan = none, deterministic, cvae; three seeds each
     python ablation.py free_bits=0 free_bits=0.1,bow_weight=0.5     any options of train.py, by commas
-    python ablation.py --seeds 0 1 2 3 4 --train "--max_steps 500 --batch_size 32"
+    python ablation.py --seeds 0 1 2 3 4 --train="--max_steps 500 --batch_size 32"
 
 It writes a table (mean and 95 % interval over the seeds) and a picture, the KL against the bound of the likelihood. A
 variant that was trained is not trained again, so that a run that was stopped is taken up by the same command.
@@ -12,8 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 import cli
@@ -29,7 +28,9 @@ def parser():
     parser.add_argument("variants", nargs="*", default=variants, metavar="NAME=VALUE[,…]", help="options of train.py")
     parser.add_argument("--seeds", type=cli.natural_int, nargs="+", default=[0, 1, 2], help="a training for each")
     parser.add_argument("--jobs", type=cli.positive_int, default=1, help="trainings at once, which share the cores")
-    parser.add_argument("--train", default="", metavar="OPTIONS", help="options for every train.py, as one argument")
+    parser.add_argument(
+        "--train", default="", metavar="OPTIONS", help="for every train.py, as one argument: --train='--fsdp'"
+    )
     parser.add_argument("--train_data_path", help="training split (default: the newest), val.json beside it")
     parser.add_argument("--test_data_path", help="split of the figures (default: test.json beside the training split)")
     parser.add_argument("--world", help="the picture book that the test split was made of: its stories are checked too")
@@ -37,13 +38,24 @@ def parser():
     return parser
 
 
+OWN = ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_data_path")  # options that it sets itself
+
+
 def parse(arguments=None):
     options = parser().parse_args(arguments)
+    options.variants, options.seeds = (list(dict.fromkeys(of)) for of in (options.variants, options.seeds))
     for variant in options.variants:
-        if not all("=" in entry for entry in variant.split(",")):
-            raise UserError(f"{variant}: expected NAME=VALUE[,NAME=VALUE …], options of train.py")
-    for name in ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_data_path"):
-        if f"--{name}" in options.train.replace("=", " ").split():
+        for entry in variant.split(","):
+            if "=" not in entry:
+                raise UserError(f"{variant}: expected NAME=VALUE[,NAME=VALUE …], options of train.py")
+            if entry.split("=")[0] in OWN:
+                raise UserError(f"{variant}: --{entry.split('=')[0]} is ablation.py's to set; expected other options")
+    try:
+        words = shlex.split(options.train)
+    except ValueError as error:
+        raise UserError(f"--train {options.train}: {error}; expected options of train.py") from None
+    for name in OWN:
+        if any(word.split("=")[0] == f"--{name}" for word in words):
             raise UserError(f"--train: --{name} is ablation.py's to set; expected other options of train.py")
     return options
 
@@ -73,20 +85,33 @@ FIGURES = {  # of train.py --evaluate: what the table calls them
 }  # fmt: skip
 
 
+RUNNING = set()  # processes that are stopped where another has failed
+
+
 def run(script, *arguments, threads):
     """Run one of our scripts; its own one line of error is ours."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    done = subprocess.run(
-        [sys.executable, HERE / script, *map(str, arguments)], capture_output=True, text=True, env=environment
-    )
-    if done.returncode:
-        raise UserError((done.stderr.strip().splitlines() or [f"{script}: stopped by signal {-done.returncode}"])[-1])
+    command = [sys.executable, HERE / script, *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    RUNNING.add(process)
+    _, said = process.communicate()
+    RUNNING.discard(process)
+    if process.returncode < 0:
+        raise UserError(f"{script}: stopped by signal {-process.returncode} (9 is often a lack of memory)")
+    if process.returncode:
+        raise UserError((said.strip().splitlines() or [f"{script}: exit status {process.returncode}"])[-1])
+
+
+def as_options(entries):
+    """train.py's options of {name: value} texts; a switch is true or false."""
+    switches = {"true": "--{}", "false": "--no-{}"}
+    return [switches.get(value, "--{}={}").format(name, value) for name, value in entries]
 
 
 def train_and_measure(variant, seed, train_path, test_path, options, threads):
     """Train a variant with a seed, unless that is done; its figures on the test split."""
     place = Path(options.output_dir) / variant / str(seed)
-    own = [f"--{entry}" for entry in variant.split(",")]
+    own = as_options(entry.split("=", 1) for entry in variant.split(","))
     data = ["--train_data_path", train_path, "--output_dir", place]
     run("train.py", *data, "--seed", seed, "--resume", *shlex.split(options.train), *own, threads=threads)
     run("train.py", "--output_dir", place, "--evaluate", test_path, "--iwae_samples", SAMPLES, threads=threads)
@@ -101,7 +126,8 @@ def train_and_measure(variant, seed, train_path, test_path, options, threads):
     run("CDE_score.py", stories, "--checkpoint", place, "--data_path", test_path, "--output", place / "scores",
         threads=threads)  # fmt: skip
     scores = next(iter(json.loads((place / "scores.json").read_text())["systems"].values()))["figures"]
-    figures |= {f"its stories: {name}": scores[name][0] for name in ("CDE", "sentence repeated across", "distinct-2")}
+    names = ("CDE", "sentence repeated across", "distinct-2")
+    figures |= {f"its stories: {name}": scores[name][0] for name in names if name in scores}
     if options.world:
         checked = check_stories(read_stories(stories).stories, options.world)
         share = {name: right / of for name, (right, of) in checked["figures"].items()}
@@ -122,7 +148,8 @@ def table_of(figures, options):
         cells = []
         for of in figures.values():
             values = [found[name] for found in of if name in found]
-            cells.append("{:.4g} [{:.4g}, {:.4g}]".format(*metrics.over_seeds(values)) if values else "–")
+            shown = "{:.4g} [{:.4g}, {:.4g}]" if len(values) > 1 else "{:.4g}"
+            cells.append(shown.format(*metrics.over_seeds(values)) if values else "–")
         rows.append([name, *cells])
     caption = f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats a story but where said."
     if options.train:
@@ -151,23 +178,33 @@ def draw_frontier(figures, path):
 
 def main():
     options = parse()
-    train_path = Path(options.train_data_path or latest_split("train") or "")
-    test_path = Path(options.test_data_path or train_path.with_name("test.json"))
-    for flag, path in (("--train_data_path", train_path), ("--test_data_path", test_path)):
+    train_path = options.train_data_path or latest_split("train")
+    if train_path is None:
+        raise UserError("--train_data_path: not named, and dataset/preprocessed/ holds no training split")
+    test_path = Path(options.test_data_path or Path(train_path).with_name("test.json"))
+    for flag, path in (("--train_data_path", Path(train_path)), ("--test_data_path", test_path)):
         if not path.is_file():
             raise UserError(f"{flag}: {path} is not there; expected a preprocessed split (python dataset.py)")
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     jobs = [(variant, seed) for seed in options.seeds for variant in options.variants]
-    figures = defaultdict(list)
+    results = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        found = [pool.submit(train_and_measure, *job, train_path, test_path, options, threads) for job in jobs]
+        same = (train_path, test_path, options, threads)
+        found = {pool.submit(train_and_measure, *job, *same): job for job in jobs}
         try:
-            for done, (variant, seed), of in zip(range(1, len(jobs) + 1), jobs, found, strict=True):
-                figures[variant].append(of.result())
+            for done, job in enumerate(as_completed(found), start=1):
+                variant, seed = found[job]
+                try:
+                    results[variant, seed] = job.result()
+                except UserError as error:
+                    raise UserError(f"{variant}, seed {seed}: {error}") from None
                 print(f"{done} of {len(jobs)}: {variant}, seed {seed}", file=sys.stderr, flush=True)
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in list(RUNNING):  # a training saves before it stops
+                process.terminate()
             raise
+    figures = {variant: [results[variant, seed] for seed in options.seeds] for variant in options.variants}
     table = table_of(figures, options)
     print(table.text())
     output = Path(options.output_dir)

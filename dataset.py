@@ -749,11 +749,16 @@ def choose_settings(args, source):
     if settings["tokenizer"] == "bpe":
         settings["vocab_size"] = args.vocab_size
     weights = Path(settings["encoder_weights"])
-    if weights.is_dir():
-        eye = trained_eye(weights).config
-        settings |= {"image_encoder": eye.arch, "image_size": eye.image_size}
-        settings |= {"encoder_stages": eye.stages, "encoder_grid": eye.grid}
-    if weights.exists():  # the same path may hold other weights tomorrow
+    if is_trained(settings["encoder_weights"]):
+        encoder = trained_eye(weights)
+        eye, weights = encoder.config, Path(encoder.name_or_path) / "model.safetensors"
+        of_eye = {"image_encoder": eye.arch, "image_size": eye.image_size}
+        of_eye |= {"encoder_stages": eye.stages, "encoder_grid": eye.grid}
+        if other := [name for name in of_eye if vars(args).get(name, of_eye[name]) != of_eye[name]]:
+            found = f"--{other[0]} {vars(args)[other[0]]}: that of --encoder_weights {settings['encoder_weights']}"
+            raise UserError(f"{found} is {of_eye[other[0]]}; expected no other")
+        settings |= of_eye
+    if weights.is_file():  # the same path may hold other weights tomorrow
         settings["encoder_weights_date"] = weights.stat().st_mtime_ns
     return settings
 
@@ -955,9 +960,16 @@ def load_shared(output):
     return load_tokenizer(tokenizer), ImageEncoder.from_pretrained(encoder).eval()
 
 
+def is_trained(weights):
+    """Whether --encoder_weights names a model that train.py has trained."""
+    return weights not in ("imagenet", "none") and Path(weights).is_dir()
+
+
 def trained_eye(path):
-    """The photo encoder of a model that train.py has trained."""
-    return load_checkpoint(path, "--encoder_weights")[0].image_encoder
+    """The photo encoder of a model that train.py has trained; its name_or_path is the model's."""
+    model = load_checkpoint(path, "--encoder_weights")[0]
+    model.image_encoder.name_or_path = model.name_or_path
+    return model.image_encoder
 
 
 def make_shared(output, report, jobs):
@@ -971,7 +983,7 @@ def make_shared(output, report, jobs):
         tokenizer = load_tokenizer(settings["tokenizer"])
     torch.manual_seed(0)  # random weights are the same in every run
     weights = settings["encoder_weights"]
-    encoder = trained_eye(weights) if Path(weights).is_dir() else ImageEncoder.build(
+    encoder = trained_eye(weights) if is_trained(weights) else ImageEncoder.build(
         settings["image_encoder"], weights, settings["image_size"], settings["encoder_stages"],
         settings["encoder_grid"],
     ).eval()  # fmt: skip

@@ -64,8 +64,10 @@ def parse(arguments=None):
     if bool(options.folders) == bool(options.data_path):
         raise UserError("expected folders of photos, or --data_path with a preprocessed split")
     several = f"--num_stories {options.num_stories}"
-    if options.rerank and options.num_stories == 1:
+    if options.rerank and options.num_stories == 1 and not options.plans:
         raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
+    if options.save_plans and Path(options.save_plans) in (Path(options.output), Path(options.vist_output or "")):
+        raise UserError(f"--save_plans {options.save_plans}: the stories go there; expected another name")
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")
@@ -107,6 +109,7 @@ from dataset import (
     write_story_lines,
 )
 from model import load_checkpoint
+from stories import one_line
 
 # ------------------------------------------------------------------------------------------ one batch
 
@@ -242,10 +245,12 @@ def read_plans(path, plan_size):
             raise UserError(f"--plans {path}: plans of width {found['plan_size']}; this model's have {plan_size}")
         for story in found["stories"]:
             plan = torch.tensor(story["plans"], dtype=torch.float32)
-            if plan.shape[1:] != (plan_size,) or not plan.isfinite().all():
+            if plan.shape[1:] != (plan_size,) or not (plan.abs() < 1000).all():  # nor is NaN
                 raise ValueError
             plans.setdefault(str(story["story_id"]), []).append(plan)
-    except (LookupError, TypeError, ValueError, RuntimeError):
+        if not plans:
+            raise ValueError
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):
         raise UserError(f"--plans {path}: something else; expected {expected}") from None
     return plans
 
@@ -263,22 +268,25 @@ def write_plans(path, stories, asked, plan_size, checkpoint):
 def tellings(albums, options, plan_size):
     """What is to be told, as the options ask for."""
     stored, asked = read_plans(options.plans, plan_size) if options.plans else None, []
+    ids = Counter(str(album["story_id"]) for album in albums)
+    if (options.plans or options.save_plans) and max(ids.values()) > 1:
+        flag = "--plans" if options.plans else "--save_plans"
+        raise UserError(f"{flag}: two stories are named {ids.most_common(1)[0][0]!r}; expected each name once")
     for i, album in enumerate(albums):
         beats, many = len(album["rows"]), options.num_stories
+        kept = stored_plans(stored, album, beats, options) if options.plans else [None]
 
         def drawn(n):
-            if options.plan == "mean":
-                return None
+            number = i * many * len(kept) + n
             how = (plan_size, options.seed, options.plan_temperature, stored is not None)
-            return plan_noise(i * many + n, beats, *how)
+            return None if options.plan == "mean" else plan_noise(number, beats, *how)
 
-        plans = [drawn(n) for n in range(many)]
-        if stored is not None:
-            kept = stored_plans(stored, album, beats, options)
-            if options.interpolate:
-                plans = [between(*kept[:2], share) for share in torch.linspace(0, 1, many)]
-            else:
-                plans = [redrawn(plan, new, options.redraw or ()) for plan in kept for new in plans]
+        if options.interpolate:
+            plans = [between(*kept[:2], share) for share in torch.linspace(0, 1, many)]
+        else:
+            plans = [drawn(n) for n in range(many * len(kept))]
+        if options.plans and not options.interpolate:
+            plans = [redrawn(kept[n // many], new, options.redraw or ()) for n, new in enumerate(plans)]
         asked += [Telling(i, number, plan) for number, plan in enumerate(plans, start=1)]
     return asked
 
@@ -287,7 +295,7 @@ def stored_plans(stored, album, beats, options):
     """An album's plans, which must fit its photos and the options."""
     kept, where = stored.get(str(album["story_id"])), repr(album["story_id"])
     if kept is None:
-        raise UserError(f"--plans {options.plans}: none of {where}; it has {next(iter(stored), 'none')!r}")
+        raise UserError(f"--plans {options.plans}: none of {where}; it has {next(iter(stored))!r}")
     if len(kept[0]) != beats or len({len(plan) for plan in kept}) > 1:
         raise UserError(f"--plans {options.plans}: of {len(kept[0])} beats; {where} has {beats} photos")
     if options.interpolate and len(kept) < 2:
@@ -419,11 +427,8 @@ def write_stories(model, tokenizer, albums, asked, options, team):
     ]
 
 
-def rerank(model, tokenizer, albums, asked, stories, name, batch_size):
-    """Of each album's stories the one with the least score `name` of cli.SCORES: (its place in the list, its score).
-
-    Stories of one sentence have no CDE: their first is kept, and it is said of how many albums.
-    """
+def score(model, tokenizer, albums, asked, stories, names, batch_size):
+    """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
     from CDE_score import SCORES, features, traces, written_alike  # and all that draws its pictures: only here
 
     photos, told = [], []
@@ -433,19 +438,19 @@ def rerank(model, tokenizer, albums, asked, stories, name, batch_size):
         photos += features(album["photos"], there, model.image_encoder, model.device) if there else []
         for story in (story for story, telling in zip(stories, asked) if telling.album == i):
             beats = zip(album["rows"], story["sentences"], strict=True)
-            told.append({"beats": [{"photo": place.get(row), "sentence": sentence} for row, sentence in beats]})
+            told.append({"beats": [{"photo": place.get(row), "sentence": one_line(said)} for row, said in beats]})
     if model.config.text != "original":  # as CDE_score.py would read them
         told = written_alike(told, Counter())
     photos = torch.stack(photos) if photos else None
     data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
-    scores = [SCORES[name](trace, None) for trace in traces(model, data, tokenizer.pad_token_id, batch_size)]
-    best = []
-    for _, alike in groupby(range(len(asked)), lambda k: asked[k].album):
-        k = min(alike, key=lambda k: np.nan_to_num(scores[k], nan=np.inf))
-        best.append((k, None if np.isnan(scores[k]) else scores[k]))
-    if unscored := sum(score is None for _, score in best):
-        cli.warn(f"--rerank: {unscored} stories have no {name}; their first telling is kept")
-    return best
+    found = traces(model, data, tokenizer.pad_token_id, batch_size)
+    return {name: [float(SCORES[name](trace, None)) for trace in found] for name in names}
+
+
+def best_of(asked, scores):
+    """The place of each album's story with the least score; of its first, where none has a score."""
+    alike = groupby(range(len(asked)), lambda k: asked[k].album)
+    return [min(places, key=lambda k: np.nan_to_num(scores[k], nan=np.inf)) for _, places in alike]
 
 
 def readable(sentence):
@@ -482,16 +487,16 @@ def vist_submission(stories):
 def main():
     options = parse()
     model, tokenizer = load_checkpoint(options.checkpoint)
-    planned = model.config.plan != "none"
+    kind = model.config.plan
     for name in ("plan", "plans", "save_plans"):
         value = getattr(options, name)
-        if not planned and value not in (None, "mean"):
-            raise UserError(f"--{name} {value}: the model in {options.checkpoint} was trained without a plan")
+        if kind != "cvae" and value not in (None, "mean"):
+            raise UserError(f"--{name} {value}: {options.checkpoint} was trained with --plan {kind}; expected cvae")
     if options.plan is None:
-        options.plan = "sample" if planned and (options.num_stories > 1 or options.redraw) else "mean"
-    if not planned and options.num_stories > 1 and options.decoding != "nucleus":
-        raise UserError(f"--num_stories {options.num_stories}: this model has no plan, so that all would be alike; add "
-                        f"--decoding nucleus")  # fmt: skip
+        options.plan = "sample" if kind == "cvae" and (options.num_stories > 1 or options.redraw) else "mean"
+    if kind != "cvae" and options.num_stories > 1 and options.decoding != "nucleus":
+        found = f"--num_stories {options.num_stories}: {options.checkpoint} was trained with --plan {kind}"
+        raise UserError(f"{found}, so that all would be alike; add --decoding nucleus")
     lacks = {cli.CDE_W: not model.config.foresight, cli.SURPRISE: model.config.plan != "cvae"}
     if options.rerank and lacks.get(options.rerank_by):
         raise UserError(
@@ -509,9 +514,15 @@ def main():
     if team.index:
         return
     if options.rerank:
-        best = rerank(model, tokenizer, albums, asked, stories, options.rerank_by, options.batch_size)
-        asked = [asked[k] for k, _ in best]
-        stories = [stories[k] | {"best_of": options.num_stories, options.rerank_by: score} for k, score in best]
+        by, many = options.rerank_by, Counter(telling.album for telling in asked)
+        scores = score(model, tokenizer, albums, asked, stories, [by], options.batch_size)[by]
+        best = best_of(asked, scores)
+        if unscored := sum(bool(np.isnan(scores[k])) for k in best):
+            cli.warn(f"--rerank: {unscored} stories have no {by}; their first telling is kept")
+        stories = [
+            stories[k] | {"best_of": many[asked[k].album], by: None if np.isnan(scores[k]) else scores[k]} for k in best
+        ]
+        asked = [asked[k] for k in best]
     for story in stories[: len(stories) if options.folders else 1]:
         show(story)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}

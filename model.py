@@ -110,7 +110,7 @@ class ImageEncoder(PreTrainedModel):
         Raises UserError where the name is unknown or the weights cannot be loaded.
         """
         config = ImageEncoderConfig(arch=arch, image_size=image_size, stages=stages, grid=grid)
-        advice = "--encoder_weights takes imagenet, the path of a local state dict, or none (random weights)"
+        advice = "--encoder_weights takes imagenet, a local state dict, a trained model, or none (random weights)"
         with loading(f"--encoder_weights {weights}", advice):
             resnet = torchvision_models.get_model(arch, weights="DEFAULT" if weights == "imagenet" else None)
             if weights not in ("imagenet", "none"):
@@ -749,7 +749,10 @@ def load_checkpoint(path, flag="--checkpoint"):
         model, report = PlanCVAE.from_pretrained(found, local_files_only=True, output_loading_info=True)
         wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])})
         if wrong:
-            raise UserError(f"{flag} {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all)")
+            raise UserError(
+                f"{flag} {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): "
+                f"damaged, or written by another version of this code; expected one that train.py has written since"
+            )
         tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True)
     if len(tokenizer) > model.decoder.config.vocab_size:
         raise UserError(

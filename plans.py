@@ -8,12 +8,12 @@ of others their album's label.
 """
 
 import math
+import sys
 from collections import defaultdict
-from functools import partial
 from pathlib import Path
 
 import cli
-from cli import OUTPUT_DIR, SCORES, UserError
+from cli import CDE_W, OUTPUT_DIR, SCORES, UserError
 from picturebook import BOOK, MOODS, SLOTS, Book, normalise, tell
 
 
@@ -23,7 +23,7 @@ def parser():
     parser.add_argument("--data_path", help="preprocessed split (default: the newest test split); train.json beside it")
     parser.add_argument("--world", default=BOOK, help="the picture book that the split was made of, if it was")
     parser.add_argument("--factor", help="a name in the book's truth, or label (default: mood of a picture book)")
-    parser.add_argument("--beat", type=cli.positive_int, default=1, help="the beat whose plans are drawn and probed")
+    parser.add_argument("--beat", type=cli.positive_int, default=1, help="the beat whose plans are drawn, and probed")
     parser.add_argument("--control", action="store_true", help="write a picture book's stories under chosen plans")
     parser.add_argument("--no_plan", nargs="*", default=[], metavar="CHECKPOINT",
                         help="--control: models without a plan, one for each, to compare with")  # fmt: skip
@@ -31,7 +31,9 @@ def parser():
     parser.add_argument("--num_stories", type=cli.positive_int, default=20, help="--control: stories of each album")
     parser.add_argument("--batch_size", type=cli.positive_int, default=100, help="stories at once")
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of everything random")
-    parser.add_argument("--output", default="plans", help="where the picture (.png) and the figures (.json, .md) go")
+    parser.add_argument(
+        "--output", default="plan_figures", help="where the picture (.png) and the figures (.json, .md) go"
+    )
     return parser
 
 
@@ -40,6 +42,8 @@ def parse(arguments=None):
     if options.no_plan and len(options.no_plan) != len(options.checkpoints):
         many = len(options.checkpoints)
         raise UserError(f"--no_plan: {len(options.no_plan)} checkpoints; expected {many}, one for each")
+    if options.no_plan and not options.control:
+        raise UserError("--no_plan: to compare with in --control; expected that too")
     return options
 
 
@@ -84,18 +88,22 @@ def truth_of(path, options):
     return cli.read_json(Path(options.world) / "truth" / Path(path).name, "the truth of a picture book (--world)")
 
 
+def as_written(split, text):
+    """A sentence of the book as the split has it."""
+    return text if split.get("text") == "original" else normalise(text)
+
+
 def factors_of(path, split, options):
-    """The factor's name and its value for each story of a split."""
+    """The factor's name, and its value for each story of a split: None of one that has none."""
     name = options.factor or ("mood" if split.get("source") == "picturebook" else "label")
     if name == "label":
         values = [story.get("label") for story in split["stories"]]
     else:
         facts = truth_of(path, options)
         values = [facts.get(story["story_id"], {}).get(name) for story in split["stories"]]
-    if None in values:
-        found = f"{path}: story {split['stories'][values.index(None)]['story_id']} has no {name!r}"
-        raise UserError(f"--factor: {found}; expected it of every story")
-    return name, [str(value) for value in values]
+    if len({value for value in values if value is not None}) < 2:
+        raise UserError(f"--factor {name}: fewer than two values of it in {path}; expected some to tell apart")
+    return name, [None if value is None else str(value) for value in values]
 
 
 def probed(train, test, seed):
@@ -143,7 +151,7 @@ def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
         wordings = book.plots[of["plot"]][0]["wordings"]
         moods = [mood for mood in wordings for _ in wordings[mood]]
         for text in (text for mood in wordings for text in wordings[mood]):
-            told.append({"beats": [story["beats"][0] | {"sentence": normalise(text.format(**of))}]})
+            told.append({"beats": [story["beats"][0] | {"sentence": as_written(split, text.format(**of))}]})
     data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
     _, posterior = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
     many = len(moods)
@@ -166,7 +174,8 @@ def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
 def principal(points):
     """Centre (Z) and the two directions (Z, 2) in which points (N, Z) vary most."""
     centre = points.mean(0)
-    return centre, torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
+    directions = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
+    return centre, F.pad(directions, (0, 2 - directions.shape[1]))  # of plans with one dimension
 
 
 def draw_plans(prior, posterior, values, beat, path, factor, story):
@@ -188,8 +197,11 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
                 *flat(prior.mean[:, beat - 1]).T, s=9, marker="x", c="0.5", lw=0.6, label="prior mean", zorder=0
             )
         else:
-            for bound in (0.67449, 1.64485):
-                axis.add_patch(plt.Circle(flat(torch.zeros(1, of.shape[2]))[0], bound, fill=False, ls=":", ec="0.4"))
+            for share in (50, 90):  # of a normal distribution in two dimensions
+                radius = math.sqrt(-2 * math.log(1 - share / 100))
+                axis.add_patch(plt.Circle(flat(torch.zeros(1, of.shape[2]))[0], radius, fill=False, ls=":", ec="0.4"))
+                axis.plot([], [], ":", c="0.4", label=f"{share} % of the prior")
+            axis.legend(fontsize=8)
         way = flat(of[story])
         axis.plot(*way.T, "k-", lw=1)
         for t, point in enumerate(way, start=1):
@@ -208,11 +220,9 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
 class Control:
     """A model that tells a picture book's albums under chosen plans, and what becomes of the stories."""
 
-    def __init__(self, checkpoint, book, options):
-        self.options, self.book = options, book
-        self.model, self.tokenizer = load_checkpoint(checkpoint)
-        self.model.to(best_device())
-        self.albums = generate.read_albums(options.data_path, self.model.image_encoder)[: options.albums]
+    def __init__(self, model, tokenizer, book, options):
+        self.model, self.tokenizer, self.options, self.book = model, tokenizer, options, book
+        self.albums = generate.read_albums(options.data_path, model.image_encoder)[: options.albums]
 
     def write(self, plans, *arguments):
         """Stories by generate.py's options; plans: {(album, telling)} -> plans (T, Z) or None, or None for its own."""
@@ -237,11 +247,11 @@ class Control:
         share = {name: right / of for name, (right, of) in figures.items()}
         different = defaultdict(set)
         for story in stories:
-            different[story["album_id"]].add(tuple(story["sentences"]))
+            different[story["story_id"]].add(tuple(story["sentences"]))
         return {
             "slots right (the worst slot)": min(share[slot] for slot in SLOTS), "whole": share["all five beats"],
             "one mood": share["one mood"], "cheerful": share["cheerful"],
-            "distinct stories an album": sum(map(len, different.values())) / len(different),
+            "distinct stories of each": sum(map(len, different.values())) / len(different),
         }  # fmt: skip
 
     def is_whole(self, story):
@@ -263,7 +273,7 @@ class Control:
         told = []
         for story in split["stories"][: len(self.albums)]:
             for mood in MOODS:
-                sentences = map(normalise, tell(facts[story["story_id"]] | {"mood": mood}))
+                sentences = [as_written(split, text) for text in tell(facts[story["story_id"]] | {"mood": mood})]
                 told.append({"beats": [b | {"sentence": s} for b, s in zip(story["beats"], sentences, strict=True)]})
         data = StoryDataset(told, photos, self.tokenizer, self.model.config.image_slots, self.model.max_length)
         prior, posterior = plans_of(self.model, data, self.tokenizer.pad_token_id, self.options.batch_size)
@@ -291,26 +301,26 @@ class Control:
             any_whole[telling.album] |= good
         mean, possible = sum(whole) / len(whole), sum(any_whole.values()) / len(any_whole)
         found = {"word sampling: whole and in one mood": mean, "the best possible choice": possible}
-        for score in SCORES:
-            how = (self.model, self.tokenizer, self.albums, asked, stories, score, self.options.batch_size)
-            best = generate.rerank(*how)
-            kept = sum(whole[k] for k, _ in best) / len(best)
-            found[f"the best of {self.options.num_stories} by {score}"] = kept
-            found[f"{score}: share of the possible gain"] = (kept - mean) / max(1e-9, possible - mean)
+        names = [name for name in SCORES if name != CDE_W or self.model.config.foresight]
+        how = (self.model, self.tokenizer, self.albums, asked, stories, names, self.options.batch_size)
+        for name, scores in generate.score(*how).items():
+            best = generate.best_of(asked, scores)
+            kept = sum(whole[k] for k in best) / len(best)
+            found[f"the best of {self.options.num_stories} by {name}"] = kept
+            found[f"{name}: share of the possible gain"] = (kept - mean) / max(1e-9, possible - mean)
         return found
 
 
-def control(checkpoint, no_plan, book, split, options):
-    """Every figure of one model under chosen plans: {name: share or count}."""
+def control(model, no_plan, split):
+    """Every figure of one Control under chosen plans, beside a Control without a plan or None: {name: figure}."""
+    options, found = model.options, {}
     many = ["--num_stories", str(options.num_stories)]
-    model, found = Control(checkpoint, book, options), {}
     for name, arguments in (("mean plan", ["--plan", "mean"]), ("sampled plans", ["--plan", "sample", *many])):
         found |= {f"{name}: {of}": value for of, value in model.checked(model.write(None, *arguments)[1]).items()}
     if no_plan:
-        other = Control(no_plan, book, options)
         for top_p in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
-            stories = other.write(None, "--decoding", "nucleus", "--top_p", str(top_p), *many)[1]
-            figures = other.checked(stories)
+            stories = no_plan.write(None, "--plan", "mean", "--decoding", "nucleus", "--top_p", str(top_p), *many)[1]
+            figures = no_plan.checked(stories)
             if figures["whole"] >= found["sampled plans: whole"]:
                 break
         found["word sampling without a plan: top_p"] = top_p
@@ -322,52 +332,64 @@ def control(checkpoint, no_plan, book, split, options):
 # ---------------------------------------------------------------------------------------------- main
 
 
+def loaded(checkpoint, kinds):
+    """A model and its tokenizer; its plan must be one of `kinds`."""
+    model, tokenizer = load_checkpoint(checkpoint)
+    if model.config.plan not in kinds:
+        raise UserError(f"{checkpoint}: trained with --plan {model.config.plan}; expected {' or '.join(kinds)}")
+    return model.to(best_device()), tokenizer
+
+
+def plans_and_values(path, split, options, model, tokenizer):
+    """A split's StoryDataset; prior and posterior of the stories that have the beat and the factor; their values."""
+    K, most = model.config.image_slots, model.max_length
+    data = StoryDataset.load(path, tokenizer, K, most, model.image_encoder)
+    values = factors_of(path, split, options)[1]
+    if int(data.beats.max()) < options.beat:
+        raise UserError(f"--beat {options.beat}: the stories of {path} have {data.beats.max()} beats at most")
+    known = [i for i, value in enumerate(values) if value is not None and data.beats[i] >= options.beat]
+    if len(known) < len(values):
+        cli.warn(f"{path}: {len(values) - len(known)} stories lack the factor or the beat and are left aside")
+    gaussians = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
+    return data, *(Gaussian(of.mean[known], of.log_var[known]) for of in gaussians), [values[i] for i in known]
+
+
 def main():
     options = parse()
     options.data_path = options.data_path or str(latest_split("test") or "")
     if not options.data_path:
         raise UserError("--data_path: not named, and dataset/preprocessed/ holds no test split; run python dataset.py")
-    path = Path(options.data_path)
-    split, training = read_split(path), read_split(path.with_name("train.json"))
-    factor, values = factors_of(path, split, options)
-    _, train_values = factors_of(path.with_name("train.json"), training, options)
-    beats = max(len(story["beats"]) for story in split["stories"])
-    if options.beat > beats:
-        raise UserError(f"--beat {options.beat}: the stories have {beats} beats")
-    number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
-    codes, train_codes = (torch.tensor([number[value] for value in of]) for of in (values, train_values))
+    path, train_path = Path(options.data_path), Path(options.data_path).with_name("train.json")
+    split, training = read_split(path), read_split(train_path)
     of_book = split.get("source") == "picturebook" and Path(options.world).is_dir()
     if options.control and not of_book:
         found = f"--control: {path}, --world {options.world}"
         raise UserError(f"{found}: expected a picture book's split, and the book's folder")
     book = Book(options.world) if of_book else None
-    facts = truth_of(path, options) if of_book else None
-    figures = []
+    for checkpoints, kind in ((options.checkpoints, "cvae"), (options.no_plan, "none")):
+        for checkpoint in checkpoints:  # before hours are spent on the first
+            loaded(checkpoint, [kind])
+    factor, figures = factors_of(path, split, options)[0], []
     for k, checkpoint in enumerate(options.checkpoints):
-        model, tokenizer = load_checkpoint(checkpoint)
-        if model.config.plan != "cvae":
-            raise UserError(f"{checkpoint}: trained with --plan {model.config.plan}; expected plans to look at")
-        model.to(best_device())
-        read = partial(
-            StoryDataset.load, tokenizer=tokenizer, image_slots=model.config.image_slots,
-            max_length=model.max_length, encoder=model.image_encoder,
-        )  # fmt: skip
-        of_split = partial(plans_of, model, pad_id=tokenizer.pad_token_id, batch_size=options.batch_size)
-        prior, posterior = of_split(read(path))
-        _, train_posterior = of_split(read(path.with_name("train.json")))
-        found = {}
-        for t in range(posterior.mean.shape[1]):
-            beat = lambda q: Gaussian(q.mean[:, t], q.log_var[:, t])  # noqa: B023
-            share = probed((beat(train_posterior), train_codes), (beat(posterior), codes), options.seed)
-            found[f"plan {t + 1} knows of the {factor}"] = share
+        model, tokenizer = loaded(checkpoint, ["cvae"])
+        data, prior, posterior, values = plans_and_values(path, split, options, model, tokenizer)
+        _, _, known, train_values = plans_and_values(train_path, training, options, model, tokenizer)
+        number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
+        at_beat = []
+        for of, names in ((known, train_values), (posterior, values)):
+            plan = Gaussian(of.mean[:, options.beat - 1], of.log_var[:, options.beat - 1])
+            at_beat.append((plan, torch.tensor([number[name] for name in names])))
+        found = {f"plan {options.beat} and its prior know of the {factor}, at least": probed(*at_beat, options.seed)}
         if of_book:
-            found |= first_plan_knows(model, tokenizer, split, read(path).photos, book, facts, options)
+            facts = truth_of(path, options)
+            found |= first_plan_knows(model, tokenizer, split, data.photos, book, facts, options)
         if k == 0:
             draw_plans(prior, posterior, values, options.beat, f"{options.output}.png", factor, story=0)
         if options.control:
-            no_plan = options.no_plan[k] if options.no_plan else None
-            found |= control(checkpoint, no_plan, book, split, options)
+            no_plan = Control(*loaded(options.no_plan[k], ["none"]), book, options) if options.no_plan else None
+            found |= control(Control(model, tokenizer, book, options), no_plan, split)
         figures.append(found)
+        print(f"{k + 1} of {len(options.checkpoints)}: {checkpoint}", file=sys.stderr, flush=True)
     table = table_of(figures, options)
     print(table.text())
     cli.write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
@@ -387,7 +409,10 @@ def table_of(figures, options):
             cells.append(f"{shown(name, mean)} [{shown(name, low)}, {shown(name, high)}]")
         rows.append([name, *cells])
     columns = ["", *options.checkpoints, *(["mean"] if len(figures) > 1 else [])]
-    caption = "What a plan knows is at least this share of the factor's entropy (by a probe trained on train.json)."
+    caption = (
+        "What a plan knows: shares of the factor's entropy; at least: by a probe that was trained on train.json; given "
+        "the picture: exact, but for sampling."
+    )
     if len(figures) > 1:
         caption += " Mean and 95 % t-interval over the models."
     return Table(f"Plans on {options.data_path}", columns, rows, caption)

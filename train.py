@@ -188,7 +188,7 @@ def get_bags(step, total_steps, options):
     The bags make the plan tell the sentence; once the words listen to it, what they would go on to say is noise.
     """
     done = min(1.0, max(0.0, (step / total_steps - 0.5) / 0.3))
-    return 1 - done * (1 - options.bags_end)
+    return max(1e-6, 1 - done * (1 - options.bags_end))  # at 0 the terms would go, and DDP wait for their gradients
 
 
 # ----------------------------------------------------------------------------------------------- setup
@@ -386,6 +386,9 @@ def information_per_beat(plans, beats):
     found = []
     for t in range(beats):
         of_beat = [(mean[t], log_var[t], noise[t]) for _, mean, log_var, noise in plans if len(mean) > t]
+        if not of_beat:  # only stories that were passed over are so long
+            found.append(0.0)
+            continue
         mean, log_var, noise = (torch.stack(x)[:, None] for x in zip(*of_beat))
         found += Gaussian(mean, log_var).information(noise).tolist()
     return found
@@ -498,7 +501,7 @@ class Log:
         units.set(title="active units", ylabel="dimensions of the plan", xlabel="step")
         for name, (of, _) in WITHIN.items():
             share = int(name[-2:])
-            style = {"c": f"C{share // 50}", "ls": "-" if of == "samples" else ":"}
+            style = {"c": f"C{int(share > 50)}", "ls": "-" if of == "samples" else ":"}
             if line(calibration, val, name, marker="o", ms=3, label=f"{of} in {share} %", **style):
                 calibration.axhline(share / 100, c=style["c"], lw=0.5)
         calibration.set(title="posterior in the middle of the prior", ylabel="share", xlabel="step", ylim=(0, 1.02))
@@ -571,7 +574,7 @@ class Training:
         set_seed(options.seed)
         latest = self.directory / LATEST
         if progress:
-            self.model, self.tokenizer = load_checkpoint(latest)
+            self.model, self.tokenizer = load_checkpoint(latest, "--resume")
         else:
             self.tokenizer = load_data_tokenizer(train_path.parent / "tokenizer")
             self.model = build_model(options, self.tokenizer, train_path.parent)
@@ -795,7 +798,15 @@ def load_data_tokenizer(path):
 
 
 def evaluate_only(options):
-    """Figures of the best model over a split, on the screen and in output_dir/evaluation.json."""
+    """Figures of the best model over a split, on the screen and in output_dir/evaluation.json.
+
+    The weights of the bags are those that it was trained with, where output_dir tells.
+    """
+    progress = Path(options.output_dir) / LATEST / "progress.json"
+    if progress.is_file():
+        trained = cli.read_json(progress, "the progress of a training")["options"]
+        weights = {f"{name}_weight": trained[f"{name}_weight"] for name in BAGS if f"{name}_weight" in trained}
+        options = dataclasses.replace(options, **weights)
     accelerator = get_accelerator(options)
     model, tokenizer = load_checkpoint(options.output_dir, "--output_dir")
     K, most = model.config.image_slots, model.max_length
@@ -812,7 +823,7 @@ def evaluate_only(options):
 
 def main():
     options = parse()
-    if options.evaluate:
+    if options.evaluate is not None:
         return evaluate_only(options)
     train_path, val_path = resolve(options)
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)

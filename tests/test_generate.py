@@ -13,6 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
+import cli
 from dataset import pack, special_ids, take_photos
 from generate import between, natural, parse, plan_noise, readable, tell
 
@@ -251,7 +252,9 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
     assert [story[0] for story in changed] == [story[0] for story in first] and changed != first
     for old, new in zip(kept["stories"], json.loads((tmp_path / "new.json").read_text())["stories"]):
         assert [a == b for a, b in zip(old["plans"], new["plans"])] == [True, False, True]
-    assert len(write("d.json", *redraw, "--num_stories", 3)) == 6
+    several = write("d.json", *redraw, "--num_stories", 3, "--save_plans", "d_plans.json")
+    drawn = [story["plans"][1] for story in json.loads((tmp_path / "d_plans.json").read_text())["stories"]]
+    assert len(several) == len({tuple(plan) for plan in drawn}) == 6
     path = write("e.json", "--plans", "plans.json", "--interpolate", "--num_stories", 4)
     assert len(path) == 4 and [path[0], path[-1]] == first
     write("f.json", "--save_plans", "mean.json")
@@ -259,7 +262,7 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
     assert mean["plans"] == [[0.0] * 6] * 3
 
 
-@pytest.mark.parametrize("score", ["CDE", "CDE-W"])
+@pytest.mark.parametrize("score", cli.SCORES)
 def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, script, tmp_path):
     (folder / "broken.jpg").unlink()
     lone = tmp_path / "lone"
@@ -326,6 +329,10 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp
             ["photos", "--plans", "p.json", "--num_stories", "2"],
             "all would be alike; expected --redraw or --interpolate",
         ),
+        (["photos", "photos", "--save_plans", "p.json"], "--save_plans: two stories are named 'photos'"),
+        (["photos", "--save_plans", "stories.json"], "--save_plans stories.json: the stories go there"),
+        (["photos", "--plans", "none.json"], "--plans none.json: something else; expected"),
+        (["photos", "--plans", "huge.json"], "--plans huge.json: something else; expected"),
         (["photos", "--plans", "missing.json"], "missing.json: no such file; expected a file that --save_plans"),
         (["photos", "--plans", "odd.json"], "--plans odd.json: something else; expected a file that --save_plans"),
         (["photos", "--plans", "wide.json"], "--plans wide.json: plans of width 9; this model's have 6"),
@@ -350,6 +357,9 @@ def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path,
         ("other", 6, plan | {"story_id": "elsewhere"}), ("short", 6, plan | {"plans": [[0.5] * 6] * 2}),
     ):  # fmt: skip
         (tmp_path / f"{name}.json").write_text(json.dumps({"plan_size": width, "stories": [story]}))
+    (tmp_path / "none.json").write_text(json.dumps({"plan_size": 6, "stories": []}))
+    huge = plan | {"plans": [[10**400] * 6] * 3}
+    (tmp_path / "huge.json").write_text(json.dumps({"plan_size": 6, "stories": [huge]}))
     arguments = arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", checkpoint]
     done = script("generate.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

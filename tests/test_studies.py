@@ -4,6 +4,7 @@ import json
 import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -105,7 +106,8 @@ class ToldByTheBook(plans.Control):
                 if n in self.spoilt:
                     said[2] = "something else ."
                 asked.append(generate.Telling(i, n + 1, None))
-                stories.append({"album_id": str(i), "photo_ids": facts["photo_ids"], "sentences": said})
+                ids = {"story_id": str(i), "album_id": str(i), "photo_ids": facts["photo_ids"]}
+                stories.append(ids | {"sentences": said})
         return asked, stories
 
 
@@ -114,13 +116,13 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
     asked, stories = both.write()
     found = both.checked(stories)
     assert found["one mood"] == found["whole"] == 0.75 and found["cheerful"] == 0.25
-    assert found["distinct stories an album"] == 3 and found["slots right (the worst slot)"] < 1
+    assert found["distinct stories of each"] == 3 and found["slots right (the worst slot)"] < 1
     assert list(map(both.mood, stories[:4])) == ["cheerful", "gloomy", None, "gloomy"]
     # Of a reranker that keeps the spoilt story of one album of four, the gain is none: 3 of 4 are whole anyway.
     for kept, gain in (([0, 1, 3, 2], 0.0), ([0, 1, 3, 1], 1.0)):
-        best = [(4 * album + k, 1.0) for album, k in enumerate(kept)]
-        monkeypatch.setattr(generate, "rerank", lambda *_, best=best: best)
-        both.model = both.tokenizer = both.albums = None
+        scores = [float(k != kept[album]) for album in range(4) for k in range(4)]
+        monkeypatch.setattr(generate, "score", lambda *_, scores=scores: {"CDE": scores})
+        both.model, both.tokenizer, both.albums = SimpleNamespace(config=SimpleNamespace(foresight=True)), None, None
         reranked = both.reranked()
         assert reranked["CDE: share of the possible gain"] == gain and reranked["the best possible choice"] == 1
 
@@ -135,25 +137,33 @@ def test_plans_of_a_model(book, script, tmp_path):
     few = ["--control", "--no_plan", tmp_path / "none", "--albums", 3, "--num_stories", 2]
     done = script(*same, *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads((tmp_path / "plans.json").read_text())["figures"]
-    assert all((f"plan {t} knows of the mood" in found) == (t < 6) for t in range(1, 7))
+    (found,) = json.loads((tmp_path / "plan_figures.json").read_text())["figures"]
+    assert {
+        "plan 1 and its prior know of the mood, at least",
+        "plan 1 knows of the mood, given the picture",
+    } <= found.keys()
     assert {
         "sampled plans: one mood",
         "word sampling without a plan: top_p",
         "the best possible choice",
     } <= found.keys()
-    assert 1 <= found["sampled plans: distinct stories an album"] <= 2 and found["mean plan: whole"] == 0
-    assert (tmp_path / "plans.png").stat().st_size > 10_000 and "sampled plans" in (tmp_path / "plans.md").read_text()
-    assert "plan 2 knows of the plot" in script(*same, "--factor", "plot", cwd=tmp_path).stdout
+    assert 1 <= found["sampled plans: distinct stories of each"] <= 2 and found["mean plan: whole"] == 0
+    assert (tmp_path / "plan_figures.png").stat().st_size > 10_000
+    assert "sampled plans" in (tmp_path / "plan_figures.md").read_text()
+    assert (
+        "plan 2 and its prior know of the plot" in script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path).stdout
+    )
     for wrong, message in (
-        (["--factor", "weather"], "has no 'weather'; expected it of every story"),
-        (["--beat", "6"], "--beat 6: the stories have 5 beats"),
+        (["--factor", "weather"], "--factor weather: fewer than two values of it"),
+        (["--beat", "6"], "test.json have 5 beats at most"),
         (["--no_plan", "a", "b"], "--no_plan: 2 checkpoints; expected 1"),
+        (["--no_plan", "a"], "--no_plan: to compare with in --control"),
+        (["--control", "--no_plan", tmp_path / "cvae"], "trained with --plan cvae; expected none"),
     ):
         done = script(*same, *wrong, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     done = script("plans.py", tmp_path / "none", *same[2:], cwd=tmp_path)
-    assert done.returncode == 2 and "trained with --plan none; expected plans to look at" in done.stderr
+    assert done.returncode == 2 and "trained with --plan none; expected cvae" in done.stderr
 
 
 # ------------------------------------------------------------------------------------------ ablation
@@ -199,13 +209,21 @@ def test_an_ablation(book, script, monkeypatch, tmp_path):
     assert (tmp_path / "a" / "table.md").read_text() == table
 
 
+def test_switches_are_varied_by_true_and_false():
+    given = [("plan", "none"), ("train_encoder", "false"), ("detach_dynamics_target", "true")]
+    assert ablation.as_options(given) == ["--plan=none", "--no-train_encoder", "--detach_dynamics_target"]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["plan"], "plan: expected NAME=VALUE"),
+        (["plan=cvae,seed=1"], "plan=cvae,seed=1: --seed is ablation.py's to set"),
+        (["--train", "--text 'original"], "No closing quotation"),
+        ([], "--train_data_path: not named, and dataset/preprocessed/ holds no training split"),
         (["--train", "--seed 3"], "--train: --seed is ablation.py's to set"),
         (["--train_data_path", "nowhere.json"], "--train_data_path: nowhere.json is not there"),
-        (["beat=1", "--train_data_path", "DATA"], "train.py: unrecognized arguments: --beat=1"),
+        (["beat=1", "--train_data_path", "DATA"], "beat=1, seed 0: train.py: unrecognized arguments: --beat=1"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, book, script, tmp_path):
