@@ -8,7 +8,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
+from safetensors.torch import load_file
+
+from model import load_checkpoint
 
 TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 4".split()
 
@@ -48,6 +52,29 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
     assert "1.617 chance" in good(
         script("CDE_score.py", "stories.json", "--checkpoint", out, "--reference_log", cwd=tmp_path)
     )
+
+
+def test_features_by_the_eye_of_a_trained_model(script, tmp_path):
+    book, pixels, features, out = (tmp_path / name for name in ("book", "pixels", "features", "out"))
+    good(script("picturebook.py", "--output", book, "--train", 8, "--val", 2, "--test", 2, "--workers", 1))
+    good(script("dataset.py", "--picturebook", book, "--output", pixels, "--workers", 1))
+    good(script("train.py", "--train_data_path", pixels / "train.json", "--output_dir", out, *TINY))
+    again = ["dataset.py", "--picturebook", book, "--encoder_weights", out, "--output", features, "--workers", 1]
+    good(script(*again, "--store", "features"))
+    (out / "something.json").write_text("new")
+    assert "complete already" in good(script(*again, "--store", "features"))
+    eye = load_checkpoint(out)[0].image_encoder
+    seen, kept = (load_file(folder / "test.safetensors")["photos"] for folder in (pixels, features))
+    with torch.no_grad():
+        torch.testing.assert_close(eye(seen), kept.float(), rtol=2e-3, atol=2e-3)
+    good(script("train.py", "--train_data_path", features / "train.json", "--output_dir", tmp_path / "out2", *TINY))
+    # A model trained on features keeps the eye, and so tells of pixels too.
+    test = ["--data_path", pixels / "test.json", "--max_words", 5, "--output", tmp_path / "s.json"]
+    good(script("generate.py", *test, "--checkpoint", tmp_path / "out2"))
+    done = script(*again, "--store", "features", "--image_size", 32)
+    assert done.returncode == 2 and f"--image_size 32: that of --encoder_weights {out} is 64" in done.stderr
+    done = script(*again[:4], tmp_path, *again[5:], "--overwrite")
+    assert done.returncode == 2 and "--encoder_weights" in done.stderr and "no checkpoint there" in done.stderr
 
 
 def test_photos_of_another_encoder_are_refused(script, tmp_path):
