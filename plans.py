@@ -9,7 +9,7 @@ of others their album's label.
 
 import math
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import cli
@@ -182,7 +182,7 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
     """Posterior and prior means of a beat, in two dimensions and two ways, and one story's way through its beats."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     relative = posterior.relative_to(prior)
-    names = sorted(set(values))
+    names = [name for name, _ in Counter(values).most_common(10)]  # the rest stay without a colour
     colours = {name: f"C{i}" for i, name in enumerate(names)}
     for axis, of in zip(axes, (posterior.mean, relative.mean)):
         title = "plans" if of is posterior.mean else "plans in units of the prior"
@@ -315,7 +315,9 @@ def control(model, no_plan, split):
     """Every figure of one Control under chosen plans, beside a Control without a plan or None: {name: figure}."""
     options, found = model.options, {}
     many = ["--num_stories", str(options.num_stories)]
-    for name, arguments in (("mean plan", ["--plan", "mean"]), ("sampled plans", ["--plan", "sample", *many])):
+    sampled = {1.0: "sampled plans", 1.25: "plans × 1.25", 1.5: "plans × 1.5"}
+    tellings = {name: ["--plan", "sample", "--plan_temperature", str(t), *many] for t, name in sampled.items()}
+    for name, arguments in {"mean plan": ["--plan", "mean"], **tellings}.items():
         found |= {f"{name}: {of}": value for of, value in model.checked(model.write(None, *arguments)[1]).items()}
     if no_plan:
         for top_p in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
