@@ -66,6 +66,7 @@ if __name__ == "__main__":
 import json
 
 import matplotlib
+from tqdm import tqdm
 
 import metrics
 from dataset import latest_split
@@ -192,13 +193,12 @@ def main():
         same = (train_path, test_path, options, threads)
         found = {pool.submit(train_and_measure, *job, *same): job for job in jobs}
         try:
-            for done, job in enumerate(as_completed(found), start=1):
+            for job in tqdm(as_completed(found), total=len(jobs), unit="training"):
                 variant, seed = found[job]
                 try:
                     results[variant, seed] = job.result()
                 except UserError as error:
                     raise UserError(f"{variant}, seed {seed}: {error}") from None
-                print(f"{done} of {len(jobs)}: {variant}, seed {seed}", file=sys.stderr, flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(RUNNING):  # a training saves before it stops
