@@ -193,7 +193,7 @@ def main():
         same = (train_path, test_path, options, threads)
         found = {pool.submit(train_and_measure, *job, *same): job for job in jobs}
         try:
-            for job in tqdm(as_completed(found), total=len(jobs), unit="training"):
+            for job in tqdm(as_completed(found), total=len(jobs), unit="training", leave=False):
                 variant, seed = found[job]
                 try:
                     results[variant, seed] = job.result()
