@@ -498,7 +498,11 @@ class Log:
         plans.set(title="KL, and mutual information of story and plan", ylabel="nats")
         for beat, values in enumerate(zip(*(x["active_units_per_beat"] for x in val))):
             units.plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
-        units.set(title="active units", ylabel="dimensions of the plan", xlabel="step")
+        told = units.twinx()
+        line(told, val, "bow_perplexity", "k:", label="perplexity of the words, in no order, given the plan alone")
+        told.legend(fontsize=7, loc="center right")
+        units.set(title="active units, and what a plan tells", ylabel="dimensions of the plan", xlabel="step")
+        units.set_ylim(0)
         for name, (of, _) in WITHIN.items():
             share = int(name[-2:])
             style = {"c": f"C{int(share > 50)}", "ls": "-" if of == "samples" else ":"}
@@ -507,7 +511,8 @@ class Log:
         calibration.set(title="posterior in the middle of the prior", ylabel="share", xlabel="step", ylim=(0, 1.02))
         peak = max((x["lr"] for x in train), default=0) or 1
         rates.plot([x["step"] for x in train], [x["lr"] / peak for x in train], label=f"learning rate / {peak:.2g}")
-        rates.plot([x["step"] for x in train], [x["beta"] for x in train], label="β")
+        line(rates, train, "beta", label="β")
+        line(rates, train, "bags", label="the plan's bags of words")
         rates.set(title="schedules", xlabel="step")
         for axis in axes.flat:
             if axis.get_legend_handles_labels()[0]:
@@ -653,9 +658,9 @@ class Training:
         tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in group)
         told = accelerator.reduce(torch.tensor([tokens, bool(self.stop)], device=accelerator.device))
         tokens, sums = told[0], 0
-        objective = dict(self.objective)
+        objective, bags = dict(self.objective), get_bags(step, self.total_steps, options)
         for name in ("bow_weight", "ahead_weight"):
-            objective[name] *= get_bags(step, self.total_steps, options)
+            objective[name] *= bags
         self.stopping = bool(told[1]) if accelerator.num_processes > 1 else False
         for place, batch in enumerate(group):
             stories, counts, Z = batch["index"], Shard.counts(batch), self.model.config.plan_size
@@ -678,7 +683,7 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress["step"] += 1
-        return sums, lr, beta
+        return sums, {"lr": lr, "beta": beta, "bags": bags}
 
     def check(self, together=False):
         """Stop at a loss that was not finite since the last check, saying which term; together: of any process."""
@@ -755,7 +760,7 @@ class Training:
         window, since = 0, time.perf_counter()
         self.ddp.train()
         for group in self.groups():
-            sums, lr, beta = self.take_step(group)
+            sums, rates = self.take_step(group)
             window = window + sums
             bar.update()
             step = progress["step"]
@@ -771,7 +776,7 @@ class Training:
                 nll = totals["nll"] / totals["tokens"]
                 bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {terms['kl']:.2f} a story, {speed:.0f} stories/s")
                 if log:
-                    log.write(step=step, split="train", **terms, lr=lr, beta=beta, stories_per_second=speed)
+                    log.write(step=step, split="train", **terms, **rates, stories_per_second=speed)
                 window, since = 0, time.perf_counter()
             if step % self.eval_every == 0 or last:
                 figures = self.validate(log)
