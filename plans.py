@@ -263,10 +263,11 @@ class Control:
         figures = self.book.tally(list(self.placed([story])))
         return next((mood for mood in MOODS if figures[mood][0]), None)
 
-    def changed(self, split):
-        """Share of albums whose story takes the mood of the plan of beat 1, both ways, with all else left alone.
+    def changed(self, split, strengths=(1.0, 1.5, 2.0)):
+        """{strength: share of albums whose story takes the mood of the plan of beat 1, both ways}, all else left alone.
 
-        The plans are those that the model reads off a cheerful and a gloomy first sentence about the album's picture.
+        The plans are those that the model reads off a cheerful and a gloomy first sentence about the album's picture,
+        `strength` times as far from the mean; the other beats have the mean.
         """
         photos = self.albums[0]["photos"]
         facts = truth_of(self.options.data_path, self.options)
@@ -278,17 +279,17 @@ class Control:
         data = StoryDataset(told, photos, self.tokenizer, self.model.config.image_slots, self.model.max_length)
         prior, posterior = plans_of(self.model, data, self.tokenizer.pad_token_id, self.options.batch_size)
         first = posterior.relative_to(prior).mean[:, 0]
-        plans = {}
-        for i, album in enumerate(self.albums):
-            rest = generate.plan_noise(i, len(album["rows"]), first.shape[1], self.options.seed, 1.0)
-            for m in range(len(MOODS)):
-                plan = rest.clone()
-                plan[0] = first[len(MOODS) * i + m]
-                plans[i, m + 1] = plan
-        _, stories = self.write(plans)
-        moods = [self.mood(story) for story in stories]
-        pairs = [tuple(moods[at : at + len(MOODS)]) for at in range(0, len(moods), len(MOODS))]
-        return sum(pair == MOODS for pair in pairs) / len(pairs)
+        found = {}
+        for strength in strengths:
+            plans = {}
+            for i, album in enumerate(self.albums):
+                for m in range(len(MOODS)):
+                    plans[i, m + 1] = torch.zeros(len(album["rows"]), first.shape[1])
+                    plans[i, m + 1][0] = strength * first[len(MOODS) * i + m]
+            moods = [self.mood(story) for story in self.write(plans)[1]]
+            pairs = [tuple(moods[at : at + len(MOODS)]) for at in range(0, len(moods), len(MOODS))]
+            found[strength] = sum(pair == MOODS for pair in pairs) / len(pairs)
+        return found
 
     def reranked(self):
         """Of --num_stories by word sampling: the share that is whole and in one mood of all, and of those that are the
@@ -327,7 +328,8 @@ def control(model, no_plan, split):
                 break
         found["word sampling without a plan: top_p"] = top_p
         found |= {f"word sampling without a plan: {of}": value for of, value in figures.items()}
-    found["plan of beat 1 chosen: the story takes its mood, both ways"] = model.changed(split)
+    for strength, share in model.changed(split).items():
+        found[f"plan of beat 1 chosen, × {strength:g}: the story takes its mood, both ways"] = share
     return found | model.reranked()
 
 
