@@ -499,8 +499,8 @@ class Log:
         for beat, values in enumerate(zip(*(x["active_units_per_beat"] for x in val))):
             units.plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
         told = units.twinx()
-        line(told, val, "bow_perplexity", "k:", label="perplexity of the words, in no order, given the plan alone")
-        told.legend(fontsize=7, loc="center right")
+        if line(told, val, "bow_perplexity", "k:", label="perplexity of the words, in no order, given the plan alone"):
+            told.legend(fontsize=7, loc="center right")
         units.set(title="active units, and what a plan tells", ylabel="dimensions of the plan", xlabel="step")
         units.set_ylim(0)
         for name, (of, _) in WITHIN.items():
