@@ -431,14 +431,14 @@ def score(model, tokenizer, albums, asked, stories, names, batch_size):
     """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
     from CDE_score import SCORES, features, traces, written_alike  # and all that draws its pictures: only here
 
-    photos, told = [], []
-    for i, album in enumerate(albums):
+    photos, places, told = [], [], []
+    for album in albums:
         there = [row for row in album["rows"] if row is not None]
-        place = dict(zip(there, range(len(photos), len(photos) + len(there))))
+        places.append(dict(zip(there, range(len(photos), len(photos) + len(there)))))
         photos += features(album["photos"], there, model.image_encoder, model.device) if there else []
-        for story in (story for story, telling in zip(stories, asked) if telling.album == i):
-            beats = zip(album["rows"], story["sentences"], strict=True)
-            told.append({"beats": [{"photo": place.get(row), "sentence": one_line(said)} for row, said in beats]})
+    for story, telling in zip(stories, asked, strict=True):
+        place, beats = places[telling.album], zip(albums[telling.album]["rows"], story["sentences"], strict=True)
+        told.append({"beats": [{"photo": place.get(row), "sentence": one_line(said)} for row, said in beats]})
     if model.config.text != "original":  # as CDE_score.py would read them
         told = written_alike(told, Counter())
     photos = torch.stack(photos) if photos else None
