@@ -7,9 +7,11 @@ import argparse
 import contextlib
 import dataclasses
 import errno
+import glob
 import json
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -94,10 +96,17 @@ def first_process():
     return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
 
 
+def printable(text):
+    """A text on one line, what no terminal should be sent (control characters, half characters) as \\x1b and the like:
+    file names and files come from anywhere."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 def warn(message):
     """A line on stderr: something was left aside or looks wrong, and the work goes on."""
     if first_process():
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        print(f"{Path(sys.argv[0]).name}: {printable(message)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -118,8 +127,7 @@ def one_line_errors():
     except KeyboardInterrupt:
         print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
         sys.exit(130)
-    one_line = " ".join(message.split())
-    print(f"{Path(sys.argv[0]).name}: {one_line}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -174,26 +182,107 @@ def read_json(path, expected, unique=False):
 def whole(path):
     """A temporary path (beside `path`) to write to; renamed to `path` on success, removed on failure.
 
-    For a file or a directory: what stands at `path` is always complete, the old one until the new one is.
+    For a file or a directory: what stands at `path` is always complete, the old one until the new one is on the disk.
+    (A process killed between the two renames that replace a directory leaves neither there: `recover` brings the new
+    one.) Raises OSError that names `path` where it cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    recover(path)
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
     try:
-        yield holder / path.name
-        if path.is_dir() and not (holder / path.name).is_dir():
-            raise UserError(f"{path}: is a folder; expected the name of a file to write")
-        if path.is_dir():  # a directory cannot be replaced in one step: the old one steps aside first
-            path.rename(holder / "replaced")
-            try:
-                os.replace(holder / path.name, path)
-            except BaseException:
-                (holder / "replaced").rename(path)
-                raise
-        else:
-            os.replace(holder / path.name, path)
+        with naming(path, holder):
+            yield holder / path.name
+            sync(holder / path.name)
+            replace(holder / path.name, path, aside=holder / REPLACED)
+            sync(path.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+UNFINISHED, REPLACED = ".unfinished", "replaced"  # what `whole` calls the folder of a temporary, and the old directory
+
+
+def replace(new, path, aside):
+    """Rename `new` to `path`; a directory cannot be replaced in one step, so the old one steps aside first."""
+    if path.is_dir() and not new.is_dir():
+        raise UserError(f"{path}: is a folder; expected the name of a file to write")
+    if path.is_dir():
+        path.rename(aside)
+    try:
+        os.replace(new, path)
+    except FileNotFoundError:
+        if not path.exists():  # else another process has recovered it
+            raise
+    except BaseException:
+        if aside.exists():
+            aside.rename(path)
+        raise
+
+
+def recover(path):
+    """Bring back the directory that a process was replacing at `path` when it was killed between its two renames."""
+    path = Path(path)
+    for aside in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}/{REPLACED}"):
+        new = aside.with_name(path.name)
+        with contextlib.suppress(OSError):  # another process was faster
+            if not path.exists():
+                (new if new.exists() else aside).rename(path)
+
+
+def sync(path):
+    """Have what was written to a file, or to all files of a directory, on the disk, so that no power cut loses it."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    for file in (*files, path):
+        with contextlib.suppress(PermissionError):  # Windows opens no directories
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming(path, holder):
+    """Around writing `path` in `holder`: a failure of the disk becomes an OSError that names the path, also one that a
+    library of Rust has met."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or str(error.filename).startswith(str(holder)):
+            error.filename = str(path)
+        raise
+    except Exception as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        raise
+
+
+@contextlib.contextmanager
+def alone(directory, flag):
+    """Around the work that fills a directory: UserError where another process is at work there.
+
+    What killed processes have left unfinished is cleared away. A directory that stays empty goes again.
+    """
+    from filelock import FileLock, Timeout  # the system lets go of its locks when a process is killed
+
+    directory, before = Path(directory), Path(directory).exists()
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        found = f"{flag} {directory}: another process is at work there"
+        raise UserError(f"{found}; expected to be alone (wait for it, or name another folder)") from None
+    try:
+        for holder in directory.rglob(f".*{UNFINISHED}"):
+            recover(holder.parent / holder.name.removeprefix(".").removesuffix(UNFINISHED).rsplit(".", 1)[0])
+            shutil.rmtree(holder, ignore_errors=True)
+        yield
+    finally:
+        lock.release()
+        if not before and set(os.listdir(directory)) <= {".lock"}:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def write_json(path, value):

@@ -53,3 +53,48 @@ def test_help_and_a_wrong_flag_are_answered_before_torch_is_imported(script, arg
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == status and done.stdout.endswith("heavy: []\n"), done.stderr
     assert done.stderr.count("\n") == (status == 2)
+
+
+def test_a_directory_half_replaced_is_brought_back(tmp_path):
+    """As a process leaves it that was killed between the two renames: the new one comes, where it is whole."""
+    for number, names in enumerate((["replaced"], ["replaced", "latest"])):
+        folder = tmp_path / str(number)
+        for name in names:
+            (folder / f".latest.a1b2c3d4{cli.UNFINISHED}" / name).mkdir(parents=True)
+            (folder / f".latest.a1b2c3d4{cli.UNFINISHED}" / name / "file").write_text(name)
+        with cli.alone(folder, "--output_dir"):
+            assert (folder / "latest" / "file").read_text() == names[-1]
+            assert sorted(p.name for p in folder.iterdir()) == [".lock", "latest"]
+
+
+def test_a_folder_is_one_processs_own(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with cli.alone(folder, "--output"):
+        with pytest.raises(cli.UserError, match="--output .*b: another process is at work there"):
+            with cli.alone(folder, "--output"):
+                pass
+        (folder / "x").write_text("kept")
+    with cli.alone(folder, "--output"):
+        pass
+    assert (folder / "x").read_text() == "kept"
+    with pytest.raises(ValueError), cli.alone(tmp_path / "c", "--output"):
+        raise ValueError
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_failure_to_write_names_the_file(tmp_path):
+    from safetensors import SafetensorError
+
+    for error in (OSError(28, "full"), SafetensorError("Error while serializing: I/O error: full (os error 28)")):
+        with pytest.raises(OSError) as found, cli.whole(tmp_path / "x") as temporary:
+            temporary.write_text("half")
+            raise error
+        assert found.value.errno == 28 and found.value.filename == str(tmp_path / "x")
+    with pytest.raises(FileNotFoundError) as found, cli.whole(tmp_path / "x"):
+        open(tmp_path / "other")
+    assert found.value.filename == str(tmp_path / "other")
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_printed_is_one_line_without_control_characters():
+    assert cli.printable("a\nb\x1b[31m c\udcff é") == "a b\\x1b[31m c\\udcff é"
