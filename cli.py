@@ -267,6 +267,8 @@ def alone(directory, flag):
     from filelock import FileLock, Timeout  # the system lets go of its locks when a process is killed
 
     directory, before = Path(directory), Path(directory).exists()
+    if before and not directory.is_dir():
+        raise UserError(f"{flag} {directory}: a file; expected a folder")
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
     try:

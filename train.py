@@ -1,17 +1,19 @@
 """Train a plan-CVAE by the ELBO. `python train.py --help` lists every option; `bash train.sh` does it all.
 
 What is drawn for a story is a function of (seed, step, story), dropout of (seed, step, process), the data order of
-(seed, epoch), so a training that was stopped is taken up where it was by --resume.
+(seed, epoch), so a training that was stopped, by whatever, is taken up from its latest checkpoint by --resume and then
+is the uninterrupted one: in one process on a CPU bit for bit.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
-import platform
+import os
+import shutil
 import signal
-import subprocess
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -32,6 +34,7 @@ class TrainOptions:
     )
     output_dir: str = option(OUTPUT_DIR, "where checkpoints, log and picture go")
     resume: bool = option(False, "take up the latest checkpoint in output_dir (or start, if there is none)")
+    allow_changed: str = option("", "options that may differ from the training that --resume takes up", metavar="NAMES")
     overwrite: bool = option(False, "start again in an output_dir that already holds a training")
     evaluate: str | None = option(
         None, "train nothing: figures of output_dir's best model over this preprocessed split", metavar="SPLIT"
@@ -86,20 +89,20 @@ class TrainOptions:
     eval_every: int = option(0, "steps between validations and checkpoints; 0 means once an epoch")
     patience: int = option(0, "validations without a better −ELBO before stopping; 0 never stops early")
     iwae_samples: int = option(0, "samples of the importance-weighted bound at validation; 0 leaves it out")
+    keep: int = option(0, "newest checkpoints to keep as step-<number> beside best and latest")
+    tensorboard: bool = option(False, "log to output_dir/tensorboard as well (pip install tensorboard)")
 
 
 # A resumed training may change these; anything else would make it another training.
 FREE_TO_CHANGE = {
-    "output_dir",
-    "resume",
-    "overwrite",
-    "evaluate",
-    "workers",
-    "fsdp",
-    "log_every",
-    "patience",
-    "iwae_samples",
-}
+    "output_dir", "resume", "allow_changed", "overwrite", "evaluate", "workers", "fsdp", "log_every", "patience",
+    "iwae_samples", "keep", "tensorboard",
+}  # fmt: skip
+# These are in the model that a checkpoint holds, so that no resumed training can change them.
+OF_THE_MODEL = {
+    "decoder", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "image_slots", "train_encoder", "plan",
+    "plan_size", "detach_dynamics_target", "foresight_weight",
+}  # fmt: skip
 
 
 def parser():
@@ -112,9 +115,10 @@ def parse(arguments=None):
     at_least = {
         "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
         "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
-        "iwae_samples": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "ahead_weight": 0, "bags_end": 0,
-        "photo_weight": 0, "foresight_weight": 0, "dynamics_weight": 0, "learning_rate": 0, "weight_decay": 0,
-        "grad_clip": 0, "warmup": 0, "beta_warmup": 0, "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0,
+        "iwae_samples": 0, "keep": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "ahead_weight": 0,
+        "bags_end": 0, "photo_weight": 0, "foresight_weight": 0, "dynamics_weight": 0, "learning_rate": 0,
+        "weight_decay": 0, "grad_clip": 0, "warmup": 0,
+        "beta_warmup": 0, "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0,
         "seed": 0,
     }  # fmt: skip
     for name, least in at_least.items():
@@ -125,7 +129,15 @@ def parse(arguments=None):
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
     if not 0 < options.epochs < math.inf:
         raise UserError(f"--epochs {options.epochs}: expected more than 0")
+    for name in changeable(options):
+        if name not in {field.name for field in dataclasses.fields(TrainOptions)} - OF_THE_MODEL:
+            found = "of the model, which is made" if name in OF_THE_MODEL else "no option"
+            raise UserError(f"--allow_changed {name}: {found}; expected options' names, as in learning_rate,epochs")
     return options
+
+
+def changeable(options):
+    return [name.strip().removeprefix("--") for name in options.allow_changed.split(",") if name.strip()]
 
 
 if __name__ == "__main__":
@@ -133,16 +145,27 @@ if __name__ == "__main__":
 
 import matplotlib
 import torch
-import transformers
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device, set_seed
-from safetensors.torch import load_file, save_file
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from checkpoint import (
+    OPTIMIZER,
+    PROGRESS,
+    STEP,
+    copy_checkpoint,
+    gathered,
+    kept_steps,
+    load_optimizer,
+    optimizer_tensors,
+    read_progress,
+    save_checkpoint,
+    versions,
+)
 from dataset import BucketBatches, StoryDataset, collate, latest_split
 from model import BEST, LATEST, Draws, Gaussian, ImageEncoder, PlanCVAE, best_device, load_checkpoint
 from stories import story_ids
@@ -394,86 +417,65 @@ def information_per_beat(plans, beats):
     return found
 
 
-# ------------------------------------------------------------------------------- checkpoints and log
+# ------------------------------------------------------------------------------------------------- log
 
 
-def gathered(tensors, keep):
-    """{name: tensor} with each that FSDP has cut over the processes whole, on the CPU; empty where not to `keep`.
-
-    All processes must ask; one tensor at a time is whole on their devices.
-    """
-    whole = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
-        if keep:
-            whole[name] = tensor.contiguous()
-    return whole
-
-
-def save_checkpoint(path, model, tokenizer, weights, optimizer_state=None, progress=None):
-    """A complete checkpoint directory; with the optimizer's state and the progress, one to go on from."""
-    with cli.whole(path) as directory:
-        model.save_pretrained(directory, state_dict=weights)
-        tokenizer.save_pretrained(directory)
-        if optimizer_state is not None:
-            save_file(optimizer_state, directory / "optimizer.safetensors")
-            cli.write_json(directory / "progress.json", progress)
+def read_log(path):
+    """The lines of a log as dicts; one that a kill has cut short is said to be left out."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    read = []
+    for line in lines:
+        with suppress(ValueError, RecursionError):
+            read.append(json.loads(line))
+    read = [line for line in read if isinstance(line, dict) and isinstance(line.get("step", 0), int)]
+    if len(read) < len(lines):
+        cli.warn(f"{path}: {len(lines) - len(read)} lines were cut short and are left out")
+    return read
 
 
-def optimizer_tensors(optimizer):
-    """An optimizer's state as tensors by name."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{k}": value for i, entry in state.items() for k, value in entry.items()}
-
-
-def load_optimizer(optimizer, path):
-    """Put back the state that `optimizer_tensors` gave, cut over the processes as its parameters are."""
-    state = optimizer.state_dict()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state["state"] = {}
-    for name, tensor in load_file(path).items():
-        index, key = name.split(".", 1)
-        p = parameters[int(index)]
-        if isinstance(p, DTensor) and tensor.shape == p.shape:
-            tensor = distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
-        state["state"].setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict(state)
-
-
-def versions():
-    """What the training ran with; it opens the log."""
+def summary_writer():
+    """torch's SummaryWriter. Raises UserError where tensorboard is not installed."""
     try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-        ).stdout.strip()
-    except OSError:  # no git here
-        commit = ""
-    return {
-        "commit": commit or None, "python": platform.python_version(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }  # fmt: skip
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard: the package is not installed; pip install tensorboard, or do without") from None
+    return SummaryWriter
 
 
 class Log:
     """JSON lines in output_dir/log.jsonl and their picture, training.png."""
 
-    def __init__(self, directory, options, resumed_at=0):
-        directory.mkdir(parents=True, exist_ok=True)
+    def __init__(self, directory, options, made, resumed_at=0):
         self.path, self.picture = directory / "log.jsonl", directory / "training.png"
-        self.lines = []
+        self.lines, self.board, self.drawn = [], None, -math.inf
         if resumed_at and self.path.is_file():  # steps after the checkpoint are done again
-            lines = [json.loads(line) for line in self.path.read_text().splitlines()]
-            self.lines = [line for line in lines if line.get("step", 0) <= resumed_at]
-        self.lines.append({"options": dataclasses.asdict(options), "versions": versions()})
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+            self.lines = [line for line in read_log(self.path) if line.get("step", 0) <= resumed_at]
+        self.lines.append({"options": dataclasses.asdict(options), "versions": made})
+        with cli.whole(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        if options.tensorboard:  # what it holds of steps that are done again is hidden
+            self.board = summary_writer()(directory / "tensorboard", purge_step=resumed_at + 1 if resumed_at else None)
 
     def write(self, **line):
         self.lines.append(line)
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for name in line.keys() - {"step", "split"}:
+                values = line[name] if isinstance(line[name], list) else [line[name]]
+                for beat, value in enumerate(values, start=1):
+                    of = f"/beat {beat}" if isinstance(line[name], list) else ""
+                    self.board.add_scalar(f"{line['split']}/{name}{of}", value, line["step"])
+            self.board.flush()
 
-    def draw(self):
-        """Loss terms and bounds, what the plans carry, learning rate and β over the steps, as training.png."""
+    def draw(self, anew=True):
+        """Loss terms and bounds, what the plans carry, learning rate and β over the steps, as training.png.
+
+        anew: also where it has just been drawn, which takes a second.
+        """
+        if not anew and time.monotonic() < self.drawn + 20:
+            return
+        self.drawn = time.monotonic()
         train = [line for line in self.lines if line.get("split") == "train"]
         val = [line for line in self.lines if line.get("split") == "val"]
         figure, axes = plt.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
@@ -546,26 +548,36 @@ def restore(options):
     """The progress of the latest checkpoint, None to start afresh. Raises UserError where options do not fit it."""
     directory = Path(options.output_dir)
     latest = directory / LATEST
-    if not (latest / "progress.json").is_file():
-        if any((directory / name).exists() for name in (BEST, LATEST)) and not options.overwrite:
+    if options.overwrite:
+        return None
+    if not (latest / PROGRESS).is_file():
+        if steps := kept_steps(directory):
+            found = f"--output_dir {directory}: no {LATEST}, but {steps[-1].name}"
+            raise UserError(f"{found}; rename it to {LATEST} to go on from there, or --overwrite")
+        if any((directory / name).exists() for name in (BEST, LATEST)):
             raise UserError(f"--output_dir {directory}: holds a model that cannot be resumed; --overwrite replaces it")
         if options.resume and cli.first_process():
             print(f"nothing to resume in {directory}: starting from the beginning")
         return None
-    if options.overwrite:
-        return None
     if not options.resume:
         raise UserError(f"--output_dir {directory}: holds a training; --resume takes it up, --overwrite starts again")
-    progress = cli.read_json(latest / "progress.json", "the progress of a training")
-    now = dataclasses.asdict(options)
-    changed = [
-        f"--{name} was {then}, now {now.get(name)}"
-        for name, then in progress["options"].items()
-        if name not in FREE_TO_CHANGE and now.get(name) != then
-    ]
+    progress = read_progress(latest / PROGRESS)
+    now, allowed = dataclasses.asdict(options), {*FREE_TO_CHANGE, *changeable(options)}
+    then = progress["options"]
+    changed = [name for name in then if name not in allowed and now.get(name) != then[name]]
     if changed:
-        raise UserError(f"--resume {latest}: another training ({'; '.join(changed)}); keep its options, or --overwrite")
+        told = "; ".join(f"--{name} was {then[name]}, now {now.get(name)}" for name in changed)
+        advice = f"keep its options, or allow it (--allow_changed {','.join(changed)}), or --overwrite"
+        raise UserError(f"--resume {latest}: another training ({told}); {advice}")
     return progress
+
+
+def describe(path, dataset):
+    """A split in a few words, which change when the data do."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    rows = " x ".join(map(str, dataset.photos.shape))
+    return f"{len(dataset)} stories ({Path(path).name}, sha256 {digest}…), photos: {dataset.photos.kind}, {rows}"
 
 
 class Training:
@@ -573,7 +585,8 @@ class Training:
 
     def __init__(self, options, train_path, val_path, progress):
         self.options, self.directory = options, Path(options.output_dir)
-        self.progress = progress or {"step": 0, "best": math.inf, "worse": 0, "stopped_early": False}
+        self.progress = {"step": 0, "best": math.inf, "best_step": None, "worse": 0} | (progress or {})
+        self.begun = bool(progress)
         self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
         self.accelerator = get_accelerator(options)
         set_seed(options.seed)
@@ -589,6 +602,13 @@ class Training:
             )
             for path in (train_path, val_path)
         )
+        data = {"training": describe(train_path, self.train_set), "validation": describe(val_path, self.val_set)}
+        for split, name in (("training", "train_data_path"), ("validation", "val_data_path")):
+            then = self.progress.get("data", data).get(split)
+            if data[split] != then and name not in changeable(options):
+                advice = f"the same data, or --allow_changed {name}, or --overwrite"
+                raise UserError(f"--resume {latest}: other {split} data ({then} then, {data[split]} now); {advice}")
+        self.progress |= {"data": data, "versions": versions()}
         self.model.config.text = self.train_set.written
         if self.train_set.photos.kind == "features":
             self.model.config.train_encoder = False  # there are no pixels to train it from
@@ -597,6 +617,8 @@ class Training:
                 mean, var = self.train_set.photos.moments(rows[rows >= 0])
                 self.model.feature_mean.copy_(mean)
                 self.model.feature_var.copy_(var)
+        # A model that was loaded has forgotten what of it is frozen.
+        self.model.first_dyn.requires_grad_(options.plan != "none")
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
         self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
         if options.plan != "none":
@@ -612,7 +634,8 @@ class Training:
         )
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
-            load_optimizer(self.optimizer, latest / "optimizer.safetensors")
+            with cli.loading(f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote"):
+                load_optimizer(self.model, self.optimizer, latest / OPTIMIZER)
             if self.accelerator.scaler is not None and "scaler" in progress:
                 self.accelerator.scaler.load_state_dict(progress["scaler"])
         self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
@@ -676,83 +699,115 @@ class Training:
             terms += [out.tokens.float(), out.tokens.new_tensor(len(stories)).float()]
             sums = sums + counts * torch.stack(terms)
             self.unchecked.append((step, stories, out.loss.detach(), sums))
+        norm = accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip or math.inf)
+        if accelerator.scaler is None:  # which leaves out steps whose gradients have overflown
+            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+            self.unchecked.append((step, torch.cat([batch["index"] for batch in group]), norm, None))
         if accelerator.device.type == "cpu":  # a GPU would have to be waited for: run() does so now and then
             self.check()
-        if options.grad_clip:
-            accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress["step"] += 1
         return sums, {"lr": lr, "beta": beta, "bags": bags}
 
     def check(self, together=False):
-        """Stop at a loss that was not finite since the last check, saying which term; together: of any process."""
+        """Stop at a loss or gradient that was not finite since the last check, saying which term; together: of any
+        process."""
         bad = [entry for entry in self.unchecked if not torch.isfinite(entry[2])]
         self.unchecked = []
         elsewhere = together and over_processes(self.accelerator, torch.tensor(len(bad)).double())
         if bad:
-            step, stories, _, terms = bad[0]
-            values = dict(zip(TERMS, terms.tolist()))
-            names = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
-            ids = ", ".join(story_ids(self.options.train_data_path, stories.tolist()[:4]))
-            found = f"step {step}: {' and '.join(names)} not finite ({values}; stories {ids} …)"
+            step, stories, value, terms = bad[0]
+            if terms is None:
+                found = f"step {step}: gradient not finite (its norm is {value.item()}"
+            else:
+                values = dict(zip(TERMS, terms.tolist()))
+                names = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
+                found = f"step {step}: {' and '.join(names)} not finite ({values}"
+            numbers = stories.tolist()
+            ids = ", ".join(story_ids(self.options.train_data_path, numbers[:32]))
+            self.give_up(f"{found}; stories {ids}{' …' if len(numbers) > 32 else ''})")
         elif elsewhere:
-            found = "a loss is not finite in another process"
-        else:
-            return
-        raise UserError(
-            f"{found}; {self.directory / LATEST} holds the last checkpoint; a smaller --learning_rate or --grad_clip "
-            f"often helps"
-        )
+            self.give_up("a loss is not finite in another process")
+
+    def give_up(self, found):
+        latest = self.directory / LATEST
+        there = f"{latest} holds the last good checkpoint" if latest.is_dir() else "there is no checkpoint yet"
+        raise UserError(f"{found}; {there}; a smaller --learning_rate or --grad_clip often helps")
 
     def validate(self, log):
-        """Figures over the validation split; the best and the latest model are saved. Returns a line to print."""
+        """Figures over the validation split; the latest and the best model are saved. Returns a line to print."""
         self.check(together=True)
         figures = evaluate(self.model, self.val_set, self.accelerator, self.options)
         progress, patience = self.progress, self.options.patience
+        if not math.isfinite(figures["elbo_loss"]):  # of the same weights in all processes
+            names = [name for name in TERMS if not math.isfinite(figures[name])]
+            self.give_up(f"validation at step {progress['step']}: {' and '.join(names)} not finite")
         better = figures["elbo_loss"] < progress["best"]
-        progress["best"], progress["worse"] = (
-            (figures["elbo_loss"], 0) if better else (progress["best"], progress["worse"] + 1)
-        )
+        if better:
+            progress |= {"best": figures["elbo_loss"], "best_step": progress["step"]}
+        progress["worse"] = 0 if better else progress["worse"] + 1
         progress["stopped_early"] = 0 < patience <= progress["worse"]
+        progress["validation"] = {"step": progress["step"], **figures}
         if log:
             log.write(step=progress["step"], split="val", **figures)
-            log.draw()
-        if better:
-            self.save(BEST)
-        self.save(LATEST)
+            log.draw(anew=False)
+        self.save()
         return (
             f"step {progress['step']}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, perplexity "
             f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units {figures['active_units_per_beat']}"
             f"{', the best so far' if better else ''}"
         )
 
-    def save(self, name):
-        """Write a checkpoint; `latest` has all that a training goes on from, with any number of processes."""
+    def save(self):
+        """Write the latest checkpoint, from which any number of processes can go on; all else is derived from it."""
         self.check(together=True)
         main = self.accelerator.is_main_process
         # Tied weights are there once: under FSDP they would be written twice.
         own = {name for name, _ in (*self.model.named_parameters(), *self.model.named_buffers())}
         state = {key: value for key, value in self.model.state_dict().items() if key in own}
-        weights, rest = gathered(state, main), {}
-        if name == LATEST:
-            rest["optimizer_state"] = gathered(optimizer_tensors(self.optimizer), main)
-            rest["progress"] = self.progress | {"options": dataclasses.asdict(self.options)}
-            if self.accelerator.scaler is not None:
-                rest["progress"]["scaler"] = self.accelerator.scaler.state_dict()
+        moments = optimizer_tensors(self.model, self.optimizer)
+        weights, optimizer = gathered(state, main), gathered(moments, main)
+        progress = self.progress | {"options": dataclasses.asdict(self.options)}
+        if self.accelerator.scaler is not None:
+            progress["scaler"] = self.accelerator.scaler.state_dict()
         if main:
-            save_checkpoint(self.directory / name, self.model, self.tokenizer, weights, **rest)
+            save_checkpoint(self.directory / LATEST, self.model, self.tokenizer, weights, optimizer, progress)
+            self.derive()
         self.accelerator.wait_for_everyone()
 
+    def derive(self):
+        """The checkpoints that follow from the latest: the best, where it is that, and the --keep newest.
+
+        A training that is taken up does this first: it may have been killed before it came to it.
+        """
+        progress, latest = self.progress, self.directory / LATEST
+        if not self.begun:  # what an overwritten training has left
+            shutil.rmtree(self.directory / BEST, ignore_errors=True)
+            for path in kept_steps(self.directory):
+                shutil.rmtree(path)
+            self.begun = True
+        if progress["best_step"] == progress["step"]:
+            copy_checkpoint(latest, self.directory / BEST, leave_out=(OPTIMIZER, PROGRESS))
+        if self.options.keep:
+            copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
+            for path in kept_steps(self.directory)[: -self.options.keep]:
+                shutil.rmtree(path)
+
     def ask_to_stop(self, number, frame):
-        """A signal handler: the step under way is finished and saved first."""
+        """A signal handler: the step under way is finished and saved first; a second such signal stops at once."""
         self.stop = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if self.accelerator.is_main_process:  # print() may be interrupted within itself
+            os.write(2, b"\nstopping: the step or validation under way is finished and saved first\n")
 
     def run(self):
         """Train to the end, or to where a signal or --patience stops it. Returns the exit status."""
         options, accelerator, progress = self.options, self.accelerator, self.progress
         main = accelerator.is_main_process
-        log = Log(self.directory, options, progress["step"]) if main else None
+        if main and self.begun:
+            self.derive()
+        log = Log(self.directory, options, progress["versions"], progress["step"]) if main else None
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask_to_stop)
         bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", unit="step", disable=not main)
@@ -765,8 +820,6 @@ class Training:
             bar.update()
             step = progress["step"]
             last = step >= self.total_steps
-            # A signal may reach one of several processes: they have told each other when the step began.
-            stopping = self.stopping if accelerator.num_processes > 1 else bool(self.stop)
             if step % options.log_every == 0 or last:
                 self.check()
                 totals = over_processes(accelerator, window.cpu().double())
@@ -778,19 +831,26 @@ class Training:
                 if log:
                     log.write(step=step, split="train", **terms, **rates, stories_per_second=speed)
                 window, since = 0, time.perf_counter()
-            if step % self.eval_every == 0 or last:
+            validated = step % self.eval_every == 0 or last
+            if validated:
                 figures = self.validate(log)
                 if main:
                     bar.write(figures)
                 since = time.perf_counter()
-            if stopping:
-                self.save(LATEST)
-                bar.close()
-                accelerator.print(f"stopped at step {step} and saved; the same command with --resume goes on")
-                return 128 + (self.stop or signal.SIGTERM)
             if last or progress["stopped_early"]:
                 break
+            # A signal may reach one of several processes: they have told each other when the step began.
+            if self.stopping if accelerator.num_processes > 1 else self.stop:
+                if not validated:
+                    self.save()
+                bar.close()
+                if log:
+                    log.draw()
+                accelerator.print(f"stopped at step {step} and saved; the same command with --resume goes on")
+                return 128 + (self.stop or signal.SIGTERM)
         bar.close()
+        if log:
+            log.draw()
         if progress["stopped_early"]:
             accelerator.print(f"stopped early: {progress['worse']} validations without a better −ELBO (--patience)")
         accelerator.print(f"best model: {self.directory / BEST}; log.jsonl and training.png stand beside it")
@@ -807,9 +867,9 @@ def evaluate_only(options):
 
     The weights of the bags are those that it was trained with, where output_dir tells.
     """
-    progress = Path(options.output_dir) / LATEST / "progress.json"
+    progress = Path(options.output_dir) / LATEST / PROGRESS
     if progress.is_file():
-        trained = cli.read_json(progress, "the progress of a training")["options"]
+        trained = read_progress(progress)["options"]
         weights = {f"{name}_weight": trained[f"{name}_weight"] for name in BAGS if f"{name}_weight" in trained}
         options = dataclasses.replace(options, **weights)
     accelerator = get_accelerator(options)
@@ -830,6 +890,14 @@ def main():
     options = parse()
     if options.evaluate is not None:
         return evaluate_only(options)
+    if options.tensorboard:
+        summary_writer()
+    with cli.alone(options.output_dir, "--output_dir") if cli.first_process() else nullcontext():
+        return train(options)
+
+
+def train(options):
+    """Start or take up the training that the options describe. Returns the exit status."""
     train_path, val_path = resolve(options)
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)
     progress = restore(options)
@@ -840,8 +908,11 @@ def main():
             f", {data.shortened} of them shortened to {training.model.max_length} positions" if data.shortened else ""
         )
         say(f"{name}: {len(data)} stories{shortened}, photos as {data.photos.kind}")
-    if progress and (progress["step"] >= training.total_steps or progress["stopped_early"]):
-        say(f"{options.output_dir}: this training is complete ({progress['step']} steps, −ELBO {progress['best']:.2f})")
+    done = training.progress
+    if progress and (done["step"] >= training.total_steps or done["stopped_early"]):
+        if cli.first_process():
+            training.derive()
+        say(f"{options.output_dir}: this training is complete ({done['step']} steps, −ELBO {done['best']:.2f})")
         return 0
     trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     say(f"{trained / 1e6:.1f} M trained parameters, {training.total_steps} steps on {training.accelerator.device}")

@@ -183,10 +183,10 @@ def test_features_are_standardised_by_the_training_split(training, data):
     torch.testing.assert_close(training.model.feature_var, features.var(0, correction=0), rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("where", [5, 8])
-def test_resumed_equals_uninterrupted(where, run_train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("where, plan", [(5, "none"), (8, "cvae")])
+def test_resumed_equals_uninterrupted(where, plan, run_train, tmp_path, monkeypatch):
     """Stopped by SIGTERM inside an epoch (of six steps) and taken up again: the same, bit for bit."""
-    same = ["--max_steps", 14, "--log_every", 1, "--eval_every", 4, "--dropout", 0.2]
+    same = ["--max_steps", 14, "--log_every", 1, "--eval_every", 4, "--dropout", 0.2, "--plan", plan]
     assert run_train(tmp_path / "whole", *same)[0] == 0
     take_step = train.Training.take_step
 
@@ -228,7 +228,8 @@ def test_patience_stops_early_and_stays_stopped(run_train, tmp_path):
     same = ["--max_steps", 40, "--eval_every", 2, "--learning_rate", 0.0, "--patience", 3, "--plan", "none"]
     assert run_train(tmp_path, *same)[0] == 0
     assert log_of(tmp_path, "val")[-1]["step"] == 8  # the first is the best, three are not better
-    assert run_train(tmp_path, *same, "--resume")[0] == 0
+    code, err = run_train(tmp_path, *same, "--resume")
+    assert code == 0, err
     assert log_of(tmp_path, "val")[-1]["step"] == 8
 
 

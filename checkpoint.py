@@ -1,0 +1,182 @@
+"""What a training leaves and takes up again: checkpoints, each with its model card, and the progress in them.
+
+`latest` is the one complete checkpoint to go on from. All else is derived from it: `best` (without the optimizer) and
+the `step-<number>` of --keep are further names of its files.
+"""
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+import cli
+from cli import UserError
+
+OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
+
+
+def gathered(tensors, keep):
+    """{name: tensor} with each that FSDP has cut over the processes whole, on the CPU; empty where not to `keep`.
+
+    All processes must ask; one tensor at a time is whole on their devices.
+    """
+    whole = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+        if keep:
+            whole[name] = tensor.contiguous()
+    return whole
+
+
+def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
+    """A complete directory to go on from: the model, its card, the optimizer's state and the progress."""
+    with cli.whole(path) as directory:
+        model.save_pretrained(directory, state_dict=weights)
+        tokenizer.save_pretrained(directory)
+        (directory / "README.md").write_text(model_card(model, progress), encoding="utf-8")
+        save_file(optimizer_state, directory / OPTIMIZER)
+        cli.write_json(directory / PROGRESS, progress)
+
+
+def copy_checkpoint(source, target, leave_out=()):
+    """Another name for a checkpoint's files, which take no more room where the disk knows hard links."""
+    with cli.whole(target) as directory:
+        directory.mkdir()
+        for file in source.iterdir():
+            if file.name not in leave_out:
+                try:
+                    os.link(file, directory / file.name)
+                except OSError:
+                    shutil.copy2(file, directory / file.name)
+
+
+def kept_steps(directory):
+    """The checkpoints that --keep has left, the oldest first."""
+    steps = [path for path in directory.glob(f"{STEP}*") if path.name.removeprefix(STEP).isdecimal()]
+    return sorted(steps, key=lambda path: int(path.name.removeprefix(STEP)))
+
+
+def model_card(model, progress):
+    """README.md of a checkpoint: what the model is, how to load it, how well it did, and what it was trained by."""
+    options, made, figures = progress["options"], progress["versions"], progress.get("validation")
+    chosen = {name: value for name, value in options.items() if name not in ("resume", "overwrite", "evaluate")}
+    told = (
+        f"Validation at step {figures['step']}, {figures['stories']} stories of `{options['val_data_path']}`:"
+        if figures
+        else "It was not validated yet."
+    )
+    rows = [
+        f"| {name} | {[round(x, 4) for x in value] if isinstance(value, list) else round(value, 4)} |"
+        for name, value in (figures or {}).items()
+        if name not in ("step", "stories")
+    ]
+    table = "\n".join(["| figure (nats a story where not said) | |", "|---|---|", *rows]) if rows else ""
+    of_data = "\n".join(f"- {split}: {about}" for split, about in progress["data"].items())
+    return f"""---
+library_name: transformers
+pipeline_tag: image-to-text
+tags:
+- visual-storytelling
+- conditional-vae
+- plan-cvae
+---
+
+# plan-CVAE for visual storytelling
+
+Writes one sentence a photo, each under a plan (a latent vector) that is drawn from what was seen and said before. A
+conditional VAE around GPT-2: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, photos by
+{model.image_encoder.config.arch}, `plan` {model.config.plan}, step {progress["step"]} of the training.
+
+## Use
+
+With the code of plan-CVAE (its `generate.py` stands beside `model.py`):
+
+```bash
+python generate.py <folder of photos> --checkpoint <this folder>
+```
+
+```python
+from model import load_checkpoint
+model, tokenizer = load_checkpoint("<this folder>")
+```
+
+## Validation
+
+{told}
+
+{table}
+
+## Training
+
+{of_data}
+- code {made["commit"] or "of unknown commit"}, Python {made["python"]}, torch {made["torch"]}, transformers
+  {made["transformers"]}, {made["date"]}
+
+```json
+{json.dumps(chosen, indent=1, ensure_ascii=False)}
+```
+
+A story is as good as the data: the model knows the world of its training stories alone.
+"""
+
+
+def optimizer_tensors(model, optimizer):
+    """An optimizer's state as tensors by the names of its parameters: {"<parameter>:<what>": tensor}."""
+    names, state = {id(p): name for name, p in model.named_parameters()}, optimizer.state_dict()["state"]
+    names = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+    return {f"{names[i]}:{what}": value for i, entry in state.items() for what, value in entry.items()}
+
+
+def load_optimizer(model, optimizer, path):
+    """Put back the state that `optimizer_tensors` gave, cut over the processes as its parameters are.
+
+    Raises UserError where it is of other parameters.
+    """
+    state, parameters = optimizer.state_dict(), dict(model.named_parameters())
+    order = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    state["state"] = {}
+    for key, tensor in load_file(path).items():
+        name, what = key.rsplit(":", 1) if ":" in key else (key, "")
+        p = parameters.get(name)
+        expected = p is not None and id(p) in order and (() if what == "step" else p.shape)
+        if tensor.shape != expected or not tensor.isfinite().all():
+            raise UserError(f"{path}: {key!r} does not fit the model; expected the state that its training has left")
+        if isinstance(p, DTensor) and what != "step":
+            tensor = distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
+        state["state"].setdefault(order[id(p)], {})[what] = tensor
+    optimizer.load_state_dict(state)
+
+
+def versions():
+    """What the training ran with; it opens the log."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+        ).stdout.strip()
+    except OSError:  # no git here
+        commit = ""
+    return {
+        "commit": commit or None, "python": platform.python_version(), "torch": torch.__version__,
+        "transformers": transformers.__version__, "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }  # fmt: skip
+
+
+def read_progress(path):
+    """The progress in a checkpoint. Raises UserError where it is something else."""
+    expected = "the progress of a training, as train.py writes it beside a model"
+    progress = cli.read_json(path, expected)
+    numbers = {"step": int, "worse": int, "best": (int, float), "options": dict}
+    fitting = isinstance(progress, dict) and all(
+        isinstance(progress.get(name), kind) and not isinstance(progress[name], bool) for name, kind in numbers.items()
+    )
+    if not fitting or progress["step"] < 0 or progress["worse"] < 0:
+        raise UserError(f"{path}: something else; expected {expected}")
+    return progress
