@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import types
@@ -139,10 +140,12 @@ def answer_early(parse):
     """
     with one_line_errors():
         parse()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
 
 
 def run(main):
     """Run a script's main(), and exit with the status that it returns."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with one_line_errors():
         sys.exit(main())
 

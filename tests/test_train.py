@@ -51,10 +51,12 @@ SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_slots 2 --p
 
 
 @pytest.fixture
-def run_train(data, script):
-    """run_train(output_dir, *arguments): returns (exit status, stderr)."""
+def run_train(data, script, monkeypatch):
+    """run_train(output_dir, *arguments): returns (exit status, stderr). draws: whether training.png is drawn."""
 
-    def run(output_dir, *arguments):
+    def run(output_dir, *arguments, draws=False):
+        if not draws:  # it takes a second
+            monkeypatch.setattr(train.Log, "draw", lambda self, anew=True: None)
         paths = ["--train_data_path", data / "train.json", "--output_dir", output_dir]
         done = script("train.py", *paths, *SMALL, *arguments)
         return done.returncode, done.stderr
@@ -105,7 +107,9 @@ def test_each_trained_parameter_is_in_one_group(make_model):
 
 
 def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
-    code, err = run_train(tmp_path, "--epochs", 12, "--learning_rate", 0.01, "--log_every", 1, "--iwae_samples", 4)
+    code, err = run_train(
+        tmp_path, "--epochs", 12, "--learning_rate", 0.01, "--log_every", 1, "--iwae_samples", 4, draws=True
+    )
     assert code == 0, err
     lines = log_of(tmp_path, "train")
     first, last = (sum(line["nll"] for line in epoch) for epoch in (lines[:6], lines[-6:]))
