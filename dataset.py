@@ -24,7 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import Parser, UserError, answer_early, loading, positive_int, read_json, run, whole, write_json
+from cli import Parser, UserError, alone, answer_early, loading, positive_int, read_json, run, whole, write_json
 from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit, split_head, story_ids
 
 DATASET = Path("dataset")
@@ -802,11 +802,12 @@ def join_team():
 
 def main(argv=None):
     args = parser().parse_args(argv)
-    with join_team() as team:
-        return preprocess(args, team)
+    with join_team() as team, contextlib.ExitStack() as stack:
+        return preprocess(args, team, stack)
 
 
-def preprocess(args, team):
+def preprocess(args, team, stack):
+    """Write what is asked for, this process's share of it; `stack` closes what it opens. Returns the exit status."""
     if team.index:
         team.wait()  # the first process goes ahead: what is wrong is said once, and the output made once
     chosen = choose_source(args)
@@ -828,6 +829,7 @@ def preprocess(args, team):
         args.batch_size = min(args.batch_size, CPU_BATCH)
     new = {"settings": settings, "inputs": {split: job.fingerprint for split, job in jobs.items()}}
     if team.index == 0:
+        stack.enter_context(alone(output, "--output"))
         report = begin(output, new, how_encoded(settings, args, team), jobs, args.overwrite)
         team.wait()
     else:

@@ -1,8 +1,8 @@
 """Killed at any moment and taken up again: the same as if nothing had happened, bit for bit.
 
-A child is forked for each run from a process that has imported torch already. It is killed by SIGKILL either at its n-th
-event (a file opened for writing, renamed, linked or removed; a step or a validation begun or ended), which it counts
-itself, or after some time, which may be anywhere, within the libraries too.
+A child is forked for each run from a process that has imported torch already. It is killed by SIGKILL either at its
+n-th event (a file opened for writing, renamed, linked or removed; a step or a validation begun or ended), which it
+counts itself, or after some time, which may be anywhere, within the libraries too.
 """
 
 import json
@@ -30,9 +30,9 @@ from model import ImageEncoder
 
 CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
 TRAINING = (
-    "train.py --train_data_path data/train.json --output_dir output --n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 "
-    "--image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 --log_every 1 --dropout 0.2 --keep 2 "
-    "--learning_rate 0.01 --resume"
+    "train.py --train_data_path data/train.json --output_dir output --n_layer 1 --n_head 2 --n_embd 16 "
+    "--n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 --log_every 1 "
+    "--dropout 0.2 --keep 2 --learning_rate 0.01 --resume"
 )
 PREPROCESSING = (
     "dataset.py --picturebook VIST --image_encoder resnet18 --encoder_stages 1 --image_size 32 --store features "
