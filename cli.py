@@ -235,7 +235,10 @@ def recover(path):
 
 def sync(path):
     """Have what was written to a file, or to all files of a directory, on the disk, so that no power cut loses it."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    if len(files) > 100 and hasattr(os, "sync"):  # of all disks, which is faster than thousands of files one by one
+        os.sync()
+        return
     for file in (*files, path):
         with contextlib.suppress(PermissionError):  # Windows opens no directories
             descriptor = os.open(file, os.O_RDONLY)
