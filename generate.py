@@ -425,7 +425,9 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
     batches = [batch for _, alike in groupby(order, beats) for batch in cut(list(alike), options.batch_size)]
     mine, device, written = batches[team.index :: team.count], model.device, []
     as_text = lambda sentences: [sentence.strip() for sentence in tokenizer.batch_decode(sentences)]
-    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=len(asked) < 2 or team.index > 0)
+    watched = screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()  # no need of a bar
+    idle = len(asked) < 2 or team.index > 0 or watched
+    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
     for batch in mine:
         of = [albums[asked[k].album] for k in batch]
         photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
@@ -447,7 +449,7 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
 
 
 def headings(albums, asked):
-    """What there is to say of the stories asked for before they are written: ids, photos, the telling's number."""
+    """What is known of the stories asked for before they are written: their ids and photos, the telling's number."""
     last = {telling.album: telling.number for telling in asked}
     return [
         {name: albums[i][name] for name in ("story_id", "album_id", "photo_ids", "folder") if name in albums[i]}
@@ -595,7 +597,7 @@ def main():
                 screen.add(k, sentence)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
     page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
-    if options.format != "text":
+    if options.format != "text" and sys.stdout:
         sys.stdout.reconfigure(encoding="utf-8")  # like the files, whatever a terminal here would read
         objects = {"json": written, "vist": vist_submission(stories)}
         cli.say(page if options.format == "html" else cli.to_json(objects[options.format]))

@@ -107,6 +107,7 @@ footer { padding: 2rem 0 3rem; text-align: center; font-size: .9375rem; font-sty
 }
 @media print {
   @page { margin: 18mm; }
+  :root { --paper: #fff; --ink: #000; }
   body { padding: 0; font-size: 12pt; }
   section { padding: 0; }
   section + section { border: 0; break-before: page; }
