@@ -152,7 +152,9 @@ onload = () => {
   for (const name of ["desktop", "phone"]) {
     const page = document.getElementById(name).contentDocument, before = shown(page)
     found[name] = { before, photo: box(page, "img"), words: box(page, "figcaption") }
-    page.querySelectorAll("input")[1].click()
+    page.querySelectorAll("input")[1].focus()  // as the Tab key does, where it is not hidden from it
+    found[name].focused = page.activeElement.getAttribute("aria-label")
+    page.activeElement.click()
     found[name].after = shown(page)
     found[name].needs = page.documentElement.scrollWidth
     page.querySelectorAll("input")[0].click()
@@ -197,6 +199,7 @@ def test_a_browser_shows_it(browser, photos, tmp_path):
         for name, width in WIDTHS.items():
             seen, left = found[name], 0 if name == "desktop" else 1280
             assert seen["before"] == told[1] and seen["after"] == told[2] and seen["needs"] == width
+            assert seen["focused"] == "Telling 2"
             (photo_x, photo_y, photo_width), (words_x, words_y, _) = seen["photo"], seen["words"]
             if name == "desktop":
                 assert words_x > photo_x + photo_width
