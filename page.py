@@ -79,7 +79,7 @@ h1 {
 }
 h1::after { content: ""; display: block; width: 2.5rem; margin: 1.6rem auto 0; border-top: 1px solid var(--accent); }
 fieldset {
-  position: sticky; top: 0; z-index: 1; margin: 1.2rem 0 0; padding: .5rem 0; border: 0; text-align: center;
+  position: sticky; top: 0; z-index: 1; margin: 1.2rem -1.25rem 0; padding: .5rem 0; border: 0; text-align: center;
   font-size: 1rem; line-height: 1.5; color: var(--quiet); background: var(--paper);
 }
 legend { float: left; width: 0; height: 0; overflow: hidden; }
