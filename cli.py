@@ -104,6 +104,19 @@ def printable(text):
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
+def say(text):
+    """Print on stdout, at once. A reader that has gone (`| head -1`) ends the printing, not the work."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard_stdout()
+
+
+def discard_stdout():
+    """Nothing more is printed, what is still buffered included, so that the exit does not fail at it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def warn(message):
     """A line on stderr: something was left aside or looks wrong, and the work goes on."""
     if first_process():
@@ -112,7 +125,12 @@ def warn(message):
 
 @contextlib.contextmanager
 def one_line_errors():
-    """Around a script's work: a user's mistake becomes one line on stderr and exit status 2."""
+    """Around a script's work: a user's mistake becomes one line on stderr and exit status 2.
+
+    What stdout cannot encode (LANG=C) is printed as a question mark.
+    """
+    with contextlib.suppress(AttributeError):  # there may be no stdout
+        sys.stdout.reconfigure(errors="replace")
     try:
         yield
         return
@@ -120,7 +138,7 @@ def one_line_errors():
         message = str(error)
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # `| head` closed our output: nothing is wrong
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            discard_stdout()
             sys.exit(0)
         where = f"{error.filename}: " if error.filename else ""
         fix = " (free some space, then run the same command again)" if error.errno == errno.ENOSPC else ""
@@ -147,7 +165,13 @@ def run(main):
     """Run a script's main(), and exit with the status that it returns."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with one_line_errors():
-        sys.exit(main())
+        status = main()
+        try:
+            print(end="", flush=True)  # here a failure can still be told
+        except OSError:
+            discard_stdout()
+            raise
+        sys.exit(status)
 
 
 def read_json(path, expected, unique=False):
@@ -293,10 +317,19 @@ def alone(directory, flag):
             shutil.rmtree(directory, ignore_errors=True)
 
 
+def to_json(value):
+    return json.dumps(value, ensure_ascii=False, indent=1)
+
+
+def write_text(path, text):
+    """Write a text as UTF-8, whole or not at all; a line's end closes it."""
+    with whole(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
 def write_json(path, value):
     """Write `value` as JSON, whole or not at all."""
-    with whole(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    write_text(path, to_json(value))
 
 
 @contextlib.contextmanager

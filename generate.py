@@ -4,14 +4,18 @@ python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
 python generate.py FOLDER --num_stories 5         five stories from five plans
 python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank      of twenty the most coherent
+python generate.py FOLDER --html story.html       a page to keep, the photos inside
+python generate.py FOLDER --format json           stdout is the story alone: as text (default), json, html or vist
 
 Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again, --redraw draws those
 of some beats anew, --interpolate goes from one telling's plans to another's. A plan is kept as drawn, (z − μ) / σ, in
 units of the prior that it meets: so it can be told again in a story that has become another one before it.
 """
 
+import os
 import re
-from collections import Counter
+import sys
+from collections import Counter, defaultdict
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -53,8 +57,14 @@ def parser():
     parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
     parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
-    parser.add_argument("--output", default="stories.json", help="where the stories go")
-    parser.add_argument("--vist_output", help="write them in the VIST Challenge's submission format too")
+    parser.add_argument(
+        "--format", choices=("text", "json", "html", "vist"), default="text",
+        help="of what is printed: the story as it is written, the object of --output, the page of --html, "
+        "the submission of --vist_output",
+    )  # fmt: skip
+    parser.add_argument("--output", default="stories.json", metavar="FILE", help="where the stories go, always")
+    parser.add_argument("--html", metavar="FILE", help="write them as one page, the photos inside, too")
+    parser.add_argument("--vist_output", metavar="FILE", help="write them as a submission to the VIST Challenge too")
     return parser
 
 
@@ -66,8 +76,16 @@ def parse(arguments=None):
     several = f"--num_stories {options.num_stories}"
     if options.rerank and options.num_stories == 1 and not options.plans:
         raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
-    if options.save_plans and Path(options.save_plans) in (Path(options.output), Path(options.vist_output or "")):
-        raise UserError(f"--save_plans {options.save_plans}: the stories go there; expected another name")
+    flag = "--html" if options.html else "--format html" if options.format == "html" else None
+    if flag and options.data_path:
+        raise UserError(f"{flag}: a preprocessed split holds no pictures for a page; expected folders of photos")
+    goes = {}
+    for flag in ("output", "vist_output", "html", "save_plans"):
+        if name := getattr(options, flag):
+            other = goes.setdefault(os.path.abspath(name), flag)
+            if other != flag:
+                what = "the stories go" if other == "output" else f"--{other} goes"
+                raise UserError(f"--{flag} {name}: {what} there; expected another name")
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")
@@ -115,12 +133,13 @@ from stories import one_line
 
 
 @torch.inference_mode()
-def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
+def tell(model, special, photos, photo_mask, settings, noise=None, told=None, listener=None):
     """Write one sentence a photo, beat by beat on a key/value cache.
 
     photos (B, T, ...) and photo_mask (B, T) as `dataset.collate` makes them; settings a GenerationConfig; noise
     (B, T, Z) makes the plans samples of the prior, None its mean; told, B lists of the sentences (lists of token ids)
-    that the stories begin with, equally many each, at most T: only the beats after them are written.
+    that the stories begin with, equally many each, at most T: only the beats after them are written; listener,
+    called after each beat with its B sentences.
     Returns the words, B lists of T lists of token ids, and how many sentences were cut at settings.max_new_tokens.
     Raises ValueError where the stories told so far are not equally long.
 
@@ -202,6 +221,8 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None):
             end = words.index(special.eos) if special.eos in words else len(words)
             cut_short += end == len(words)
             story.append([word for word in words[:end] if word != special.pad])
+        if listener is not None:
+            listener([story[-1] for story in sentences])
     return sentences, cut_short
 
 
@@ -354,6 +375,7 @@ def read_folder(folder, encoder, order):
     return {
         "story_id": folder.resolve().name, "album_id": folder.resolve().name, "photo_ids": names,
         "folder": str(folder), "rows": list(range(len(names))), "photos": torch.stack([pixels for _, pixels in found]),
+        "paths": [path for path, _ in found],
     }  # fmt: skip
 
 
@@ -374,10 +396,11 @@ def read_albums(path, encoder):
 # ---------------------------------------------------------------------------------------------- main
 
 
-def write_stories(model, tokenizer, albums, asked, options, team):
+def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
     """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut short is said.
 
-    Of a team's processes each writes its share of the batches, and all of them have all stories in the end.
+    screen: a Screen that shows them while they are written. Of a team's processes each writes its share of the batches,
+    and all of them have all stories in the end.
     """
     special = special_ids(tokenizer)
     sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
@@ -401,29 +424,37 @@ def write_stories(model, tokenizer, albums, asked, options, team):
     # A batch holds stories of one length. Its words depend on nothing but itself, so that any process may write it.
     batches = [batch for _, alike in groupby(order, beats) for batch in cut(list(alike), options.batch_size)]
     mine, device, written = batches[team.index :: team.count], model.device, []
-    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=len(asked) < 2 or team.index > 0)
+    as_text = lambda sentences: [sentence.strip() for sentence in tokenizer.batch_decode(sentences)]
+    watched = screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()  # no need of a bar
+    idle = len(asked) < 2 or team.index > 0 or watched
+    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
     for batch in mine:
         of = [albums[asked[k].album] for k in batch]
         photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
         plans = [asked[k].plan for k in batch]
         noise = None if plans[0] is None else torch.stack(plans).to(device)
+        show = screen and (lambda said: [screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)])
         torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)  # for nucleus sampling of words
         words, cut_short = tell(
-            model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise
+            model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise, listener=show
         )
-        written.append((batch, [tokenizer.batch_decode(sentences) for sentences in words], cut_short))
+        written.append((batch, [as_text(sentences) for sentences in words], cut_short))
         bar.update(len(batch))
     bar.close()
     written = team.gather(written)
     if cut_short := sum(of_batch for _, _, of_batch in written):
         cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
     texts = {k: text for batch, texts, _ in written for k, text in zip(batch, texts, strict=True)}
+    return [told | {"sentences": texts[k]} for k, told in enumerate(headings(albums, asked))]
+
+
+def headings(albums, asked):
+    """What is known of the stories asked for before they are written: their ids and photos, the telling's number."""
     last = {telling.album: telling.number for telling in asked}
     return [
         {name: albums[i][name] for name in ("story_id", "album_id", "photo_ids", "folder") if name in albums[i]}
         | ({"telling": number} if last[i] > 1 else {})
-        | {"sentences": [sentence.strip() for sentence in texts[k]]}
-        for k, (i, number, _) in enumerate(asked)
+        for i, number, _ in asked
     ]
 
 
@@ -460,12 +491,45 @@ def readable(sentence):
     return re.sub(r"(^|[.!?]\s+)([a-z])", lambda match: match[0].upper(), sentence)
 
 
-def show(story):
-    telling = f", telling {story['telling']}" if "telling" in story else ""
-    print(f"\n{story['album_id']}{telling}")
-    width = max(len(str(name)) for name in story["photo_ids"])
-    for name, sentence in zip(story["photo_ids"], story["sentences"], strict=True):
-        print(f"  {name or '(no photo)':<{width}}  {readable(sentence)}")
+class Screen:
+    """Stories on stdout, in the order asked and sentence by sentence: the one whose turn it is appears while it is
+    written, the others wait."""
+
+    def __init__(self, stories):
+        self.stories, self.said = stories, [[] for _ in stories]
+        self.turn = self.shown = 0
+
+    def add(self, k, sentence):
+        """The next sentence of story k; of a story that is not on the screen, nothing."""
+        if k >= len(self.stories):
+            return
+        self.said[k].append(sentence)
+        while self.turn < len(self.stories):
+            story, said = self.stories[self.turn], self.said[self.turn]
+            names = [cli.printable(name or "(no photo)") for name in story["photo_ids"]]
+            for t in range(self.shown, len(said)):
+                if t == 0:
+                    telling = f", telling {story['telling']}" if "telling" in story else ""
+                    self.print(("\n" if self.turn else "") + cli.printable(f"{story['album_id']}{telling}"))
+                self.print(f"  {names[t]:<{max(map(len, names))}}  {cli.printable(readable(said[t]))}")
+            self.shown = len(said)
+            if self.shown < len(names):
+                return
+            self.turn, self.shown = self.turn + 1, 0
+
+    def print(self, line):
+        with tqdm.external_write_mode():  # the bar steps aside
+            cli.say(line)
+
+
+def page_of(albums, asked, stories):
+    """The stories as a page: HTML, the photos inside."""
+    from page import Album, page
+
+    told = defaultdict(dict)
+    for story, telling in zip(stories, asked, strict=True):
+        told[telling.album][telling.number] = [readable(sentence) for sentence in story["sentences"]]
+    return page([Album(albums[i]["album_id"], albums[i]["paths"], tellings) for i, tellings in told.items()])
 
 
 def vist_submission(stories):
@@ -508,9 +572,12 @@ def main():
         else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
     )
     asked = tellings(albums, options, model.config.plan_size)
+    on_screen = slice(0 if options.format != "text" else None if options.folders else 1)
     with join_team() as team:
         model.to(team.device)
-        stories = write_stories(model, tokenizer, albums, asked, options, team)
+        at_once = team.count == 1 and not options.rerank  # else the sentences are elsewhere, or to be chosen among
+        screen = Screen(headings(albums, asked)[on_screen]) if at_once else None
+        stories = write_stories(model, tokenizer, albums, asked, options, team, screen)
     if team.index:
         return
     if options.rerank:
@@ -523,17 +590,32 @@ def main():
             stories[k] | {"best_of": many[asked[k].album], by: None if np.isnan(scores[k]) else scores[k]} for k in best
         ]
         asked = [asked[k] for k in best]
-    for story in stories[: len(stories) if options.folders else 1]:
-        show(story)
+    if not at_once:
+        screen = Screen(stories[on_screen])
+        for k, story in enumerate(stories):
+            for sentence in story["sentences"]:
+                screen.add(k, sentence)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
+    page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
+    if options.format != "text" and sys.stdout:
+        sys.stdout.reconfigure(encoding="utf-8")  # like the files, whatever a terminal here would read
+        objects = {"json": written, "vist": vist_submission(stories)}
+        cli.say(page if options.format == "html" else cli.to_json(objects[options.format]))
+
+    note = lambda what, path: print(f"{what} -> {cli.printable(path)}", file=sys.stderr)
     cli.write_json(options.output, written)
-    print(f"\n{len(stories)} {'story' if len(stories) == 1 else 'stories'} -> {options.output}")
+    more = len(stories) - len(stories[on_screen]) if options.format == "text" else 0
+    count = f"{len(stories)} {'story' if len(stories) == 1 else 'stories'}"
+    note(f"{count}, {more} of them not shown" if more else count, options.output)
+    if options.html:
+        cli.write_text(options.html, page)
+        note("as a page", options.html)
     if options.vist_output:
         cli.write_json(options.vist_output, vist_submission(stories))
-        print(f"in the VIST Challenge's format -> {options.vist_output}")
+        note("in the VIST Challenge's format", options.vist_output)
     if options.save_plans:
         write_plans(options.save_plans, stories, asked, model.config.plan_size, options.checkpoint)
-        print(f"the plans -> {options.save_plans}")
+        note("the plans", options.save_plans)
 
 
 if __name__ == "__main__":

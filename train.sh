@@ -46,7 +46,7 @@ python CDE_score.py "$output_dir/stories.json" --checkpoint "$output_dir" --outp
 cat <<END
 
 Try next:
-  python generate.py <folder of photos> --checkpoint $output_dir --plan sample --num_stories 3
+  python generate.py <folder of photos> --checkpoint $output_dir --num_stories 3 --html story.html
   python generate.py --data_path $data/test.json --checkpoint $output_dir --output test_stories.json
   python picturebook.py --check test_stories.json
   python CDE_score.py --checkpoint $output_dir --controls

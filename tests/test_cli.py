@@ -1,5 +1,6 @@
 """What stands on disk is complete: the old until the new one is, and nothing else is touched."""
 
+import os
 import subprocess
 import sys
 
@@ -98,3 +99,22 @@ def test_a_failure_to_write_names_the_file(tmp_path):
 
 def test_what_is_printed_is_one_line_without_control_characters():
     assert cli.printable("a\nb\x1b[31m c\udcff é") == "a b\\x1b[31m c\\udcff é"
+
+
+@pytest.mark.parametrize(
+    "work, arrives", [("print('é →', flush=True)", b"? ?\n"), ("cli.say('é →')", b"? ?\n"), ("0", b"")]
+)
+def test_what_stdout_cannot_encode_is_a_question_mark(work, arrives):
+    command = [sys.executable, "-X", "utf8=0", "-c", f"import cli; cli.run(lambda: {work})"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, arrives, b"")
+
+
+@pytest.mark.parametrize("work", ["print('x')", "cli.say('x')", "print('x' * 100_000)"])
+def test_a_reader_that_has_gone_is_no_error(work):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", f"import cli; cli.run(lambda: {work})"]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

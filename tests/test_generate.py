@@ -1,5 +1,6 @@
 """Generation against the plain way: no cache, one story, one word at a time."""
 
+import io
 import json
 import os
 import random
@@ -15,7 +16,8 @@ from transformers import GenerationConfig
 
 import cli
 from dataset import pack, special_ids, take_photos
-from generate import between, natural, parse, plan_noise, readable, tell
+from generate import Screen, between, main, natural, parse, plan_noise, readable, tell
+from model import PlanCVAE
 
 
 def settings(tokenizer, words=8, **kwargs):
@@ -262,6 +264,62 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
     assert mean["plans"] == [[0.0] * 6] * 3
 
 
+def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, script, tmp_path):
+    files = ["--output", "a.json", "--html", "a.html", "--vist_output", "vist.json", "--save_plans", "plans.json"]
+    same = [folder, "--checkpoint", checkpoint, "--max_words", 6, "--num_stories", 2, *files]
+    done = {name: script("generate.py", *same, "--format", name, cwd=tmp_path) for name in ("json", "vist", "html")}
+    done["text"] = script("generate.py", *same, cwd=tmp_path)
+    for name, of in done.items():
+        assert of.returncode == 0, of.stderr
+        assert ["2 stories -> a.json", "as a page -> a.html"] == of.stderr.splitlines()[-4:-2], name
+        assert "broken.jpg" in of.stderr
+    wrote = json.loads(done["json"].stdout)
+    assert wrote["stories"] == json.loads((tmp_path / "a.json").read_text())["stories"]
+    assert done["vist"].stdout == (tmp_path / "vist.json").read_text()
+    assert done["html"].stdout == (tmp_path / "a.html").read_text() and "</html>" in done["html"].stdout
+    lines = []
+    for number, story in enumerate(wrote["stories"], start=1):
+        lines += [""] * (number > 1) + [f"holiday photos, telling {number}"]
+        said = zip(("2.jpg ", "9.png ", "10.jpg"), story["sentences"], strict=True)
+        lines += [f"  {name}  {cli.printable(readable(sentence))}" for name, sentence in said]
+    assert done["text"].stdout.splitlines() == lines
+
+
+def test_a_sentence_is_on_the_screen_before_the_next_is_begun(checkpoint, folder, tmp_path, monkeypatch):
+    wire, begun = io.BytesIO(), []
+    planned = PlanCVAE.planned
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(wire)))
+    monkeypatch.setattr(
+        PlanCVAE, "planned", lambda *args: (begun.append(wire.getvalue().count(b"\n")), planned(*args))[1]
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"])
+    main()
+    assert begun == [0, 2, 3] and wire.getvalue().count(b"\n") == 4  # lines, the first of them the title
+
+
+def test_stories_are_shown_in_the_order_asked(capsys):
+    screen = Screen(
+        [{"album_id": name, "photo_ids": [f"{name}1", None][:beats]} for name, beats in (("a", 2), ("b", 1))]
+    )
+    shown = []
+    for k, sentence in ((1, "b one"), (0, "a one"), (2, "c one"), (0, "a two")):
+        screen.add(k, sentence)
+        shown.append(capsys.readouterr().out)
+    assert shown == ["", "a\n  a1          A one\n", "", "  (no photo)  A two\n\nb\n  b1  B one\n"]
+
+
+def test_a_reader_that_has_gone_ends_the_printing_not_the_work(checkpoint, folder, tmp_path, monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"])
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        main()
+    assert len(stories_of(tmp_path / "stories.json")) == 1
+
+
 @pytest.mark.parametrize("score", cli.SCORES)
 def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, script, tmp_path):
     (folder / "broken.jpg").unlink()
@@ -281,6 +339,7 @@ def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, scri
     assert len(set(found)) > 1 and best[score] == pytest.approx(min(found), rel=1e-5)
     assert best["telling"] == found.index(min(found)) + 1 and best["best_of"] == 5
     assert best["sentences"] == stories_of(tmp_path / "all.json")[found.index(min(found))]
+    assert done.stdout.count("telling ") == 2 and f", telling {best['telling']}\n" in done.stdout
     assert score != "CDE" or (alone["CDE"] is None and alone["telling"] == 1)
     assert len(json.loads((tmp_path / "plans.json").read_text())["stories"]) == 2
 
@@ -312,6 +371,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp
     assert done.stdout == alone.stdout
     total = len(json.loads(expected)["stories"])
     assert f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in done.stderr  # each its share
+    assert f"{total} stories, {total - 1} of them not shown -> stories.json" in done.stderr
     assert done.stderr.count("sentences were cut") == alone.stderr.count("sentences were cut") == 1
 
 
@@ -331,6 +391,10 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, tmp
         ),
         (["photos", "photos", "--save_plans", "p.json"], "--save_plans: two stories are named 'photos'"),
         (["photos", "--save_plans", "stories.json"], "--save_plans stories.json: the stories go there"),
+        (["photos", "--html", "./stories.json"], "--html ./stories.json: the stories go there; expected another name"),
+        (["photos", "--html", "x", "--vist_output", "x"], "--html x: --vist_output goes there; expected another name"),
+        (["--data_path", "x.json", "--html", "x.html"], "--html: a preprocessed split holds no pictures for a page"),
+        (["--data_path", "x.json", "--format", "html"], "--format html: a preprocessed split holds no pictures"),
         (["photos", "--plans", "none.json"], "--plans none.json: something else; expected"),
         (["photos", "--plans", "huge.json"], "--plans huge.json: something else; expected"),
         (["photos", "--plans", "missing.json"], "missing.json: no such file; expected a file that --save_plans"),
