@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 import cli
 from cli import UserError
 
+ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
 
 
@@ -140,18 +141,20 @@ def load_optimizer(model, optimizer, path):
 
     Raises UserError where it is of other parameters.
     """
-    state, parameters = optimizer.state_dict(), dict(model.named_parameters())
+    state, parameters, expected = optimizer.state_dict(), dict(model.named_parameters()), "the state of this training"
     order = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
     state["state"] = {}
     for key, tensor in load_file(path).items():
         name, what = key.rsplit(":", 1) if ":" in key else (key, "")
         p = parameters.get(name)
-        expected = p is not None and id(p) in order and (() if what == "step" else p.shape)
-        if tensor.shape != expected or not tensor.isfinite().all():
-            raise UserError(f"{path}: {key!r} does not fit the model; expected the state that its training has left")
+        fitting = id(p) in order and what in ADAM and tensor.shape == (() if what == "step" else p.shape)
+        if not fitting or not tensor.isfinite().all():
+            raise UserError(f"{path}: {key!r} does not fit the model; expected {expected}")
         if isinstance(p, DTensor) and what != "step":
             tensor = distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
         state["state"].setdefault(order[id(p)], {})[what] = tensor
+    if lacking := [kept for kept in state["state"].values() if kept.keys() != ADAM]:
+        raise UserError(f"{path}: lacks {sorted(ADAM - lacking[0].keys())[0]} of a parameter; expected {expected}")
     optimizer.load_state_dict(state)
 
 

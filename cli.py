@@ -144,10 +144,19 @@ def one_line_errors():
         fix = " (free some space, then run the same command again)" if error.errno == errno.ENOSPC else ""
         message = f"{where}{error.strerror or error}{fix}"
     except KeyboardInterrupt:
+        end_bars()
         print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
         sys.exit(130)
+    end_bars()
     print(f"{Path(sys.argv[0]).name}: {printable(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def end_bars():
+    """Progress bars that an error has left on the screen: what comes next begins a line of its own."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
 
 
 def answer_early(parse):

@@ -422,6 +422,13 @@ class PlanCVAE(PreTrainedModel):
         model.image_encoder.load_state_dict(image_encoder.state_dict())
         return model
 
+    def _upload_modified_files(self, working_dir, *args, **kwargs):
+        """What push_to_hub() sends: with the card of the checkpoint that the model is of, in place of an empty one."""
+        card, sent = Path(self.name_or_path, "README.md"), Path(working_dir, "README.md")
+        if card.is_file() and "automatically generated" in sent.read_text(encoding="utf-8"):
+            sent.write_bytes(card.read_bytes())
+        return super()._upload_modified_files(working_dir, *args, **kwargs)
+
     @property
     def width(self):
         """D."""

@@ -891,7 +891,7 @@ def main():
     if options.evaluate is not None:
         return evaluate_only(options)
     if options.tensorboard:
-        summary_writer()
+        summary_writer()  # before anything is loaded
     with cli.alone(options.output_dir, "--output_dir") if cli.first_process() else nullcontext():
         return train(options)
 

@@ -11,6 +11,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -261,6 +262,44 @@ def test_killed_often(kind, arena, fork, tmp_path, capsys):
         shutil.rmtree(folder)
     with capsys.disabled():
         print(f"\n{kind}: {sum(moments.values())} kills ({dict(moments)}), all equal to the uninterrupted run")
+
+
+def mounted(folder, size):
+    """A file system of `size` bytes at a folder, or such a one grown; skips the test where that is not allowed."""
+    options = f"size={size}" if not os.path.ismount(folder) else f"remount,size={size}"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+
+
+@pytest.mark.skipif(not shutil.which("mount"), reason="no mount here")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_full_disk_loses_nothing(kind, arena, fork, tmp_path):
+    """On a disk that is too small in several ways, then on one that is large enough."""
+    source, expected, *_ = arena(kind)
+    for path in source.iterdir():
+        if path.is_dir():
+            (tmp_path / path.name).symlink_to(path)
+    disk, screen = tmp_path / OUTPUT_DIR, tmp_path / "screen.txt"
+    disk.mkdir()
+    refused = 0
+    try:
+        for size in (200_000, 700_000, 1_100_000, 1_600_000, 20_000_000):
+            mounted(disk, size)
+            screen.unlink(missing_ok=True)
+            wait(fork(KINDS[kind][0], tmp_path))
+            if status(tmp_path)[0]:
+                assert status(tmp_path)[0] == 2 and "Traceback" not in screen.read_text(), screen.read_text()
+                last = screen.read_text().strip().splitlines()[-1]
+                assert f": {OUTPUT_DIR}/" in last and "No space left on device (free some space, then" in last
+                refused += 1
+                assert not list(disk.rglob(f"*{cli.UNFINISHED}"))
+                for path in disk.rglob("*.safetensors"):
+                    assert path.parent.name.endswith(".partial") or load_file(path)
+        assert refused >= 2
+        assert KINDS[kind][1](tmp_path) == expected
+    finally:
+        subprocess.run(["umount", "-l", disk], capture_output=True)
 
 
 def test_two_at_once_is_told(arena, fork, tmp_path):

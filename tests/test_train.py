@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 import train
 from dataset import BucketBatches
-from model import ImageEncoder
+from model import ImageEncoder, load_checkpoint
 from train import TrainOptions, get_beta, get_lr, parameter_groups
 
 
@@ -242,7 +243,42 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term(run_train, tmp_path,
     monkeypatch.setattr(train.PlanCVAE, "follow", lambda self, *states: follow(self, *states) * float("nan"))
     code, err = run_train(tmp_path, "--max_steps", 3, "--plan", "none")
     assert code == 2 and "step 0: foresight and dynamics not finite" in err and "stories train" in err
-    assert not (tmp_path / "latest").exists()
+    assert "there is no checkpoint yet" in err and not (tmp_path / "latest").exists()
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(run_train, tmp_path, monkeypatch):
+    """The loss of that step is finite; its gradient would leave NaN in the weights, and in the next checkpoint."""
+    clip = train.Accelerator.clip_grad_norm_
+
+    def overflow(self, parameters, most):
+        parameters = list(parameters)
+        if overflow.steps == 5:
+            next(p for p in parameters if p.grad is not None).grad[0] = float("inf")
+        overflow.steps += 1
+        return clip(self, parameters, most)
+
+    overflow.steps = 0
+    monkeypatch.setattr(train.Accelerator, "clip_grad_norm_", overflow)
+    code, err = run_train(tmp_path, "--max_steps", 8, "--eval_every", 4)
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and "step 5: gradient not finite (its norm is inf; stories train" in last, err
+    assert f"{tmp_path / 'latest'} holds the last good checkpoint" in last
+    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "latest" / "model.safetensors").values())
+
+
+def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(run_train, tmp_path, monkeypatch):
+    evaluate = train.evaluate
+
+    def broken(model, dataset, accelerator, options):
+        figures = evaluate(model, dataset, accelerator, options)
+        broken.calls += 1
+        return figures | ({"nll": math.nan, "elbo_loss": math.nan} if broken.calls == 2 else {})
+
+    broken.calls = 0
+    monkeypatch.setattr(train, "evaluate", broken)
+    code, err = run_train(tmp_path, "--max_steps", 8, "--eval_every", 4)
+    assert code == 2 and "validation at step 8: nll not finite" in err
+    assert json.loads((tmp_path / "latest" / "progress.json").read_text())["step"] == 4
 
 
 @pytest.mark.parametrize(
@@ -273,6 +309,133 @@ def test_a_training_is_not_overwritten_or_mixed_up_unasked(run_train, tmp_path):
     code, err = run_train(tmp_path, "--max_steps", 2, "--resume", "--beta", 0.5, "--seed", 3)
     assert code == 2 and "--beta was 1.0, now 0.5" in err and "--seed was 0, now 3" in err
     assert run_train(tmp_path, "--max_steps", 2, "--overwrite", "--seed", 3)[0] == 0
+
+
+def test_a_changed_setting_is_allowed_by_name_and_other_data_are_refused(run_train, data, tmp_path):
+    same, output = ["--max_steps", 4, "--eval_every", 2], tmp_path / "output"
+    assert run_train(output, *same)[0] == 0
+    code, err = run_train(output, "--max_steps", 6, "--eval_every", 2, "--resume")
+    assert code == 2 and "--max_steps was 4, now 6" in err and "--allow_changed max_steps" in err
+    assert run_train(output, "--max_steps", 6, "--eval_every", 2, "--resume", "--allow_changed", "max_steps")[0] == 0
+    assert log_of(output, "val")[-1]["step"] == 6
+    for name, found in (("plan_size", "of the model"), ("no_such", "no option")):
+        code, err = run_train(output, *same, "--resume", "--allow_changed", name)
+        assert code == 2 and f"--allow_changed {name}: {found}" in err
+    val = tmp_path / "val.json"
+    val.write_text((data / "val.json").read_text().replace("val3", "val9"))
+    (tmp_path / "val.safetensors").write_bytes((data / "val.safetensors").read_bytes())
+    again = ["--max_steps", 6, "--eval_every", 2, "--resume", "--val_data_path", val]
+    allowed = "max_steps,val_data_path"
+    progress = json.loads((output / "latest" / "progress.json").read_text())
+    progress["options"]["val_data_path"] = str(val)  # as if that file had changed
+    (output / "latest" / "progress.json").write_text(json.dumps(progress))
+    code, err = run_train(output, *again)
+    assert code == 2 and "other validation data" in err and "--allow_changed val_data_path" in err
+    assert run_train(output, *again, "--allow_changed", allowed)[0] == 0
+
+
+def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
+    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3)
+    assert code == 0, err
+    assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-6", "step-8"]
+    steps = [json.loads((tmp_path / f"step-{n}" / "progress.json").read_text())["step"] for n in (6, 8, 10)]
+    assert steps == [6, 8, 10]
+    shutil.rmtree(tmp_path / "latest")
+    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3, "--resume")
+    assert code == 2 and "no latest, but step-10; rename it to latest" in err
+    (tmp_path / "step-6").rename(tmp_path / "latest")  # any of them can be gone on from
+    again = load_file(tmp_path / "step-10" / "model.safetensors")
+    assert run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3, "--resume")[0] == 0
+    for key, value in load_file(tmp_path / "latest" / "model.safetensors").items():
+        assert torch.equal(value, again[key]), key
+    assert run_train(tmp_path, "--max_steps", 2, "--overwrite")[0] == 0
+    assert not list(tmp_path.glob("step-*")) and log_of(tmp_path, "val")[-1]["step"] == 2
+
+
+@pytest.mark.parametrize(
+    "name, damage, message",
+    [
+        ("progress.json", lambda text: b"{", "progress.json: not JSON"),
+        ("progress.json", lambda text: b'{"step": true}', "progress.json: something else"),
+        ("optimizer.safetensors", lambda text: text[:200], "optimizer.safetensors: cannot be loaded"),
+        ("optimizer.safetensors", lambda text: text.replace(b"exp_avg_sq", b"exp_avg_xx"), "optimizer.safetensors"),
+        ("model.safetensors", lambda text: text[:-9], "--resume"),
+        ("../log.jsonl", lambda text: text[:-20] + b"\n\xff{}[1]", ""),
+    ],
+)
+def test_what_is_damaged_is_told_and_nothing_is_replaced(name, damage, message, run_train, tmp_path):
+    assert run_train(tmp_path, "--max_steps", 2)[0] == 0
+    path = tmp_path / "latest" / name
+    path.write_bytes(damage(path.read_bytes()))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    code, err = run_train(tmp_path, "--max_steps", 4, "--resume", "--allow_changed", "max_steps")
+    if message:
+        assert code == 2 and message in err.strip().splitlines()[-1] and "Traceback" not in err
+        assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    else:  # of the log a kill may have cut a line
+        assert code == 0 and "lines were cut short" in err
+
+
+def test_a_checkpoint_carries_its_card(run_train, tmp_path):
+    assert run_train(tmp_path, "--max_steps", 4, "--eval_every", 2)[0] == 0
+    (_, figures) = log_of(tmp_path, "val")
+    card = (tmp_path / "latest" / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n") and "22 stories (train.json, sha256" in card
+    assert f"| elbo_loss | {figures['elbo_loss']:.4f} |".replace("0 |", " |") in card.replace("0 |", " |")
+    assert '"learning_rate": 0.002' in card and f"torch {torch.__version__}" in card and "at step 4" in card
+
+
+def test_a_model_and_its_card_go_to_the_hub(run_train, tmp_path, monkeypatch):
+    """As any transformers model does; a local folder stands in for the hub."""
+    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub.errors import EntryNotFoundError
+
+    def no_card(*_, **__):
+        raise EntryNotFoundError("nothing there yet")
+
+    def receive(self, repo_id, operations, **_):
+        for one in operations:
+            (tmp_path / "hub" / one.path_in_repo).write_bytes(Path(one.path_or_fileobj).read_bytes())
+
+    assert run_train(tmp_path / "output", "--max_steps", 2)[0] == 0
+    (tmp_path / "hub").mkdir()
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(HfApi, "create_commit", receive)
+    monkeypatch.setattr(ModelCard, "load", no_card)
+    model, tokenizer = load_checkpoint(tmp_path / "output")
+    model.push_to_hub("me/stories")
+    card = tmp_path / "output" / "best" / "README.md"
+    assert (tmp_path / "hub" / "README.md").read_bytes() == card.read_bytes()
+    card.unlink()
+    tokenizer.push_to_hub("me/stories")
+    again, words = load_checkpoint(tmp_path / "hub")
+    assert words.get_vocab() == tokenizer.get_vocab() and again.config.to_dict().keys() == model.config.to_dict().keys()
+    assert all(torch.equal(p, q) for p, q in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_tensorboard_beside_the_log(run_train, tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, directory, purge_step):
+            written.append((directory.name, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def flush(self):
+            pass
+
+    monkeypatch.setattr(train, "summary_writer", lambda: Writer)
+    assert run_train(tmp_path, "--max_steps", 2, "--log_every", 1, "--tensorboard")[0] == 0
+    (one, _), (figures,) = log_of(tmp_path, "train"), log_of(tmp_path, "val")
+    assert written[0] == ("tensorboard", None) and ("train/nll", one["nll"], 1) in written
+    assert ("val/elbo_loss", figures["elbo_loss"], 2) in written
+    assert ("val/kl_per_beat/beat 2", figures["kl_per_beat"][1], 2) in written
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    code, err = run_train(tmp_path, "--max_steps", 2, "--overwrite", "--tensorboard")
+    assert code == 2 and "--tensorboard: the package is not installed; pip install tensorboard" in err
 
 
 def test_shards_share_every_batch_and_leave_no_process_without_a_step():
