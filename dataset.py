@@ -140,6 +140,8 @@ def parse_args(argv=None):
     args = parser().parse_args(argv)
     if not args.download and (given := [name for name in DOWNLOAD if name in args]):
         parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
+    if vars(args).get("connections", 0) > 256:
+        parser().error(f"--connections {args.connections}: expected 256 at most")
     return args
 
 
@@ -858,7 +860,10 @@ def preprocess(args, team):
         raise UserError("--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR")
     images, output = vars(args).get("images", folder / source.images), vars(args).get("output", PREPROCESSED / key)
     if not images.is_dir():
-        raise UserError(f"{images}: no such folder; expected the photos, or --images DIR that names their folder")
+        fetch = "" if key == "picturebook" else ", or --download to fetch them"
+        raise UserError(
+            f"{images}: no such folder; expected the photos, or --images DIR that names their folder{fetch}"
+        )
 
     splits, machine = source.read(folder, args.text)
     jobs = {split: prepare(folder, split, *told, images, args.missing_photos) for split, told in splits.items()}

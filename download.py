@@ -25,7 +25,6 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from errno import ENOSPC
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from queue import Empty, SimpleQueue
 from urllib.parse import unquote, urljoin
@@ -198,7 +197,7 @@ class Web:
 
     def get(self, url, seconds):
         """The response, its body still to be read. Raises Failed where none comes within `seconds`."""
-        parts, patience = parse_url(url), self.patience
+        parts, patience, seconds = parse_url(url), self.patience, max(seconds, 0.01)
         proxied = parts.scheme in self.proxied and not proxy_bypass(parts.host)
         timeout = Timeout(connect=min(patience.connect, seconds), read=min(patience.read, seconds))
         try:
@@ -210,7 +209,7 @@ class Web:
             raise Failed("no connection", connected=False) from None
         except ReadTimeoutError:
             raise Failed("too slow") from None
-        except (HTTPError, HTTPException, OSError, ValueError):
+        except Exception:  # urllib3's, http.client's, ssl's, and ValueError of what is no HTTP at all
             raise Failed("connection lost") from None
 
 
@@ -232,7 +231,7 @@ def parts_of(response, most, deadline):
             part = response.read1(1 << 16)  # what is there: read() would wait for a server that sends byte by byte
         except ReadTimeoutError:
             raise Failed("too slow") from None
-        except (HTTPError, HTTPException, OSError, ValueError):
+        except Exception:  # as above
             raise Failed("cut short") from None
         if not part:
             return
@@ -558,8 +557,10 @@ class Team:
         """Slow down, or give up, as the results have it."""
         failed = isinstance(result, Failed)
         self.unconnected = self.unconnected + 1 if failed and not result.connected else 0
+        if self.unconnected >= NO_NETWORK // 3:  # one at a time now: a network can be gone for some seconds
+            self.paused_until = max(self.paused_until, now + self.patience.backoff)
         # With many connections, all that were under way when the network went fail together.
-        if self.unconnected >= max(NO_NETWORK, 2 * self.connections):
+        if self.unconnected >= max(NO_NETWORK, self.connections + 1):
             self.halted = f"no connection {self.unconnected} times in a row (is there a network?)"
         if failed and str(result) == "HTTP 429":
             wait = min(max(result.wait, self.patience.backoff), self.patience.longest)

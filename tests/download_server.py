@@ -221,9 +221,9 @@ class Site:
         return "close"
 
 
-async def listen(site, ready, ended):
+async def listen(site, ready, ended, context=None):
     """Serve `site` on 127.0.0.1 until `ended` is set; ready(port)."""
-    server = await asyncio.start_server(site.serve, "127.0.0.1", 0, backlog=500)
+    server = await asyncio.start_server(site.serve, "127.0.0.1", 0, backlog=500, ssl=context)
     ready(server.sockets[0].getsockname()[1])
     await ended.wait()
     server.close()
@@ -234,8 +234,8 @@ async def listen(site, ready, ended):
 
 
 @contextlib.contextmanager
-def in_thread(site):
-    """Serve `site` from a thread of this process; gives its address."""
+def in_thread(site, context=None):
+    """Serve `site` from a thread of this process, over TLS where there is a context; gives its address."""
     loop, ended, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     ports = []
 
@@ -243,11 +243,11 @@ def in_thread(site):
         ports.append(port)
         started.set()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(listen(site, ready, ended),), daemon=True)
+    thread = threading.Thread(target=loop.run_until_complete, args=(listen(site, ready, ended, context),), daemon=True)
     thread.start()
     started.wait(10)
     try:
-        yield f"http://127.0.0.1:{ports[0]}"
+        yield f"{'https' if context else 'http'}://127.0.0.1:{ports[0]}"
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join(10)

@@ -5,8 +5,10 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -175,7 +177,7 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
     needed["val"] = {list(ids)[0]: "a photo of two splits"}
     urls |= odd
 
-    status, report = fetch(images, needed, urls, connections=32)
+    status, report = fetch(images, needed, urls, connections=64)
     expected = {"there already": 1, "fetched": 2 * len(RECOVER), "gone": {}, "failed for now": {}}
     for photo_id, kind in ids.items():
         for name, reasons in (("gone", NEVER), ("failed for now", NOT_NOW)):
@@ -190,7 +192,7 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
     good = {f"train/{photo_id}.jpg": site.photo(photo_id) for photo_id, kind in ids.items() if kind in RECOVER}
     del good[f"train/{there}.jpg"]
     assert files_of(images) == good | {f"train/{there}.png": b"mine"}
-    assert [path.name for path in tmp_path.iterdir()] == ["images"] and site.most <= 32
+    assert [path.name for path in tmp_path.iterdir()] == ["images"] and site.most <= 64
     asked = {kind: site.requests[f"/{kind}/{photo_id}"] for photo_id, kind in ids.items() if photo_id != there}
     assert all(asked[kind] == 1 for kind in NEVER if NEVER[kind].startswith("HTTP")) and asked["unavailable"] == 1
     assert asked["truncated"] == asked["html"] == asked["teapot"] == 2 and asked["busy"] == asked["cut"] == 3
@@ -245,6 +247,24 @@ def test_a_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:1")
     with pytest.raises(UserError, match="proxy"):
         fetch(tmp_path, {"train": {"1": ""}}, {"1": "http://photos.invalid/good/1"})
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_a_certificate_is_asked_for(site, tmp_path, monkeypatch):
+    key, certificate, urls = tmp_path / "key.pem", tmp_path / "certificate.pem", {}
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with download_server.in_thread(site, context) as server:
+        urls["1"] = f"{server}/moved/1"
+        status, report = fetch(tmp_path / "images", {"train": {"1": ""}}, urls)
+        assert status == 1 and report["failed for now"] == {"no connection": ["1"]} and not site.requests
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert fetch(tmp_path / "images", {"train": {"1": ""}}, urls)[0] == 0
 
 
 # ---------------------------------------------------------------------------------------------- placeholders
@@ -302,9 +322,9 @@ def requests_of(server):
 
 def test_killed_and_taken_up_again(site, server, tmp_path):
     images = tmp_path / "images"
-    needed, urls, ids = jobs_of(server, ["good", "slow", "good", "cut_once", "missing", "placeholder", "good"] * 40)
+    needed, urls, ids = jobs_of(server, ["good", "slow", "good", "cut_once", "missing", "placeholder", "good"] * 25)
     job = {"images": str(images), "needed": needed, "urls": urls, "connections": 4}
-    for least in (20, 80):
+    for least in (20, 60):
         process = start(tmp_path, **job)
         wait_for(lambda: len([*images.glob("train/*.jpg")]) >= least)
         process.kill()
@@ -313,7 +333,7 @@ def test_killed_and_taken_up_again(site, server, tmp_path):
         assert all(path.read_bytes() in (site.photo(photo_id), BASE) for photo_id, path in there.items())
     status, report = fetch(images, needed, urls)
     assert status == 0 and set(report["gone"]) == {"HTTP 404", "placeholder"}
-    assert [len(of) for of in report["gone"].values()] == [40, 40]
+    assert [len(of) for of in report["gone"].values()] == [25, 25]
     good = {photo_id for photo_id, kind in ids.items() if kind not in ("missing", "placeholder")}
     assert files_of(images) == {f"train/{photo_id}.jpg": site.photo(photo_id) for photo_id in good}
     again = {path.rsplit("/", 1)[1] for path in site.requests - before}
@@ -485,6 +505,7 @@ def test_real_checks_refuse_what_is_cut_short(tmp_path):
         (["--max_megabytes", "5"], "--max_megabytes: only --download"),
         (["--retry_gone"], "--retry_gone: only --download"),
         (["--download", "--rate", "-1"], "--rate"),
+        (["--download", "--connections", "1000"], "--connections 1000: expected 256 at most"),
         (["--download", "--vist", "nowhere"], "--vist nowhere: no such folder"),
         (["--download", "--picturebook", "book"], "drawn by picturebook.py"),
         (["--download"], "holds no stories yet"),
