@@ -17,7 +17,6 @@ import random
 import re
 import shutil
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -317,7 +316,7 @@ class Journal:
                 elif "gone" in entry:
                     self.gone[entry["id"]] = str(entry["gone"])
                 elif is_place(entry["id"], entry["file"]):
-                    self.same.setdefault(entry["sha256"], {})[entry["id"]] = entry["album"], entry["file"]
+                    self.same.setdefault(entry["sha256"], {})[entry["id"]] = str(entry["album"]), entry["file"]
                     fetched[entry["id"]] = entry["sha256"]
                     self.gone.pop(entry["id"], None)
         self.file = open(self.path, "ab", buffering=0)
@@ -342,10 +341,7 @@ class Journal:
         self.add(id=photo_id, gone=reason)
 
     def add_fetched(self, photo, file, sha256):
-        """Note the bytes of a photo, before it takes its name. Returns whether they are a placeholder's.
-
-        What has turned out to be one only now is removed from the disk.
-        """
+        """Note the bytes of a photo, before it takes its name. Returns whether they are a placeholder's."""
         if sha256 not in self.placeholders:
             same = self.same.setdefault(sha256, {})
             same[photo.id] = photo.album, file
@@ -355,15 +351,18 @@ class Journal:
                 return False
             self.placeholders.add(sha256)
             self.add(placeholder=sha256)
-            self.remove(sha256)
         return True
 
     def remove(self, sha256):
-        """Remove the files that have these bytes, still."""
-        for _, file in self.same.get(sha256, {}).values():
+        """Remove the files that have these bytes, still. Returns the ids of their photos, which are gone."""
+        removed = []
+        for photo_id, (_, file) in self.same.get(sha256, {}).items():
             path = self.images / file
             if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
                 path.unlink()
+                self.gone[photo_id] = PLACEHOLDER  # which its line and the placeholder's say
+                removed.append(photo_id)
+        return removed
 
 
 def is_place(photo_id, file):
@@ -525,12 +524,11 @@ class Team:
         place = photo.folder / (photo.id + suffix)
         if self.journal.add_fetched(photo, place.relative_to(self.images).as_posix(), sha256):
             path.unlink()
-            for photo_id in self.journal.same.get(sha256, {}):
-                self.journal.gone[photo_id] = PLACEHOLDER  # their lines and the placeholder's say so
-                if photo_id in self.there | self.fetched:
-                    self.gone[photo_id] = PLACEHOLDER
-            self.there -= self.gone.keys()
-            self.fetched -= self.gone.keys()
+            for photo_id in self.journal.remove(sha256):  # none, but when it has turned out to be one just now
+                for found in (self.there, self.fetched):
+                    if photo_id in found:
+                        found.remove(photo_id)
+                        self.gone[photo_id] = PLACEHOLDER
             return Gone(PLACEHOLDER)
         with naming(place, path.parent):
             os.replace(path, place)
@@ -557,7 +555,7 @@ class Team:
         """Slow down, or give up, as the results have it."""
         failed = isinstance(result, Failed)
         self.unconnected = self.unconnected + 1 if failed and not result.connected else 0
-        if self.unconnected >= NO_NETWORK // 3:  # one at a time now: a network can be gone for some seconds
+        if self.unconnected >= NO_NETWORK // 3:  # no hurry: a network can be gone for some seconds
             self.paused_until = max(self.paused_until, now + self.patience.backoff)
         # With many connections, all that were under way when the network went fail together.
         if self.unconnected >= max(NO_NETWORK, self.connections + 1):
@@ -596,8 +594,7 @@ def download(
                 warnings.simplefilter("ignore")  # Pillow's about odd metadata would tear the bar
                 team.run(photos, bar)
         except Stopped as stop:
-            print(f"{Path(sys.argv[0]).name}: stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: "
-                  f"the same command goes on", file=sys.stderr)  # fmt: skip
+            warn(f"stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: the same command goes on")
             status = 128 + stop.args[0]
         finally:
             team.journal.file.close()
