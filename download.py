@@ -590,7 +590,11 @@ def download(
         team = Team(images, Journal(images), check, connections, rate, max_megabytes * 1e6, patience or PATIENCE)
         photos = plan(team, needed, urls, index, retry_gone)
         try:
-            with stoppable(), warnings.catch_warnings(), tqdm(total=len(photos), unit=" photos") as bar:
+            with (
+                stoppable(),
+                warnings.catch_warnings(),
+                tqdm(total=len(photos), unit=" photos", disable=not photos) as bar,
+            ):
                 warnings.simplefilter("ignore")  # Pillow's about odd metadata would tear the bar
                 team.run(photos, bar)
         except Stopped as stop:
@@ -684,6 +688,7 @@ def print_report(images, report):
     print(printable(f"{images}: {sum(lines.values())} photos needed"))
     for name, count in lines.items():
         print(f"  {printable(name):<50} {count:>7}")
-    print(printable(f"Which are gone or failed: {images / REPORT}"))
+    if report["gone"] or report["failed for now"]:
+        print(printable(f"Which are gone or failed: {images / REPORT}"))
     if report["failed for now"]:
         print("Some failed for now: the same command tries them again")
