@@ -84,6 +84,14 @@ def positive_float(text):
     return value
 
 
+def natural_float(text):
+    """argparse type: a finite number of at least 0."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return value
+
+
 def share(text):
     """argparse type: a number above 0, at most 1."""
     value = float(text)

@@ -2,6 +2,7 @@
 
     python dataset.py                          preprocess what lies under dataset/
     python dataset.py --vist dataset/VIST      name it
+    python dataset.py --download               fetch the photos that are missing, and stop
     torchrun --nproc_per_node 4 dataset.py     four processes share the photos, a GPU each where there are
 
 Part 1 (special tokens, packing, batches) is what training, generation and scoring share: nothing else knows positions.
@@ -16,6 +17,7 @@ import hashlib
 import json
 import math
 import os
+import shlex
 import shutil
 import sys
 import warnings
@@ -24,7 +26,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import Parser, UserError, alone, answer_early, loading, positive_int, read_json, run, whole, write_json
+from cli import (
+    Parser,
+    UserError,
+    alone,
+    answer_early,
+    first_process,
+    loading,
+    natural_float,
+    positive_float,
+    positive_int,
+    read_json,
+    run,
+    whole,
+    write_json,
+)
 from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit, split_head, story_ids
 
 DATASET = Path("dataset")
@@ -53,6 +69,14 @@ BY_SOURCE = {
     "image_size": ({"type": positive_int, "metavar": "PIXELS"}, "side of the square that a photo is reduced to"),
     "store": ({"choices": ("features", "pixels")}, "frozen features, or pixels to train the encoder too"),
     "tokenizer": ({"metavar": "NAME"}, "a name, a folder, or bpe to train one on the training stories"),
+}
+
+
+DOWNLOAD = {  # what --download takes: the type, the default and what it is
+    "connections": (positive_int, 16, "photos fetched at once"),
+    "rate": (natural_float, 20.0, "requests a second, at most; 0: as many as the connections make"),
+    "max_megabytes": (positive_float, 50.0, "a bigger photo is not fetched"),
+    "retry_gone": (None, False, "ask again for what earlier runs found to be gone"),
 }
 
 
@@ -104,11 +128,26 @@ def parser():
     workers = "processes that decode photos, and encode them where there is no GPU (default: one a core)"
     add("--workers", type=positive_int, help=workers)
     add("--overwrite", action="store_true", default=False, help="replace an output of other settings or input")
+    fetch = "VIST, VIST-Edit: fetch the missing photos from the annotations' URLs, into the folder of photos, and stop"
+    add("--download", action="store_true", default=False, help=fetch)
+    for name, (kind, default, meaning) in DOWNLOAD.items():
+        options = {"type": kind, "metavar": "N"} if kind else {"action": "store_true"}
+        note = f"; default: {default:g}" if kind else ""
+        add(f"--{name}", **options, help=f"{meaning} (with --download{note})")
     return parser
 
 
+def parse_args(argv=None):
+    args = parser().parse_args(argv)
+    if not args.download and (given := [name for name in DOWNLOAD if name in args]):
+        parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
+    if vars(args).get("connections", 0) > 256:
+        parser().error(f"--connections {args.connections}: expected 256 at most")
+    return args
+
+
 if __name__ == "__main__":
-    answer_early(parser().parse_args)
+    answer_early(parse_args)
 
 import numpy as np
 import torch
@@ -738,7 +777,8 @@ def choose_source(args):
     if not lying:
         return None
     others = ", ".join(f"--{key} {folder}" for key, folder in lying[1:])
-    print(f"Preprocessing {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
+    doing = "Fetching the photos of" if args.download else "Preprocessing"
+    print(f"{doing} {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
     return lying[0]
 
 
@@ -801,7 +841,9 @@ def join_team():
 
 
 def main(argv=None):
-    args = parser().parse_args(argv)
+    args = parse_args(argv)
+    if args.download:
+        return fetch_photos(args) if first_process() else 0
     with join_team() as team, contextlib.ExitStack() as stack:
         return preprocess(args, team, stack)
 
@@ -820,7 +862,10 @@ def preprocess(args, team, stack):
         raise UserError("--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR")
     images, output = vars(args).get("images", folder / source.images), vars(args).get("output", PREPROCESSED / key)
     if not images.is_dir():
-        raise UserError(f"{images}: no such folder; expected the photos, or --images DIR that names their folder")
+        fetch = "" if key == "picturebook" else ", or --download to fetch them"
+        raise UserError(
+            f"{images}: no such folder; expected the photos, or --images DIR that names their folder{fetch}"
+        )
 
     splits, machine = source.read(folder, args.text)
     jobs = {split: prepare(folder, split, *told, images, args.missing_photos) for split, told in splits.items()}
@@ -867,6 +912,46 @@ def preprocess(args, team, stack):
         paths = [f"--{split}_data_path {output / split}.json" for split in ("train", "val") if split in jobs]
         print(f"Next: python train.py {' '.join(paths)}")
     return 0
+
+
+def fetch_photos(args):
+    """Fetch the photos that the stories need and that are not there. Returns the exit status."""
+    import download  # needs urllib3, as nothing else here does
+
+    chosen = choose_source(args)
+    if chosen is None:
+        print(NOTHING_FOUND, file=sys.stderr)
+        return 2
+    key, folder = chosen
+    if key == "picturebook":
+        raise UserError("--download: the picture book is drawn by picturebook.py; expected --vist or --vist_edit DIR")
+    source = SOURCES[key]
+    images = vars(args).get("images", folder / source.images)
+    splits, _ = source.read(folder, args.text)
+    needed = {split: album_of_photos(stories) for split, (stories, _) in splits.items()}
+    urls = download.vist_urls(folder) if key == "vist" else download.vist_edit_urls(folder)
+    options = {name: value for name, value in vars(args).items() if name in DOWNLOAD}
+    index = lambda split: photo_index(images, split)
+    status = download.download(images, needed, urls, index, why_broken, **options)
+    if status in (0, 1):
+        named = ["--images", str(images)] if "images" in args else []
+        text = ["--text", args.text] if args.text != parser().get_default("text") else []
+        print(f"Next: python dataset.py {shlex.join([f'--{key}', str(folder), *named, *text])}")
+    return status
+
+
+def album_of_photos(stories):
+    """{photo id: album id} as the photos appear."""
+    return {beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]}
+
+
+def why_broken(path):
+    """Why a file is no readable photo, or None."""
+    try:
+        load_photo(path, REAL["image_size"])
+    except BrokenPhoto as reason:
+        return str(reason)
+    return None
 
 
 class Job(NamedTuple):

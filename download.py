@@ -1,0 +1,694 @@
+"""The photos that stories need, fetched from the addresses in VIST's and VIST-Edit's annotations.
+
+    python dataset.py --download --vist dataset/VIST
+
+The caller's thread decides: what is asked next and when, what is kept, what is written down. The others each ask for
+one photo at a time and put its bytes into a temporary file. Imports nothing heavy.
+"""
+
+import contextlib
+import hashlib
+import heapq
+import itertools
+import json
+import logging
+import os
+import random
+import re
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from errno import ENOSPC
+from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
+from urllib.parse import unquote, urljoin
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from tqdm import tqdm
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.util import Retry, Timeout, make_headers, parse_url
+
+from cli import UNFINISHED, UserError, alone, naming, printable, read_json, warn, write_json
+from stories import SPLITS
+
+USER_AGENT = "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py --download)"
+JOURNAL, REPORT = "download.jsonl", "download.json"  # in the folder of the photos
+HOLDER = ".download."  # how a folder of temporary files is called, up to UNFINISHED
+BY_HEAD = {  # what a file of each kind begins with, "?" being anything
+    b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"RIFF????WEBP": ".webp", b"BM": ".bmp",
+    b"II*\x00": ".tif", b"MM\x00*": ".tif",
+}  # fmt: skip
+HEAD_BYTES = 12  # that tell
+GONE = (403, 404, 410, 451)  # answers that asking again does not change
+UNAVAILABLE = "photo unavailable"  # by the address of the picture that stands in for it
+PLACEHOLDER = "placeholder"  # by the bytes
+BROKEN, NOT_ASKED = "broken where it comes from", "not asked"
+REDIRECTS = 5
+# People do upload one photo twice, under two ids and into two albums, so a pair proves nothing. The third id with the
+# very same bytes, of not the same album as the others, is hardly a photo: it is what a server says instead of "gone".
+SAME_BYTES, SAME_ALBUMS = 3, 2
+NO_NETWORK, NO_MERCY = 30, 10  # failures to connect, and requests to slow down, in a row: there is no use in going on
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, and how often to ask."""
+
+    connect: float = 10  # until a connection stands
+    read: float = 30  # between two parts of an answer
+    photo: float = 180  # of asking for one photo, in all
+    attempts: int = 5
+    backoff: float = 1  # before the second attempt; doubled before each one more
+    longest: float = 120  # that a server can have us wait
+
+
+PATIENCE = Patience()
+
+
+@dataclass(eq=False)
+class Photo:
+    """One that is to be fetched, and how that goes."""
+
+    id: str
+    album: str
+    url: str
+    folder: Path  # where its file goes
+    at: str = ""  # the address that it was redirected to
+    redirects: int = 0
+    attempts: int = 0
+    seconds: float = 0.0  # that asking has taken
+    reason: str = NOT_ASKED  # why it is not there yet
+    broken: str = ""  # the SHA-256 of an answer that is an image but cannot be decoded
+
+
+class Gone(Exception):
+    """The photo is not to be had; the message is the reason."""
+
+
+class Failed(Exception):
+    """The photo was not to be had this time; the message is the reason."""
+
+    def __init__(self, reason, attempts=None, wait=0.0, connected=True, broken=""):
+        """attempts: how many are worth it (None: as many as usual). wait: the seconds that the server asks for."""
+        super().__init__(reason)
+        self.attempts, self.wait, self.connected, self.broken = attempts, wait, connected, broken
+
+
+class Elsewhere(Exception):
+    """The server redirects to the address that is the message."""
+
+
+class Stopped(KeyboardInterrupt):
+    """By Ctrl-C or SIGTERM; the message is the signal's number."""
+
+
+# ------------------------------------------------------------------------------------------------ ids and addresses
+
+
+def vist_urls(folder):
+    """{photo id: URL} of a folder in VIST's format; a photo without one is not in it."""
+    urls = {}
+    for split in SPLITS:
+        path = folder / "sis" / f"{split}.story-in-sequence.json"
+        data = read_json(path, "VIST annotations") if path.exists() else None
+        images = data.get("images") if isinstance(data, dict) else None
+        for image in images if isinstance(images, list) else ():
+            if isinstance(image, dict) and (url := image.get("url_o") or image.get("url_m")):
+                urls.setdefault(str(image.get("id")), url)
+    return urls
+
+
+def vist_edit_urls(folder):
+    """{photo id: URL} of VIST-Edit; a photo without one is not in it."""
+    urls = {}
+    for path in sorted(path for name in ("train", "dev", "test") for path in folder.glob(f"*/{name}/[!.]*.json")):
+        data = read_json(path, "a story of VIST-Edit")
+        ids, addresses = (data.get(f"photo_sequence_{name}") for name in ("ids", "urls"))
+        if isinstance(ids, list) and isinstance(addresses, list):
+            for photo_id, url in zip(ids, addresses):
+                if url:
+                    urls.setdefault(str(photo_id), url)
+    return urls
+
+
+def is_safe(photo_id):
+    """Whether a photo id can be the name of a file, of no other folder than it is put into, hidden nowhere."""
+    return re.fullmatch(r"\w[\w .-]*", photo_id) is not None and len(photo_id.encode(errors="replace")) <= 200
+
+
+def is_web_address(url):
+    """Whether `url` is text that begins with http:// or https:// and names a host."""
+    if not isinstance(url, str):
+        return False
+    try:
+        parts = parse_url(url)
+    except HTTPError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host)
+
+
+def is_stand_in(url):
+    """Whether `url` is that of the picture by which Flickr says that there is no photo (any more)."""
+    return PurePosixPath(parse_url(url).path or "/").name.startswith("photo_unavailable")
+
+
+def suffix_of(head):
+    """The suffix of the file of an image that begins with `head`; None where it is none."""
+    for start, suffix in BY_HEAD.items():
+        if len(head) >= len(start) and all(a in (b, ord("?")) for a, b in zip(start, head)):
+            return suffix
+    return None
+
+
+# ------------------------------------------------------------------------------------------------ one request
+
+
+class Web:
+    """GET requests over connections that are kept, through the proxies that the environment names."""
+
+    def __init__(self, connections, patience):
+        self.patience = patience
+        options = {"num_pools": 64, "maxsize": connections, "headers": {"User-Agent": USER_AGENT, "Accept": "image/*"}}
+        if "SSL_CERT_FILE" not in os.environ:  # which the system's own certificates are read by
+            with contextlib.suppress(ImportError):
+                import certifi
+
+                options["ca_certs"] = certifi.where()
+        self.direct, self.proxied, proxies = urllib3.PoolManager(**options), {}, getproxies()
+        for scheme in ("http", "https"):
+            if proxy := proxies.get(scheme) or proxies.get("all"):
+                self.proxied[scheme] = proxy_manager(proxy if "://" in proxy else f"http://{proxy}", options)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # odd headers are no news to the user
+
+    def get(self, url, seconds):
+        """The response, its body still to be read. Raises Failed where none comes within `seconds`."""
+        parts, patience, seconds = parse_url(url), self.patience, max(seconds, 0.01)
+        proxied = parts.scheme in self.proxied and not proxy_bypass(parts.host)
+        timeout = Timeout(connect=min(patience.connect, seconds), read=min(patience.read, seconds))
+        try:
+            # Bytes as they are sent (decode_content): a photo is compressed already, and a small answer stays small.
+            return (self.proxied[parts.scheme] if proxied else self.direct).request(
+                "GET", url, preload_content=False, decode_content=False, redirect=False, retries=False, timeout=timeout
+            )
+        except (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError):
+            raise Failed("no connection", connected=False) from None
+        except ReadTimeoutError:
+            raise Failed("too slow") from None
+        except Exception:  # urllib3's, http.client's, ssl's, and ValueError of what is no HTTP at all
+            raise Failed("connection lost") from None
+
+
+def proxy_manager(url, options):
+    parts = parse_url(url)
+    if parts.scheme not in ("http", "https"):
+        raise UserError(f"the environment's proxy is of the kind {parts.scheme!r}; expected http:// or https://")
+    headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
+    return urllib3.ProxyManager(url, proxy_headers=headers, **options)
+
+
+def parts_of(response, most, deadline):
+    """The body of a response in parts, as they come in. Raises Failed where it is cut short, too big or too late."""
+    size, too_big = 0, f"larger than {most / 1e6:g} MB (--max_megabytes)"
+    if (response.length_remaining or 0) > most:
+        raise Failed(too_big, attempts=1)
+    while True:
+        try:
+            part = response.read1(1 << 16)  # what is there: read() would wait for a server that sends byte by byte
+        except ReadTimeoutError:
+            raise Failed("too slow") from None
+        except Exception:  # as above
+            raise Failed("cut short") from None
+        if not part:
+            return
+        size += len(part)
+        if size > most:
+            raise Failed(too_big, attempts=1)
+        if time.monotonic() > deadline:
+            raise Failed("too slow")
+        yield part
+
+
+def fetch(web, url, path, most, deadline):
+    """Ask for `url` once and write the image that it gives to the empty file `path`. Returns its SHA-256 and suffix.
+
+    Raises Gone, Failed or Elsewhere; OSError where it cannot be written.
+    """
+    response = web.get(url, deadline - time.monotonic())
+    try:
+        if response.status != 200:
+            for _ in parts_of(response, 1e5, deadline):  # a connection is kept where its last answer was read
+                pass
+        raise_for(response)
+        sha256, head = hashlib.sha256(), b""
+        with open(path, "r+b") as file:
+            for part in parts_of(response, most, deadline):
+                if len(head) < HEAD_BYTES:
+                    head = (head + part)[:HEAD_BYTES]
+                    if len(head) == HEAD_BYTES and not suffix_of(head):
+                        break  # a page, perhaps an endless one
+                sha256.update(part)
+                file.write(part)
+            file.flush()
+            os.fsync(file.fileno())  # before it takes its name, so that no power cut leaves half a photo under it
+    except Failed:
+        raise_for(response)  # says more than how its body ended
+        raise
+    finally:
+        response.close()
+    if not head:
+        raise Failed("empty answer")
+    if not suffix_of(head):
+        raise Failed("not a photo", attempts=2)
+    return sha256.hexdigest(), suffix_of(head)
+
+
+def raise_for(response):
+    """Raise what any status but 200 says."""
+    status = response.status
+    if location := response.get_redirect_location():
+        raise Elsewhere(location)
+    if status in GONE:
+        raise Gone(f"HTTP {status}")
+    if status == 429 or status >= 500:
+        try:
+            wait = Retry().get_retry_after(response)
+        except (InvalidHeader, ValueError, OverflowError):  # no number, no date
+            wait = None
+        raise Failed(f"HTTP {status}", wait=wait or 0.0)
+    if status != 200:
+        raise Failed(f"HTTP {status}", attempts=2)
+
+
+# ------------------------------------------------------------------------------------------------ what is known
+
+
+class Journal:
+    """What earlier runs have found out: a line of JSON each, in the folder of the photos.
+
+    gone: {photo id: reason}; placeholders: SHA-256 of pictures that are no photos; same, of what was fetched:
+    {SHA-256: {photo id: (album, file)}}.
+    """
+
+    def __init__(self, images):
+        self.images, self.path = images, images / JOURNAL
+        self.gone, self.placeholders, self.same = {}, set(), {}
+        before = self.path.read_bytes() if self.path.exists() else b""
+        fetched = {}
+        for line in before.splitlines():
+            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                entry = json.loads(line)  # a run that was killed can have left half a line
+                if "placeholder" in entry:
+                    self.placeholders.add(str(entry["placeholder"]))
+                elif "gone" in entry:
+                    self.gone[entry["id"]] = str(entry["gone"])
+                elif is_place(entry["id"], entry["file"]):
+                    self.same.setdefault(entry["sha256"], {})[entry["id"]] = str(entry["album"]), entry["file"]
+                    fetched[entry["id"]] = entry["sha256"]
+                    self.gone.pop(entry["id"], None)
+        self.file = open(self.path, "ab", buffering=0)
+        if before and not before.endswith(b"\n"):
+            self.file.write(b"\n")
+        for sha256 in self.placeholders:  # a run may have been killed while it removed them
+            self.remove(sha256)
+        self.gone |= {photo_id: PLACEHOLDER for photo_id, sha256 in fetched.items() if sha256 in self.placeholders}
+
+    def add(self, **entry):
+        """Write a line. Raises OSError that names the file."""
+        line = json.dumps(entry).encode() + b"\n"
+        try:
+            if self.file.write(line) < len(line):
+                raise OSError(ENOSPC, os.strerror(ENOSPC))
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+    def add_gone(self, photo_id, reason):
+        self.gone[photo_id] = reason
+        self.add(id=photo_id, gone=reason)
+
+    def add_fetched(self, photo, file, sha256):
+        """Note the bytes of a photo, before it takes its name. Returns whether they are a placeholder's."""
+        if sha256 not in self.placeholders:
+            same = self.same.setdefault(sha256, {})
+            same[photo.id] = photo.album, file
+            self.add(id=photo.id, album=photo.album, file=file, sha256=sha256)
+            albums = Counter(album for album, _ in same.values())
+            if len(same) < SAME_BYTES or len(albums) + (albums[""] > 1) < SAME_ALBUMS:  # each unknown one its own
+                return False
+            self.placeholders.add(sha256)
+            self.add(placeholder=sha256)
+        return True
+
+    def remove(self, sha256):
+        """Remove the files that have these bytes, still. Returns the ids of their photos, which are gone."""
+        removed = []
+        for photo_id, (_, file) in self.same.get(sha256, {}).items():
+            path = self.images / file
+            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
+                path.unlink()
+                self.gone[photo_id] = PLACEHOLDER  # which its line and the placeholder's say
+                removed.append(photo_id)
+        return removed
+
+
+def is_place(photo_id, file):
+    """Whether `file` is where a photo of this id is put, from the folder of the photos."""
+    *folder, name = file.split("/")
+    named = any(name == photo_id + suffix for suffix in BY_HEAD.values())
+    return named and is_safe(photo_id) and (not folder or folder[0] in SPLITS and len(folder) == 1)
+
+
+# ------------------------------------------------------------------------------------------------ many requests
+
+
+class Team:
+    """Many requests at once, one photo each, as many a second as is polite.
+
+    there, fetched: photo ids; gone, failed: {photo id: reason}. halted: why it was given up, or None.
+    """
+
+    def __init__(self, images, journal, check, connections, rate, most, patience):
+        self.images, self.journal, self.check, self.most, self.patience = images, journal, check, most, patience
+        self.connections, self.web = connections, Web(connections, patience)
+        self.there, self.fetched, self.gone, self.failed, self.halted = set(), set(), {}, {}, None
+        self.waiting, self.number, self.threads = [], itertools.count(), 0  # waiting: (when, number, photo), a heap
+        self.busy = {}  # job: when it was sent; a job is (photo, temporary path, deadline)
+        self.jobs, self.results = SimpleQueue(), SimpleQueue()
+        self.decoding = threading.Semaphore(os.cpu_count() or 1)  # a big photo takes much memory while it is decoded
+        self.holders = {}  # folder: the one in it for temporary files
+        self.beginning, self.closed = threading.Lock(), False  # once closed, no thread begins a file any more
+        self.least_interval = self.interval = 1 / rate if rate else 0.0
+        self.next_request = self.paused_at = self.paused_until = float("-inf")
+        self.unconnected = self.pauses = 0  # in a row
+
+    def run(self, photos, bar):
+        """Fetch the photos, or as many as there is use in trying."""
+        now = time.monotonic()
+        self.waiting = [(now, next(self.number), photo) for photo in photos]
+        try:
+            while (self.waiting or self.busy) and not self.halted:
+                wait = min(self.send_what_is_due(), self.patience.read)
+                try:
+                    came = [self.results.get(timeout=wait)]
+                except Empty:
+                    came = []
+                for job, result in came + self.overdue():
+                    if job in self.busy:  # else its photo was given up
+                        bar.update(self.settle(job, result))
+        finally:
+            for photo in [photo for *_, photo in self.waiting] + [photo for photo, *_ in self.busy]:
+                self.failed[photo.id] = photo.reason
+            for _ in range(self.threads):
+                self.jobs.put(None)
+            with self.beginning:
+                self.closed = True
+            for holder in self.holders.values():
+                shutil.rmtree(holder, ignore_errors=True)
+
+    def send_what_is_due(self):
+        """Returns the seconds until there is more to send."""
+        while self.waiting and len(self.busy) < self.connections:
+            now = time.monotonic()
+            wait = max(self.waiting[0][0], self.next_request, self.paused_until) - now
+            if wait > 0:
+                return wait
+            photo = heapq.heappop(self.waiting)[-1]
+            job = photo, self.holder(photo.folder) / str(next(self.number)), now + self.patience.photo - photo.seconds
+            self.busy[job] = now
+            self.next_request = now + self.interval
+            if self.threads < len(self.busy):
+                self.add_thread()
+            self.jobs.put(job)
+        return float("inf")
+
+    def overdue(self):
+        """Jobs that take much longer than they may, and that as their result.
+
+        A body is watched by who reads it. But nothing interrupts a thread that waits for a name to be looked up, or for
+        headers byte by byte: it is left to itself, and another takes its place.
+        """
+        now = time.monotonic()
+        jobs = [job for job in self.busy if now > job[-1] + self.patience.read]
+        for _ in jobs:
+            self.add_thread()
+        return [(job, Failed("too slow", attempts=1)) for job in jobs]
+
+    def holder(self, folder):
+        """The folder of temporary files in a folder, from which a rename is one step."""
+        if folder not in self.holders:
+            folder.mkdir(parents=True, exist_ok=True)
+            for left in folder.glob(f"{HOLDER}*{UNFINISHED}"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            self.holders[folder] = Path(tempfile.mkdtemp(prefix=HOLDER, suffix=UNFINISHED, dir=folder))
+        return self.holders[folder]
+
+    def add_thread(self):
+        self.threads += 1
+        threading.Thread(target=self.work, daemon=True).start()  # daemon: a stop waits for no server
+
+    def work(self):
+        """What each of the threads does: jobs, until there are no more."""
+        while (job := self.jobs.get()) is not None:
+            photo, path, deadline = job
+            try:
+                with self.beginning:
+                    if self.closed:
+                        return
+                    path.touch()
+                sha256, suffix = fetch(self.web, photo.at or photo.url, path, self.most, deadline)
+                with self.decoding:
+                    broken = self.check(path)
+                result = Failed(BROKEN, broken=sha256) if broken else (sha256, suffix)
+            except BaseException as error:  # an answer, or the disk's failure, which is the caller's to raise
+                result = error
+            if isinstance(result, BaseException):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            self.results.put((job, result))
+
+    def settle(self, job, result):
+        """Take note of a result; returns whether that was the last of its photo."""
+        (photo, path, _), now = job, time.monotonic()
+        sent = self.busy.pop(job)
+        photo.seconds += now - sent
+        if isinstance(result, Elsewhere):
+            result = self.follow(photo, str(result))
+        if isinstance(result, tuple):
+            result = self.keep(photo, path, *result)
+        self.pace(result, sent, now)
+        if result is None:
+            self.fetched.add(photo.id)
+        elif isinstance(result, Gone):
+            self.journal.add_gone(photo.id, str(result))
+            self.gone[photo.id] = str(result)
+        elif isinstance(result, Elsewhere):
+            heapq.heappush(self.waiting, (now, next(self.number), photo))
+            return False
+        elif isinstance(result, Failed):
+            return self.try_again(photo, result, now)
+        else:
+            if isinstance(result, OSError):
+                result.filename = str(photo.folder / photo.id)
+            raise result
+        return True
+
+    def follow(self, photo, location):
+        """Have the photo asked for at the address that a server names; what becomes of it."""
+        photo.redirects += 1
+        try:
+            photo.at = urljoin(photo.at or photo.url, location)
+        except ValueError:
+            photo.at = ""
+        if not is_web_address(photo.at):
+            return Failed("redirected to no web address", attempts=1)
+        if is_stand_in(photo.at):
+            return Gone(UNAVAILABLE)
+        return Failed("redirected without end", attempts=1) if photo.redirects > REDIRECTS else Elsewhere(photo.at)
+
+    def keep(self, photo, path, sha256, suffix):
+        """Give the photo its name, unless it is a placeholder; returns None, or Gone."""
+        place = photo.folder / (photo.id + suffix)
+        if self.journal.add_fetched(photo, place.relative_to(self.images).as_posix(), sha256):
+            path.unlink()
+            for photo_id in self.journal.remove(sha256):  # none, but when it has turned out to be one just now
+                for found in (self.there, self.fetched):
+                    if photo_id in found:
+                        found.remove(photo_id)
+                        self.gone[photo_id] = PLACEHOLDER
+            return Gone(PLACEHOLDER)
+        with naming(place, path.parent):
+            os.replace(path, place)
+        return None
+
+    def try_again(self, photo, failure, now):
+        """Have a photo that has failed wait for its next attempt, or give it up: returns whether that."""
+        photo.attempts += 1
+        photo.at, photo.redirects, photo.reason = "", 0, str(failure)
+        if failure.broken and failure.broken == photo.broken:  # as before: no accident on the way
+            self.journal.add_gone(photo.id, BROKEN)
+            self.gone[photo.id] = BROKEN
+            return True
+        photo.broken = failure.broken
+        if photo.attempts >= (failure.attempts or self.patience.attempts) or photo.seconds >= self.patience.photo:
+            self.failed[photo.id] = photo.reason
+            return True
+        wait = self.patience.backoff * 2 ** (photo.attempts - 1) * random.uniform(0.5, 1)
+        wait = min(max(wait, failure.wait), self.patience.longest)
+        heapq.heappush(self.waiting, (now + wait, next(self.number), photo))
+        return False
+
+    def pace(self, result, sent, now):
+        """Slow down, or give up, as the results have it."""
+        failed = isinstance(result, Failed)
+        self.unconnected = self.unconnected + 1 if failed and not result.connected else 0
+        if self.unconnected >= NO_NETWORK // 3:  # no hurry: a network can be gone for some seconds
+            self.paused_until = max(self.paused_until, now + self.patience.backoff)
+        # With many connections, all that were under way when the network went fail together.
+        if self.unconnected >= max(NO_NETWORK, self.connections + 1):
+            self.halted = f"no connection {self.unconnected} times in a row (is there a network?)"
+        if failed and str(result) == "HTTP 429":
+            wait = min(max(result.wait, self.patience.backoff), self.patience.longest)
+            self.paused_until = max(self.paused_until, now + wait)
+            if sent > self.paused_at:  # those that were under way together ask for one and the same pause
+                self.pauses, self.paused_at = self.pauses + 1, now
+                self.interval = min(max(2 * self.interval, 0.02), max(self.patience.backoff, self.least_interval))
+            if self.pauses >= NO_MERCY:
+                self.halted = "the server asks to slow down (HTTP 429), however long the pauses"
+        elif not failed:
+            self.pauses = 0
+            self.interval = max(self.least_interval, 0.98 * self.interval)
+
+
+# ------------------------------------------------------------------------------------------------ all of them
+
+
+def download(
+    images, needed, urls, index, check, connections=16, rate=20.0, max_megabytes=50.0, retry_gone=False, patience=None
+):
+    """Fetch the photos that stories need and that no file stands for, into images/<split>/. Returns the exit status.
+
+    needed: {split: {photo id: album id}}; urls: {photo id: URL}; index(split): {photo id: path} of what is there;
+    check(path): why a file is no photo, or None. Raises UserError where another process fetches into the same folder,
+    OSError where nothing more can be written: what was fetched stays.
+    """
+    images, status = Path(images), 0
+    with alone(images, "--images"):
+        team = Team(images, Journal(images), check, connections, rate, max_megabytes * 1e6, patience or PATIENCE)
+        photos = plan(team, needed, urls, index, retry_gone)
+        try:
+            with (
+                stoppable(),
+                warnings.catch_warnings(),
+                tqdm(total=len(photos), unit=" photos", disable=not photos) as bar,
+            ):
+                warnings.simplefilter("ignore")  # Pillow's about odd metadata would tear the bar
+                team.run(photos, bar)
+        except Stopped as stop:
+            warn(f"stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: the same command goes on")
+            status = 128 + stop.args[0]
+        finally:
+            team.journal.file.close()
+        write_json(images / REPORT, report_of(team))
+    if status:
+        return status
+    if team.halted:
+        warn(f"{team.halted}: stopped; the same command goes on")
+    print_report(images, report_of(team))
+    return 1 if team.failed else 0
+
+
+def plan(team, needed, urls, index, retry_gone):
+    """The photos to ask for; the team learns of those that are there, gone, or not to be asked for."""
+    photos, seen, journal = [], set(), team.journal
+    flat = not any((team.images / split).is_dir() for split in SPLITS) and any(index(split) for split in needed)
+    for split, albums in needed.items():
+        # Where the photos lie in the folder itself, a folder of a split beside them would hide them.
+        folder, found = team.images if flat else team.images / split, index(split)
+        for photo_id, album in albums.items():
+            if photo_id in seen:
+                continue
+            seen.add(photo_id)
+            url = urls.get(photo_id)
+            if photo_id in found:
+                team.there.add(photo_id)
+            elif reason := why_not(photo_id, url):
+                team.gone[photo_id] = reason
+            elif photo_id in journal.gone and not retry_gone:
+                team.gone[photo_id] = journal.gone[photo_id]
+            else:
+                photos.append(Photo(photo_id, album, url, folder))
+    return photos
+
+
+def why_not(photo_id, url):
+    """Why a photo is not to be asked for, or None."""
+    if not is_safe(photo_id):
+        return "unsafe id"
+    if not url:
+        return "no URL"
+    if not is_web_address(url):
+        return "not a web address"
+    return UNAVAILABLE if is_stand_in(url) else None
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Ctrl-C and SIGTERM raise Stopped."""
+
+    def stop(number, frame):
+        raise Stopped(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def report_of(team):
+    """How many photos are there, and which are not and why."""
+
+    def by_reason(reasons):
+        groups = {}
+        for photo_id, reason in reasons.items():
+            text = photo_id.encode(errors="backslashreplace").decode()  # JSON may hold half a character, no file does
+            groups.setdefault(reason, []).append(text)
+        return dict(sorted(groups.items()))
+
+    return {
+        "there already": len(team.there),
+        "fetched": len(team.fetched),
+        "gone": by_reason(team.gone),
+        "failed for now": by_reason(team.failed),
+    }
+
+
+def print_report(images, report):
+    lines = {name: report[name] for name in ("there already", "fetched")}
+    for name in ("gone", "failed for now"):
+        lines |= {f"{name}: {reason}": len(ids) for reason, ids in report[name].items()}
+    print(printable(f"{images}: {sum(lines.values())} photos needed"))
+    for name, count in lines.items():
+        print(f"  {printable(name):<50} {count:>7}")
+    if report["gone"] or report["failed for now"]:
+        print(printable(f"Which are gone or failed: {images / REPORT}"))
+    if report["failed for now"]:
+        print("Some failed for now: the same command tries them again")
