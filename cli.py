@@ -151,6 +151,10 @@ def one_line_errors():
         where = f"{error.filename}: " if error.filename else ""
         fix = " (free some space, then run the same command again)" if error.errno == errno.ENOSPC else ""
         message = f"{where}{error.strerror or error}{fix}"
+    except (RuntimeError, MemoryError) as error:
+        message = of_memory(error)
+        if message is None:
+            raise
     except KeyboardInterrupt:
         end_bars()
         print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
@@ -158,6 +162,15 @@ def one_line_errors():
     end_bars()
     print(f"{Path(sys.argv[0]).name}: {printable(message)}", file=sys.stderr)
     sys.exit(2)
+
+
+def of_memory(error):
+    """What to say of an error that is for want of memory; None of any other."""
+    if "DataLoader worker" in str(error):  # which the system kills first
+        return "one of the --workers was killed, perhaps for want of memory; expected fewer of them (--resume goes on)"
+    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)):
+        return f"the memory does not suffice ({str(error)[:80]}); a smaller --batch_size or shorter stories take less"
+    return None
 
 
 def end_bars():

@@ -118,3 +118,22 @@ def test_a_reader_that_has_gone_is_no_error(work):
     done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--workers was killed"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "a smaller --batch_size"),
+        (MemoryError(), "the memory does not suffice"),
+    ],
+)
+def test_want_of_memory_is_one_line(error, said, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main)
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+    with pytest.raises(RuntimeError), cli.one_line_errors():  # what is our own mistake is not hidden
+        raise RuntimeError("shapes do not fit")
