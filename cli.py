@@ -167,7 +167,7 @@ def one_line_errors():
 def of_memory(error):
     """What to say of an error that is for want of memory; None of any other."""
     if "DataLoader worker" in str(error):  # which the system kills first
-        return "one of the --workers was killed, perhaps for want of memory; expected fewer of them (--resume goes on)"
+        return "one of the --workers was killed, perhaps for want of memory; expected fewer (what is done is kept)"
     if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)):
         return f"the memory does not suffice ({str(error)[:80]}); a smaller --batch_size or shorter stories take less"
     return None
