@@ -143,6 +143,8 @@ def answer_early(parse):
 
 def run(main):
     """Run a script's main(), and exit with the status that it returns."""
+    if hasattr(sys.stdout, "reconfigure"):  # a half character of a file's name, or é on an ASCII terminal, ends nothing
+        sys.stdout.reconfigure(errors="backslashreplace")
     with one_line_errors():
         sys.exit(main())
 
@@ -286,9 +288,13 @@ def alone(directory, flag):
 
 
 def write_json(path, value):
-    """Write `value` as JSON, whole or not at all."""
+    """Write `value` as JSON, whole or not at all.
+
+    A half character (of a file's name that is no UTF-8) becomes \\udcff and the like, JSON's own spelling of it.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
     with whole(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextlib.contextmanager
