@@ -16,7 +16,9 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
+import stat
 import sys
 import warnings
 from collections import Counter
@@ -24,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import Parser, UserError, answer_early, loading, positive_int, read_json, run, whole, write_json
+from cli import Parser, UserError, answer_early, loading, positive_int, read_json, run, warn, whole, write_json
 from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit, split_head, story_ids
 
 DATASET = Path("dataset")
@@ -97,6 +99,8 @@ def parser():
         add(f"--{name}", **options, help=f"{meaning} ({default})")
     add("--vocab_size", type=positive_int, default=8000, help="entries of a tokenizer that is trained here")
     add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
+    outside = "take photos that are links out of the folder of the photos (those of git-annex, of a hub's cache)"
+    add("--follow_links", action="store_true", default=False, help=outside)
     add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
     add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
     at_once = f"photos encoded at once (without a GPU: {CPU_BATCH} at most)"
@@ -112,7 +116,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
@@ -120,12 +124,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint
+from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint, load_encoder
 
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+if "avif" in features.get_supported_modules():
+    PHOTO_FORMATS, PHOTO_SUFFIXES = (*PHOTO_FORMATS, "AVIF"), (*PHOTO_SUFFIXES, ".avif")
+UNREAD_SUFFIXES = tuple({".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES})  # photos too, which Pillow cannot read
+UNREAD_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
 CHUNK = 512  # photos that one process encodes between two notes of its progress
 
 
@@ -147,7 +155,14 @@ SPECIAL_TOKENS = tuple(f"[{name}]" for name in SpecialIds._fields)
 
 
 def special_ids(tokenizer):
-    return SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    """Raises UserError where the tokenizer is not one of ours."""
+    ids = SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    for token, number in zip(SPECIAL_TOKENS, ids, strict=True):
+        if number is None or tokenizer.convert_ids_to_tokens(number) != token:
+            raise UserError(
+                f"{tokenizer.name_or_path}: a tokenizer without {token}; expected one that dataset.py wrote"
+            )
+    return ids
 
 
 def add_special_tokens(tokenizer):
@@ -167,7 +182,8 @@ def load_tokenizer(name_or_path):
     with loading(f"--tokenizer {name_or_path}", "name a local folder, or --tokenizer bpe to train one on the stories"):
         # GPT-2 was published as these two files, and a folder that holds no others does not say what it is
         bare = (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file()
-        return add_special_tokens((GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(name_or_path))
+        kind = GPT2Tokenizer if bare else AutoTokenizer
+        return add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))  # else it would ask
 
 
 def train_tokenizer(sentences, vocab_size):
@@ -263,6 +279,8 @@ class Rows:
     def __init__(self, path, name):
         self.path, self.opened = Path(path), None
         try:
+            if not self.path.is_file():  # to open a pipe would wait for who writes to it
+                raise FileNotFoundError
             with open(path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(length) if length < 1e8 else b"")
@@ -313,6 +331,8 @@ class Photos(Rows):
         """encoder: an ImageEncoder; the photos must be its features, or pixels of its size."""
         super().__init__(Path(json_path).parent / split["photos"]["file"], "photos")
         self.kind = split["photos"]["kind"]
+        if (self.dtype == torch.uint8) != (self.kind == "pixels"):
+            raise UserError(f"{self.path}: photos of {self.dtype}; expected {self.kind}, as {json_path} says")
         if encoder is not None:
             size = encoder.config.image_size
             fitting = (encoder.config.feature_size,) if self.kind == "features" else (3, size, size)
@@ -321,6 +341,12 @@ class Photos(Rows):
                     f"{json_path}: photos of {self.shape[1:]}; the model's encoder expects {fitting}: a split that was "
                     f"preprocessed with another --image_encoder or --image_size"
                 )
+
+    def __getitem__(self, rows):
+        table = super().__getitem__(rows)
+        if table.is_floating_point() and not table.isfinite().all():
+            raise UserError(f"{self.path}: features of row {rows} are not finite; run dataset.py again")
+        return table
 
     def moments(self, rows, most=20_000):
         """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly spread."""
@@ -374,10 +400,21 @@ class Text(NamedTuple):
         words, *tables = (Rows(path, name) for name in cls._fields)
         if words.metadata != words_of(json_path, tokenizer):
             return None
+        for table in (words, *tables):
+            if len(table.shape) != 1 or table.dtype not in (torch.int32, torch.int64):
+                raise UserError(
+                    f"{path}: a table of {table.dtype}, {table.shape}; expected those that dataset.py wrote"
+                )
         sentence_at, story_at, photos = (table[:].numpy() for table in tables)
         for at, count in ((sentence_at, len(words)), (story_at, len(photos)), (sentence_at[:1], 0), (story_at[:1], 0)):
-            if not at.size or at[-1] != count or (np.diff(at) < 0).any():
+            if not at.size or at.min() < 0 or at[-1] != count or (np.diff(at) < 0).any():
                 raise UserError(f"{path}: its tables do not fit together; expected those that dataset.py wrote")
+        for start in range(0, len(words), 2**20):  # an id beyond the table of embeddings would stop a training midway
+            part = words[start : start + 2**20]
+            if part.min() < 0 or part.max() >= len(tokenizer):
+                raise UserError(
+                    f"{path}: words beyond the tokenizer's {len(tokenizer)}; expected dataset.py's own file"
+                )
         if len(sentence_at) != len(photos) + 1:
             raise UserError(f"{path}: {len(photos)} photos; expected one for each of {len(sentence_at) - 1} sentences")
         return cls(words, sentence_at, story_at, photos)
@@ -539,11 +576,15 @@ def load_photo(path, size):
     Raises BrokenPhoto.
     """
     try:
-        if Path(path).stat().st_size == 0:
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode):  # to open a pipe would wait for who writes to it
+            raise BrokenPhoto("not a file")
+        if about.st_size == 0:
             raise BrokenPhoto("empty file")
-        with warnings.catch_warnings(), Image.open(path, formats=PHOTO_FORMATS) as image:
-            warnings.simplefilter("ignore")  # odd metadata; what cannot be read raises an error
+        with quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
             image.draft("RGB", (2 * size, 2 * size))
+            if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:  # Pillow itself refuses twice as many
+                raise BrokenPhoto("{} x {}: too many pixels".format(*image.size))
             image.load()
             if max(image.size) > 20 * min(image.size):  # its shorter side would grow to `size`, and the longer with it
                 raise BrokenPhoto("{} x {} pixels: a strip".format(*image.size))
@@ -551,11 +592,29 @@ def load_photo(path, size):
     except BrokenPhoto:
         raise
     except UnidentifiedImageError:
-        raise BrokenPhoto("not a photo") from None
+        raise BrokenPhoto(unread_format(path) or "not a photo") from None
     except Image.DecompressionBombError:
         raise BrokenPhoto("too many pixels") from None
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
-        raise BrokenPhoto(f"{type(error).__name__}: {error}"[:80]) from None
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise BrokenPhoto(reason[:80]) from None
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def unread_format(path):
+    """What to do about a photo of a format that Pillow does not read, whatever it is named; None of anything else."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(12)
+        if start[4:8] == b"ftyp" and start[8:] in UNREAD_BRANDS:
+            return f"{UNREAD_BRANDS[start[8:]]}, which is not read; export it as JPEG"
+    return None
 
 
 def upright(image):
@@ -576,33 +635,76 @@ def to_rgb(image):
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def photo_files(folder):
-    """The files in a folder that are named as photos, by name."""
+def photo_files(folder, root=None, follow_links=False):
+    """The files in a folder that are named as photos, by name, and {path: reason} of what is so named but left aside.
+
+    A link that leads out of `root` (a folder; `folder` itself where it is not given) is left aside, if links are not to
+    be followed.
+    """
+    found, aside, root = [], {}, Path(root or folder).resolve()
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file())
-    return [Path(folder, name) for name in names if Path(name).suffix.lower() in PHOTO_SUFFIXES]
+        entries = sorted(entries, key=lambda entry: entry.name)
+    for entry in entries:
+        path = Path(folder, entry.name)
+        if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
+            continue
+        if entry.is_file(follow_symlinks=False) or not (reason := why_aside(path, root, follow_links)):
+            found.append(path)
+        else:
+            aside[path] = reason
+    return found, aside
+
+
+def why_aside(path, root, follow_links):
+    """Why a path that may be a link is not taken for a photo's file; None where it is."""
+    try:
+        mode = path.stat().st_mode
+        if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
+            return "a link out of the folder"
+    except OSError as error:
+        return "a link that leads nowhere" if path.is_symlink() else error.strerror
+    return None if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
+
+
+def photo_name(path):
+    """A file's name for screens and JSON: what cannot be printed in it is spelled out, as \\x1b or \\udcff."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in Path(path).name)
 
 
 def time_taken(path):
     """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it does not."""
-    with contextlib.suppress(Exception), Image.open(path, formats=PHOTO_FORMATS) as image:
+    with contextlib.suppress(Exception), quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
         exif = image.getexif()
-        return exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+        for of, tag in ((exif.get_ifd(ExifTags.IFD.Exif), "DateTimeOriginal"), (exif, "DateTime")):
+            time = of.get(ExifTags.Base[tag])
+            if isinstance(time, str) and re.match(r"(?!0000)\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", time):
+                return time
     return None
 
 
-def photo_index(images, split):
-    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are not VIST's).
+def photo_index(images, split, follow_links=False):
+    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are not VIST's), and
+    {photo id: reason} of those that are left aside.
 
-    Where there are no such folders: of those in `images` itself.
+    Where there are no such folders: of those in `images` itself. Raises UserError where one is a link out of `images`.
     """
     folders = [images / name for name in (split, *SPLITS) if (images / name).is_dir()] or [images]
-    paths = [path for folder in folders for path in photo_files(folder)]
-    return {path.stem: path for path in reversed(paths)}  # of x.gif and x.jpg, the first; of two splits, the own
+    index, aside = {}, {}
+    for folder in reversed(folders):
+        if folder != images and not follow_links and not folder.resolve().is_relative_to(images.resolve()):
+            raise UserError(f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links")
+        found, left = photo_files(folder, images, follow_links)
+        found.sort(key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES)  # they stand in for no other
+        index |= {path.stem: path for path in reversed(found)}  # of x.gif and x.jpg, the first; of two splits, the own
+        aside |= {path.stem: reason for path, reason in left.items()}
+    return index, aside
 
 
-def find_photos(stories, index):
-    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those without a file."""
+def find_photos(stories, index, aside):
+    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those without a file.
+
+    index, aside: as `photo_index` gives them.
+    """
     found, missing = {}, {}
     for photo_id in dict.fromkeys(beat["photo_id"] for story in stories for beat in story["beats"]):
         if photo_id in (".", "..") or set(photo_id) & {"/", "\\"}:
@@ -610,7 +712,7 @@ def find_photos(stories, index):
         elif photo_id in index:
             found[photo_id] = index[photo_id]
         else:
-            missing[photo_id] = "not found"
+            missing[photo_id] = aside.get(photo_id, "not found")
     return found, missing
 
 
@@ -822,7 +924,10 @@ def preprocess(args, team):
         raise UserError(f"{images}: no such folder; expected the photos, or --images DIR that names their folder")
 
     splits, machine = source.read(folder, args.text)
-    jobs = {split: prepare(folder, split, *told, images, args.missing_photos) for split, told in splits.items()}
+    jobs = {
+        split: prepare(folder, split, *told, images, args.missing_photos, args.follow_links)
+        for split, told in splits.items()
+    }
     settings = choose_settings(args, source)
     if settings["store"] == "features" and team.device.type == "cpu":
         args.batch_size = min(args.batch_size, CPU_BATCH)
@@ -877,12 +982,15 @@ class Job(NamedTuple):
     fingerprint: str  # of the stories and the photos' files
 
 
-def prepare(folder, split, stories, remarks, images, missing_photos):
-    index = photo_index(images, split)
-    found, missing = find_photos(stories, index)
+def prepare(folder, split, stories, remarks, images, missing_photos, follow_links):
+    index = photo_index(images, split, follow_links)
+    found, missing = find_photos(stories, *index)
+    if aside := Counter(reason for reason in missing.values() if reason != "not found"):
+        takes = "; --follow_links takes links" if any("a link out" in reason for reason in aside) else ""
+        warn(f"{images}: photos of {split} are left aside ({remark_line(aside)}{takes})")
     if missing_photos == "drop":
         stories = with_photos(stories, found, split, remarks)
-        found, _ = find_photos(stories, index)
+        found, _ = find_photos(stories, *index)
     if not stories:
         found = remark_line(remarks) or "no annotations"
         raise UserError(f"{folder}: no story in {split} ({found}); expected at least one")
@@ -957,7 +1065,7 @@ def partial_of(output, split):
 
 def load_shared(output):
     tokenizer, encoder = (output / name for name in SHARED)
-    return load_tokenizer(tokenizer), ImageEncoder.from_pretrained(encoder).eval()
+    return load_tokenizer(tokenizer), load_encoder(encoder).eval()
 
 
 def is_trained(weights):
@@ -1032,7 +1140,8 @@ def write_stories(path, about, stories, tokenizer):
 
 def write_story_lines(path, about, stories):
     """Write stories as JSON, whole or not at all: a line with everything about them, then a line a story."""
-    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own spelling of it.
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
         for number, story in enumerate(stories):
             file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
