@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (--help lists the options)\n")
 
     def add_dataclass(self, cls):
         """One option per field of a dataclass: its type, default, `help` and `choices` (from the field's metadata)."""
@@ -308,7 +308,9 @@ def loading(option_and_value, otherwise):
         yield
     except UserError:
         raise
-    except Exception as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
+    except BaseException as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as one of Rust may panic
+            raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
             f"{option_and_value}: cannot be loaded, neither from disk nor from a hub ({reason}); {otherwise}"
