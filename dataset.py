@@ -183,7 +183,9 @@ def load_tokenizer(name_or_path):
         # GPT-2 was published as these two files, and a folder that holds no others does not say what it is
         bare = (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file()
         kind = GPT2Tokenizer if bare else AutoTokenizer
-        return add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))  # else it would ask
+        tokenizer = add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))  # else it would ask
+        encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
+        return tokenizer
 
 
 def train_tokenizer(sentences, vocab_size):

@@ -754,7 +754,7 @@ def load_checkpoint(path, flag="--checkpoint"):
 
     Raises UserError, which names the flag, where there is none or it is damaged.
     """
-    from dataset import special_ids  # which imports this module
+    from dataset import encode, special_ids  # which imports this module
 
     path = Path(path)
     found = next((p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None)
@@ -767,6 +767,7 @@ def load_checkpoint(path, flag="--checkpoint"):
         tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True, trust_remote_code=False)
         ids = tokenizer.get_vocab().values()
         special, rules = special_ids(tokenizer), tokenizer.backend_tokenizer.to_str()
+        encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
     if len(tokenizer) != vocab_size or max(ids) >= vocab_size:
         raise UserError(f"{where}: its tokenizer has {len(tokenizer)} tokens, its model {vocab_size}")
     if not rules or (tokenizer.pad_token_id, model.config.eos_token_id) != (special.pad, special.eos):
@@ -793,12 +794,13 @@ def load_whole(kind, path, where, otherwise):
     with loading(where, otherwise), quiet_transformers():
         try:
             config = kind.config_class.from_pretrained(path, local_files_only=True)
+            wanted = sizes(config)
         except UserError as error:
             raise ValueError(f"config.json: {error}") from None
         with safe_open(path / "model.safetensors", "pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         # First, since a network of other sizes could be too large to be made.
-        if wrong := [name for name, size in sizes(config) if shapes.get(name) != size]:
+        if wrong := [name for name, size in wanted if shapes.get(name) != size]:
             raise UserError(unfitting(where, wrong))
         model, report = kind.from_pretrained(
             path, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True,

@@ -325,7 +325,8 @@ def check_head(path, split):
 
 def is_file_name(value):
     """Whether a value from JSON names a file, without a folder: what stands beside a split is beside it."""
-    return isinstance(value, str) and value not in ("", ".", "..") and not set(value) & {"/", "\\", "\0"}
+    fits = isinstance(value, str) and len(value.encode(errors="replace")) < 256
+    return fits and value not in ("", ".", "..") and not set(value) & {"/", "\\", "\0"}
 
 
 def check_split(path, split):
