@@ -126,6 +126,7 @@ from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
 from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint, load_encoder
 
+MOST_ENTRIES = 1_000_000  # of a tokenizer that is trained here
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
@@ -191,11 +192,12 @@ def load_tokenizer(name_or_path):
 def train_tokenizer(sentences, vocab_size):
     """A byte-level BPE of at most `vocab_size` entries plus the special tokens, trained on `sentences` (strings).
 
-    Raises UserError where `vocab_size` leaves no room for the 256 bytes.
+    Raises UserError where `vocab_size` leaves no room for the 256 bytes, or is beyond MOST_ENTRIES.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < len(alphabet):
-        raise UserError(f"--vocab_size {vocab_size}: expected at least {len(alphabet)}, one entry for every byte")
+    if not len(alphabet) <= vocab_size <= MOST_ENTRIES:  # the library would ask for the memory of all at once
+        expected = f"expected at least {len(alphabet)}, one entry for every byte, and at most {MOST_ENTRIES}"
+        raise UserError(f"--vocab_size {vocab_size}: {expected}")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -208,8 +210,9 @@ def encode(tokenizer, sentences):
     """Token ids of each sentence, without special tokens: "[eos]" in a user's text is six characters, not a token."""
     if not sentences:
         return []
-    plain = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-    return tokenizer(list(sentences), **plain)["input_ids"]
+    plain = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
+    sentences = [sentence.encode(errors="replace").decode() for sentence in sentences]  # JSON may hold half a character
+    return tokenizer(sentences, **plain)["input_ids"]
 
 
 # ---------------------------------------------------------------------------------------------- one story, one sequence
@@ -922,6 +925,8 @@ def preprocess(args, team):
     if args.machine_stories and key != "vist_edit":
         raise UserError("--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR")
     images, output = vars(args).get("images", folder / source.images), vars(args).get("output", PREPROCESSED / key)
+    if not is_utf8(output):
+        raise UserError(f"--output {output}: a name that is no UTF-8; expected one that all libraries can write")
     if not images.is_dir():
         raise UserError(f"{images}: no such folder; expected the photos, or --images DIR that names their folder")
 
@@ -959,7 +964,7 @@ def preprocess(args, team):
         else:
             print(f"{output / split}.json: complete already, from the same settings and input")
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
-        print_split(split, report["splits"][split])
+        print(described(split, report["splits"][split]))
     if team.index:
         return 0
     if args.machine_stories:
@@ -1039,14 +1044,19 @@ def earlier_report(output, new, how, overwrite):
             raise UserError(f"--output {output}: holds {others[0]}, not made here; expected a new or empty folder")
         return None
     report = read_json(path, "the report of an earlier run")
-    if not isinstance(report, dict) or not {*new, "splits"} <= report.keys():
-        raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output")
+    try:
+        if not all(isinstance(report[name], dict) for name in (*new, "splits")):
+            raise TypeError
+        for split, entry in report["splits"].items():
+            described(split, entry)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output") from None
     begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
     if not report["splits"] and not begun:
         return None  # stopped before there was anything to keep
     before, now = report["settings"], new["settings"]
     for partial in begun:
-        before, now = before | read_json(partial / HOW, "how its photos were encoded"), now | how
+        before, now = before | read_dict(partial / HOW, "how its photos were encoded"), now | how
     names = [name for name in before | now if before.get(name) != now.get(name)]
     differ = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
     if report["inputs"] != new["inputs"]:
@@ -1056,8 +1066,24 @@ def earlier_report(output, new, how, overwrite):
     return None if differ else report
 
 
+def read_dict(path, expected):
+    """The object in a JSON file that this script has written."""
+    value = read_json(path, expected)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: something else; expected {expected}")
+    return value
+
+
 def is_complete(output, split, report):
     return split in report["splits"] and all((output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors"))
+
+
+def is_utf8(path):
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def partial_of(output, split):
@@ -1113,7 +1139,7 @@ def write_split(output, split, job, report, tokenizer):
     settings, target, partial = report["settings"], output / f"{split}.safetensors", partial_of(output, split)
     broken = {}
     for chunk in range(-(-len(job.found) // CHUNK)):
-        broken |= read_json(note_of(partial, chunk), "the note of a chunk (run the same command again)")
+        broken |= read_dict(note_of(partial, chunk), "the note of a chunk (delete it, and run the same command again)")
     rows = {photo_id: row for row, photo_id in enumerate(job.found) if photo_id not in broken}
     stories, remarks = job.stories, job.remarks
     if settings["missing_photos"] == "drop":
@@ -1168,17 +1194,17 @@ def measure(stories, text):
     }
 
 
-def print_split(split, entry):
+def described(split, entry):
+    """What is printed of a split, from its entry in the report."""
     words, positions, photos = entry["words"], entry["positions"], entry["photos"]
-    print(
+    return (
         f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} found, "
         f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
         f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story with "
         f"{positions['image_slots']} image slots a photo takes {positions['mean']} positions "
         f"(95 %: {positions['95 %']}, most: {positions['max']})"
+        + (f"\n  {remark_line(entry['remarks'])}" if entry["remarks"] else "")
     )
-    if entry["remarks"]:
-        print(f"  {remark_line(entry['remarks'])}")
 
 
 def remark_line(remarks):

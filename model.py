@@ -155,7 +155,7 @@ class ImageEncoder(PreTrainedModel):
 def read_state_dict(path):
     """Tensors by name from a safetensors file or a torch file (read without unpickling code)."""
     if not Path(path).is_file():
-        raise FileNotFoundError("no such file")
+        raise FileNotFoundError("no such file, or none to read")
     if str(path).endswith(".safetensors"):
         from safetensors.torch import load_file
 

@@ -9,6 +9,8 @@ import copy
 import importlib
 import io
 import json
+import os
+import re
 import shutil
 import signal
 import sys
@@ -36,6 +38,7 @@ from model import ImageEncoder, PlanCVAE, load_checkpoint
 
 SECONDS = 20  # that a case may take: far more than any needs, on a machine that does other things too
 REFUSED, ACCEPTED = "refused", "accepted"
+BAR = re.compile(r"\[\d\d:\d\d")  # the time that a progress bar shows
 
 
 class Hangs(BaseException):
@@ -75,7 +78,7 @@ def run(script, *arguments, main=None):
         screen.flush()
     out, err = (screen.buffer.getvalue().decode() for screen in screens)
     lines = [line.split("\r")[-1] for line in err.split("\n")]  # what a progress bar has left
-    return SimpleNamespace(code=code, out=out, err=err, lines=[line for line in lines if line and "| " not in line])
+    return SimpleNamespace(code=code, out=out, err=err, lines=[line for line in lines if line and not BAR.search(line)])
 
 
 def judge(done, *names, kept=()):
@@ -412,11 +415,41 @@ def preprocessed(data, world):
         return preprocess(folder, world, "--vist_edit", "Edit", "--images", world.folder / "photos")
 
 
+def taken_up(data, world):
+    """dataset.py over its own output, which was begun or is complete, and of which a file is damaged."""
+    with place() as folder:
+        write_vist(folder, json.dumps(VIST).encode(), world)
+        if not (world.folder / "out").exists():
+            assert preprocess(folder, world, "--vist", "VIST") == ACCEPTED
+            shutil.copytree(folder / "out", world.folder / "out")
+        else:
+            shutil.copytree(world.folder / "out", folder / "out")
+        report = json.loads((folder / "out" / "report.json").read_text())
+        if data.draw(st.booleans()):
+            (folder / "out" / "train.words.safetensors").unlink()
+        else:  # stopped when the photos were written
+            partial = folder / "out" / "train.partial"
+            partial.mkdir()
+            (folder / "out" / "train.safetensors").rename(partial / "photos.safetensors")
+            (partial / "0.json").write_text("{}")
+            (partial / "how.json").write_text("{}")
+            cli.write_json(folder / "out" / "report.json", report | {"splits": {}})
+        files = [path for path in (folder / "out").rglob("*") if path.is_file() and path.name[0] != "."]
+        target = data.draw(st.sampled_from(sorted(files)))
+        raw = target.read_bytes()
+        as_json = target.suffix == ".json" and target.name != "tokenizer.json" and target.stat().st_size < 10_000
+        target.write_bytes(damaged_json(data, json.loads(raw)) if as_json else damaged_bytes(data, raw))
+        names = "out", "chunk", "--overwrite"
+        return judge(run_preprocess(world, "--vist", "VIST"), *names, kept=[folder])
+
+
 def write_vist(folder, content, world=None):
     (folder / "VIST" / "sis").mkdir(parents=True)
     (folder / "VIST" / "sis" / "train.story-in-sequence.json").write_bytes(content)
     if world:
         shutil.copytree(world.folder / "photos", folder / "VIST" / "images")
+        for path in (folder / "VIST" / "images").iterdir():  # their dates are part of what an output is of
+            os.utime(path, (0, 0))
 
 
 def write_edit(folder, content):
@@ -425,13 +458,17 @@ def write_edit(folder, content):
 
 
 def preprocess(folder, world, *arguments):
-    options = "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 --store pixels"
-    paths = ("--output", "out", "--tokenizer", world.folder / "tokenizer", "--workers", 1)
-    done = run("dataset.py", *arguments, *options.split(), *paths)
+    done = run_preprocess(world, *arguments)
     result = judge(done, "train.story-in-sequence.json", "a-d-e.json", "VIST: no story in train", "Edit: no story in",
                    kept=[folder])  # fmt: skip
     assert (folder / "out" / "train.safetensors").exists() == (result == ACCEPTED)
     return result
+
+
+def run_preprocess(world, *arguments):
+    options = "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 --store pixels"
+    paths = ("--output", "out", "--tokenizer", world.folder / "tokenizer", "--workers", 1)
+    return run("dataset.py", *arguments, *options.split(), *paths)
 
 
 def split(data, world):
@@ -539,12 +576,39 @@ def command_line(data, world):
     return result
 
 
+def resumed(data, world):
+    """train.py --resume of a training of which a file is damaged."""
+    name = data.draw(st.sampled_from(("latest/progress.json", "latest/optimizer.safetensors", "log.jsonl")))
+    with place() as folder:
+        arguments = training(world)
+        shutil.copytree(world.folder / "run", folder / "run")
+        target = folder / "run" / name
+        raw = target.read_bytes()
+        damaged = damaged_json(data, json.loads(raw)) if name.endswith(".json") else damaged_bytes(data, raw)
+        target.write_bytes(damaged)
+        done = run("train.py", *arguments, "--output_dir", "run", "--resume")
+        return judge(done, "--resume", "run/", "log.jsonl", "latest", kept=[folder])
+
+
+def training(world):
+    """Arguments of a training of two steps, which is begun in run/ and stands after the first of them."""
+    split, model = world.folder / "test.json", "--n_layer 1 --n_head 2 --n_embd 8 --n_positions 64 --plan_size 2"
+    arguments = ("--train_data_path", split, "--val_data_path", split, *model.split(), "--max_steps", 2)
+    arguments = (*arguments, "--image_slots", 1, "--batch_size", 2, "--eval_every", 1)
+    if not (world.folder / "run").exists():
+        done = run("train.py", *arguments, "--output_dir", world.folder / "run")
+        assert done.code == 0, done.err
+        path = world.folder / "run" / "latest" / "progress.json"
+        cli.write_json(path, json.loads(path.read_text()) | {"step": 1})
+    return arguments
+
+
 # cases in the ordinary suite, and among the slow tests
 ENTRANCES = {
     photo: (40, 2000), folder_of_photos: (6, 300), data_set_of_photos: (2, 100), stories_of_any_shape: (20, 1500),
     scored_stories: (8, 500), scored_by_the_model: (4, 150), vist_read: (8, 500), vist_edit_read: (8, 500),
-    preprocessed: (3, 200), split: (15, 1000), split_told: (5, 300), checkpoint: (12, 800), plans_read: (8, 500),
-    plans_told: (4, 300), command_line: (15, 1500),
+    preprocessed: (3, 200), taken_up: (3, 300), split: (15, 1000), split_told: (5, 300), checkpoint: (12, 800),
+    plans_read: (8, 500), plans_told: (4, 300), command_line: (15, 1500),
 }  # fmt: skip
 
 
@@ -574,11 +638,15 @@ def test_a_sample_of_damaged_inputs(entrance, world):
 @pytest.mark.slow
 def test_many_damaged_inputs(world):
     table = {entrance: feed(entrance, world, cases) for entrance, (_, cases) in ENTRANCES.items()}
-    total = Counter()
-    print(f"\n{'entrance':<40}{'cases':>8}{'refused':>10}{'accepted':>10}")
-    for entrance, found in table.items():
-        name = entrance.__doc__.splitlines()[0].rstrip(".")
-        print(f"{name:<84}{found.total():>8}{found[REFUSED]:>10}{found[ACCEPTED]:>10}")
-        total += found
-    print(f"{'in all':<84}{total.total():>8}{total[REFUSED]:>10}{total[ACCEPTED]:>10}")
+    total = sum(table.values(), Counter())
+    rows = [(entrance.__doc__.splitlines()[0].rstrip("."), found) for entrance, found in table.items()]
+    print(f"\n{'entrance':<88}{'cases':>8}{'refused':>10}{'accepted':>10}")
+    for name, found in [*rows, ("in all", total)]:
+        print(f"{name:<88}{found.total():>8,}{found[REFUSED]:>10,}{found[ACCEPTED]:>10,}")
     assert total.total() >= 2000
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="train.py --resume does not yet refuse all damaged files in one line")
+def test_many_damaged_trainings(world):
+    print(feed(resumed, world, 150))
