@@ -15,6 +15,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -66,7 +67,8 @@ def run(script, *arguments, main=None):
     sys.argv, sys.stdout, sys.stderr = [script, *arguments], *screens
     screens[1].reconfigure(errors="backslashreplace")  # as stderr always is
     try:
-        with in_time():
+        with in_time(), warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
             cli.run(main or importlib.import_module(Path(script).stem).main)
     except SystemExit as stop:
         code = stop.code or 0
@@ -74,6 +76,8 @@ def run(script, *arguments, main=None):
         sys.argv, sys.stdout, sys.stderr, handlers = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    warned = [str(w.message) for w in warned if issubclass(w.category, (RuntimeWarning, UserWarning))]
+    assert not warned  # they would be lines on the screen
     for screen in screens:
         screen.flush()
     out, err = (screen.buffer.getvalue().decode() for screen in screens)
@@ -640,9 +644,9 @@ def test_many_damaged_inputs(world):
     table = {entrance: feed(entrance, world, cases) for entrance, (_, cases) in ENTRANCES.items()}
     total = sum(table.values(), Counter())
     rows = [(entrance.__doc__.splitlines()[0].rstrip("."), found) for entrance, found in table.items()]
-    print(f"\n{'entrance':<88}{'cases':>8}{'refused':>10}{'accepted':>10}")
+    print(f"\n{'entrance':<96}{'cases':>8}{'refused':>10}{'accepted':>10}")
     for name, found in [*rows, ("in all", total)]:
-        print(f"{name:<88}{found.total():>8,}{found[REFUSED]:>10,}{found[ACCEPTED]:>10,}")
+        print(f"{name:<96}{found.total():>8,}{found[REFUSED]:>10,}{found[ACCEPTED]:>10,}")
     assert total.total() >= 2000
 
 
