@@ -16,6 +16,7 @@ coefficient), CDE-W = 1 / (geometric mean of s_t): 1 is perfect agreement.
 import random
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import cli
@@ -90,7 +91,17 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset import BrokenPhoto, BucketBatches, Photos, StoryDataset, collate, latest_split, load_photo
+from dataset import (
+    BrokenPhoto,
+    BucketBatches,
+    Photos,
+    StoryDataset,
+    collate,
+    latest_split,
+    load_photo,
+    photo_files,
+    photo_name,
+)
 from model import best_device, load_checkpoint
 from report import report
 
@@ -333,7 +344,8 @@ def find_photos(system, encoder, device):
     else:
 
         def key(beat):  # the photo's file, which never leaves its folder
-            return Path(beat.get("folder", ""), Path(beat["photo_id"] or "").name)
+            folder, name = Path(beat.get("folder", "")), Path(beat["photo_id"] or "").name
+            return spelled_out(folder).get(name, folder / name)
 
         for beat in (beat for story in system.stories for beat in story["beats"] if beat["photo_id"]):
             if key(beat) not in rows:
@@ -351,6 +363,13 @@ def find_photos(system, encoder, device):
         place = {row: i for i, row in enumerate(used)}
         system.photos = features(photos, used, encoder, device)
         system.stories = [with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories]
+
+
+@cache
+def spelled_out(folder):
+    """{the name that generate.py gives a photo: its path} of those photos in a folder whose name cannot be printed."""
+    paths = photo_files(folder, follow_links=True)[0] if folder.is_dir() else []
+    return {photo_name(path): path for path in paths if photo_name(path) != path.name}
 
 
 def with_rows(story, row):

@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message):
-        self.exit(2, f"{self.prog}: {message} (--help lists the options)\n")
+        self.exit(2, f"{self.prog}: {printable(message)} (--help lists the options)\n")
 
     def add_dataclass(self, cls):
         """One option per field of a dataclass: its type, default, `help` and `choices` (from the field's metadata)."""
@@ -354,11 +354,14 @@ def to_json(value):
 def write_text(path, text):
     """Write a text as UTF-8, whole or not at all; a line's end closes it."""
     with whole(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path, value):
-    """Write `value` as JSON, whole or not at all."""
+    """Write `value` as JSON, whole or not at all.
+
+    A half character (of a file's name that is no UTF-8) becomes \\udcff and the like, JSON's own spelling of it.
+    """
     write_text(path, to_json(value))
 
 
@@ -373,7 +376,9 @@ def loading(option_and_value, otherwise):
         yield
     except UserError:
         raise
-    except Exception as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
+    except BaseException as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as one of Rust may panic
+            raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(
             f"{option_and_value}: cannot be loaded, neither from disk nor from a hub ({reason}); {otherwise}"

@@ -17,8 +17,10 @@ import hashlib
 import json
 import math
 import os
+import re
 import shlex
 import shutil
+import stat
 import sys
 import warnings
 from collections import Counter
@@ -38,6 +40,7 @@ from cli import (
     positive_int,
     read_json,
     run,
+    warn,
     whole,
     write_json,
 )
@@ -121,6 +124,8 @@ def parser():
         add(f"--{name}", **options, help=f"{meaning} ({default})")
     add("--vocab_size", type=positive_int, default=8000, help="entries of a tokenizer that is trained here")
     add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
+    outside = "take photos that are links out of the folder of the photos (those of git-annex, of a hub's cache)"
+    add("--follow_links", action="store_true", default=False, help=outside)
     add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
     add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
     at_once = f"photos encoded at once (without a GPU: {CPU_BATCH} at most)"
@@ -151,7 +156,7 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
@@ -159,12 +164,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint
+from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint, load_encoder
 
+MOST_ENTRIES = 1_000_000  # of a tokenizer that is trained here
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+if "avif" in features.get_supported_modules():
+    PHOTO_FORMATS, PHOTO_SUFFIXES = (*PHOTO_FORMATS, "AVIF"), (*PHOTO_SUFFIXES, ".avif")
+UNREAD_SUFFIXES = tuple({".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES})  # photos too, which Pillow cannot read
+UNREAD_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
 CHUNK = 512  # photos that one process encodes between two notes of its progress
 
 
@@ -186,7 +196,14 @@ SPECIAL_TOKENS = tuple(f"[{name}]" for name in SpecialIds._fields)
 
 
 def special_ids(tokenizer):
-    return SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    """Raises UserError where the tokenizer is not one of ours."""
+    ids = SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
+    for token, number in zip(SPECIAL_TOKENS, ids, strict=True):
+        if number is None or tokenizer.convert_ids_to_tokens(number) != token:
+            raise UserError(
+                f"{tokenizer.name_or_path}: a tokenizer without {token}; expected one that dataset.py wrote"
+            )
+    return ids
 
 
 def add_special_tokens(tokenizer):
@@ -206,17 +223,21 @@ def load_tokenizer(name_or_path):
     with loading(f"--tokenizer {name_or_path}", "name a local folder, or --tokenizer bpe to train one on the stories"):
         # GPT-2 was published as these two files, and a folder that holds no others does not say what it is
         bare = (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file()
-        return add_special_tokens((GPT2Tokenizer if bare else AutoTokenizer).from_pretrained(name_or_path))
+        kind = GPT2Tokenizer if bare else AutoTokenizer
+        tokenizer = add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))  # else it would ask
+        encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
+        return tokenizer
 
 
 def train_tokenizer(sentences, vocab_size):
     """A byte-level BPE of at most `vocab_size` entries plus the special tokens, trained on `sentences` (strings).
 
-    Raises UserError where `vocab_size` leaves no room for the 256 bytes.
+    Raises UserError where `vocab_size` leaves no room for the 256 bytes, or is beyond MOST_ENTRIES.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if vocab_size < len(alphabet):
-        raise UserError(f"--vocab_size {vocab_size}: expected at least {len(alphabet)}, one entry for every byte")
+    if not len(alphabet) <= vocab_size <= MOST_ENTRIES:  # the library would ask for the memory of all at once
+        expected = f"expected at least {len(alphabet)}, one entry for every byte, and at most {MOST_ENTRIES}"
+        raise UserError(f"--vocab_size {vocab_size}: {expected}")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -229,8 +250,9 @@ def encode(tokenizer, sentences):
     """Token ids of each sentence, without special tokens: "[eos]" in a user's text is six characters, not a token."""
     if not sentences:
         return []
-    plain = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False)
-    return tokenizer(list(sentences), **plain)["input_ids"]
+    plain = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
+    sentences = [sentence.encode(errors="replace").decode() for sentence in sentences]  # JSON may hold half a character
+    return tokenizer(sentences, **plain)["input_ids"]
 
 
 # ---------------------------------------------------------------------------------------------- one story, one sequence
@@ -302,6 +324,8 @@ class Rows:
     def __init__(self, path, name):
         self.path, self.opened = Path(path), None
         try:
+            if not self.path.is_file():  # to open a pipe would wait for who writes to it
+                raise FileNotFoundError
             with open(path, "rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(length) if length < 1e8 else b"")
@@ -352,6 +376,8 @@ class Photos(Rows):
         """encoder: an ImageEncoder; the photos must be its features, or pixels of its size."""
         super().__init__(Path(json_path).parent / split["photos"]["file"], "photos")
         self.kind = split["photos"]["kind"]
+        if (self.dtype == torch.uint8) != (self.kind == "pixels"):
+            raise UserError(f"{self.path}: photos of {self.dtype}; expected {self.kind}, as {json_path} says")
         if encoder is not None:
             size = encoder.config.image_size
             fitting = (encoder.config.feature_size,) if self.kind == "features" else (3, size, size)
@@ -360,6 +386,12 @@ class Photos(Rows):
                     f"{json_path}: photos of {self.shape[1:]}; the model's encoder expects {fitting}: a split that was "
                     f"preprocessed with another --image_encoder or --image_size"
                 )
+
+    def __getitem__(self, rows):
+        table = super().__getitem__(rows)
+        if table.is_floating_point() and not table.isfinite().all():
+            raise UserError(f"{self.path}: features of row {rows} are not finite; run dataset.py again")
+        return table
 
     def moments(self, rows, most=20_000):
         """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly spread."""
@@ -413,10 +445,21 @@ class Text(NamedTuple):
         words, *tables = (Rows(path, name) for name in cls._fields)
         if words.metadata != words_of(json_path, tokenizer):
             return None
+        for table in (words, *tables):
+            if len(table.shape) != 1 or table.dtype not in (torch.int32, torch.int64):
+                raise UserError(
+                    f"{path}: a table of {table.dtype}, {table.shape}; expected those that dataset.py wrote"
+                )
         sentence_at, story_at, photos = (table[:].numpy() for table in tables)
         for at, count in ((sentence_at, len(words)), (story_at, len(photos)), (sentence_at[:1], 0), (story_at[:1], 0)):
-            if not at.size or at[-1] != count or (np.diff(at) < 0).any():
+            if not at.size or at.min() < 0 or at[-1] != count or (np.diff(at) < 0).any():
                 raise UserError(f"{path}: its tables do not fit together; expected those that dataset.py wrote")
+        for start in range(0, len(words), 2**20):  # an id beyond the table of embeddings would stop a training midway
+            part = words[start : start + 2**20]
+            if part.min() < 0 or part.max() >= len(tokenizer):
+                raise UserError(
+                    f"{path}: words beyond the tokenizer's {len(tokenizer)}; expected dataset.py's own file"
+                )
         if len(sentence_at) != len(photos) + 1:
             raise UserError(f"{path}: {len(photos)} photos; expected one for each of {len(sentence_at) - 1} sentences")
         return cls(words, sentence_at, story_at, photos)
@@ -578,11 +621,15 @@ def load_photo(path, size):
     Raises BrokenPhoto.
     """
     try:
-        if Path(path).stat().st_size == 0:
+        about = Path(path).stat()
+        if not stat.S_ISREG(about.st_mode):  # to open a pipe would wait for who writes to it
+            raise BrokenPhoto("not a file")
+        if about.st_size == 0:
             raise BrokenPhoto("empty file")
-        with warnings.catch_warnings(), Image.open(path, formats=PHOTO_FORMATS) as image:
-            warnings.simplefilter("ignore")  # odd metadata; what cannot be read raises an error
+        with quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
             image.draft("RGB", (2 * size, 2 * size))
+            if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:  # Pillow itself refuses twice as many
+                raise BrokenPhoto("{} x {}: too many pixels".format(*image.size))
             image.load()
             if max(image.size) > 20 * min(image.size):  # its shorter side would grow to `size`, and the longer with it
                 raise BrokenPhoto("{} x {} pixels: a strip".format(*image.size))
@@ -590,11 +637,29 @@ def load_photo(path, size):
     except BrokenPhoto:
         raise
     except UnidentifiedImageError:
-        raise BrokenPhoto("not a photo") from None
+        raise BrokenPhoto(unread_format(path) or "not a photo") from None
     except Image.DecompressionBombError:
         raise BrokenPhoto("too many pixels") from None
     except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
-        raise BrokenPhoto(f"{type(error).__name__}: {error}"[:80]) from None
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        raise BrokenPhoto(reason[:80]) from None
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def unread_format(path):
+    """What to do about a photo of a format that Pillow does not read, whatever it is named; None of anything else."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        start = file.read(12)
+        if start[4:8] == b"ftyp" and start[8:] in UNREAD_BRANDS:
+            return f"{UNREAD_BRANDS[start[8:]]}, which is not read; export it as JPEG"
+    return None
 
 
 def upright(image):
@@ -615,33 +680,76 @@ def to_rgb(image):
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def photo_files(folder):
-    """The files in a folder that are named as photos, by name."""
+def photo_files(folder, root=None, follow_links=False):
+    """The files in a folder that are named as photos, by name, and {path: reason} of what is so named but left aside.
+
+    A link that leads out of `root` (a folder; `folder` itself where it is not given) is left aside, if links are not to
+    be followed.
+    """
+    found, aside, root = [], {}, Path(root or folder).resolve()
     with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_file())
-    return [Path(folder, name) for name in names if Path(name).suffix.lower() in PHOTO_SUFFIXES]
+        entries = sorted(entries, key=lambda entry: entry.name)
+    for entry in entries:
+        path = Path(folder, entry.name)
+        if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
+            continue
+        if entry.is_file(follow_symlinks=False) or not (reason := why_aside(path, root, follow_links)):
+            found.append(path)
+        else:
+            aside[path] = reason
+    return found, aside
+
+
+def why_aside(path, root, follow_links):
+    """Why a path that may be a link is not taken for a photo's file; None where it is."""
+    try:
+        mode = path.stat().st_mode
+        if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
+            return "a link out of the folder"
+    except OSError as error:
+        return "a link that leads nowhere" if path.is_symlink() else error.strerror
+    return None if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
+
+
+def photo_name(path):
+    """A file's name for screens and JSON: what cannot be printed in it is spelled out, as \\x1b or \\udcff."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in Path(path).name)
 
 
 def time_taken(path):
     """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it does not."""
-    with contextlib.suppress(Exception), Image.open(path, formats=PHOTO_FORMATS) as image:
+    with contextlib.suppress(Exception), quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
         exif = image.getexif()
-        return exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.DateTimeOriginal) or exif.get(ExifTags.Base.DateTime)
+        for of, tag in ((exif.get_ifd(ExifTags.IFD.Exif), "DateTimeOriginal"), (exif, "DateTime")):
+            time = of.get(ExifTags.Base[tag])
+            if isinstance(time, str) and re.match(r"(?!0000)\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", time):
+                return time
     return None
 
 
-def photo_index(images, split):
-    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are not VIST's).
+def photo_index(images, split, follow_links=False):
+    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are not VIST's), and
+    {photo id: reason} of those that are left aside.
 
-    Where there are no such folders: of those in `images` itself.
+    Where there are no such folders: of those in `images` itself. Raises UserError where one is a link out of `images`.
     """
     folders = [images / name for name in (split, *SPLITS) if (images / name).is_dir()] or [images]
-    paths = [path for folder in folders for path in photo_files(folder)]
-    return {path.stem: path for path in reversed(paths)}  # of x.gif and x.jpg, the first; of two splits, the own
+    index, aside = {}, {}
+    for folder in reversed(folders):
+        if folder != images and not follow_links and not folder.resolve().is_relative_to(images.resolve()):
+            raise UserError(f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links")
+        found, left = photo_files(folder, images, follow_links)
+        found.sort(key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES)  # they stand in for no other
+        index |= {path.stem: path for path in reversed(found)}  # of x.gif and x.jpg, the first; of two splits, the own
+        aside |= {path.stem: reason for path, reason in left.items()}
+    return index, aside
 
 
-def find_photos(stories, index):
-    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those without a file."""
+def find_photos(stories, index, aside):
+    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those without a file.
+
+    index, aside: as `photo_index` gives them.
+    """
     found, missing = {}, {}
     for photo_id in dict.fromkeys(beat["photo_id"] for story in stories for beat in story["beats"]):
         if photo_id in (".", "..") or set(photo_id) & {"/", "\\"}:
@@ -649,7 +757,7 @@ def find_photos(stories, index):
         elif photo_id in index:
             found[photo_id] = index[photo_id]
         else:
-            missing[photo_id] = "not found"
+            missing[photo_id] = aside.get(photo_id, "not found")
     return found, missing
 
 
@@ -861,6 +969,8 @@ def preprocess(args, team, stack):
     if args.machine_stories and key != "vist_edit":
         raise UserError("--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR")
     images, output = vars(args).get("images", folder / source.images), vars(args).get("output", PREPROCESSED / key)
+    if not is_utf8(output):
+        raise UserError(f"--output {output}: a name that is no UTF-8; expected one that all libraries can write")
     if not images.is_dir():
         fetch = "" if key == "picturebook" else ", or --download to fetch them"
         raise UserError(
@@ -868,7 +978,10 @@ def preprocess(args, team, stack):
         )
 
     splits, machine = source.read(folder, args.text)
-    jobs = {split: prepare(folder, split, *told, images, args.missing_photos) for split, told in splits.items()}
+    jobs = {
+        split: prepare(folder, split, *told, images, args.missing_photos, args.follow_links)
+        for split, told in splits.items()
+    }
     settings = choose_settings(args, source)
     if settings["store"] == "features" and team.device.type == "cpu":
         args.batch_size = min(args.batch_size, CPU_BATCH)
@@ -899,7 +1012,7 @@ def preprocess(args, team, stack):
         else:
             print(f"{output / split}.json: complete already, from the same settings and input")
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
-        print_split(split, report["splits"][split])
+        print(described(split, report["splits"][split]))
     if team.index:
         return 0
     if args.machine_stories:
@@ -964,12 +1077,15 @@ class Job(NamedTuple):
     fingerprint: str  # of the stories and the photos' files
 
 
-def prepare(folder, split, stories, remarks, images, missing_photos):
-    index = photo_index(images, split)
-    found, missing = find_photos(stories, index)
+def prepare(folder, split, stories, remarks, images, missing_photos, follow_links):
+    index = photo_index(images, split, follow_links)
+    found, missing = find_photos(stories, *index)
+    if aside := Counter(reason for reason in missing.values() if reason != "not found"):
+        takes = "; --follow_links takes links" if any("a link out" in reason for reason in aside) else ""
+        warn(f"{images}: photos of {split} are left aside ({remark_line(aside)}{takes})")
     if missing_photos == "drop":
         stories = with_photos(stories, found, split, remarks)
-        found, _ = find_photos(stories, index)
+        found, _ = find_photos(stories, *index)
     if not stories:
         found = remark_line(remarks) or "no annotations"
         raise UserError(f"{folder}: no story in {split} ({found}); expected at least one")
@@ -1016,14 +1132,20 @@ def earlier_report(output, new, how, overwrite):
             raise UserError(f"--output {output}: holds {others[0]}, not made here; expected a new or empty folder")
         return None
     report = read_json(path, "the report of an earlier run")
-    if not isinstance(report, dict) or not {*new, "splits"} <= report.keys():
-        raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output")
+    try:
+        if not all(isinstance(report[name], dict) for name in (*new, "splits")):
+            raise TypeError
+        for split, entry in report["splits"].items():
+            described(split, entry)
+    except (LookupError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output") from None
     begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
+    begun = {partial for partial in begun if not is_complete(output, partial.stem, report)}  # else it was to be removed
     if not report["splits"] and not begun:
         return None  # stopped before there was anything to keep
     before, now = report["settings"], new["settings"]
     for partial in begun:
-        before, now = before | read_json(partial / HOW, "how its photos were encoded"), now | how
+        before, now = before | read_dict(partial / HOW, "how its photos were encoded"), now | how
     names = [name for name in before | now if before.get(name) != now.get(name)]
     differ = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
     if report["inputs"] != new["inputs"]:
@@ -1033,8 +1155,24 @@ def earlier_report(output, new, how, overwrite):
     return None if differ else report
 
 
+def read_dict(path, expected):
+    """The object in a JSON file that this script has written."""
+    value = read_json(path, expected)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: something else; expected {expected}")
+    return value
+
+
 def is_complete(output, split, report):
     return split in report["splits"] and all((output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors"))
+
+
+def is_utf8(path):
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def partial_of(output, split):
@@ -1044,7 +1182,7 @@ def partial_of(output, split):
 
 def load_shared(output):
     tokenizer, encoder = (output / name for name in SHARED)
-    return load_tokenizer(tokenizer), ImageEncoder.from_pretrained(encoder).eval()
+    return load_tokenizer(tokenizer), load_encoder(encoder).eval()
 
 
 def is_trained(weights):
@@ -1090,7 +1228,7 @@ def write_split(output, split, job, report, tokenizer):
     settings, target, partial = report["settings"], output / f"{split}.safetensors", partial_of(output, split)
     broken = {}
     for chunk in range(-(-len(job.found) // CHUNK)):
-        broken |= read_json(note_of(partial, chunk), "the note of a chunk (run the same command again)")
+        broken |= read_dict(note_of(partial, chunk), "the note of a chunk (delete it, and run the same command again)")
     rows = {photo_id: row for row, photo_id in enumerate(job.found) if photo_id not in broken}
     stories, remarks = job.stories, job.remarks
     if settings["missing_photos"] == "drop":
@@ -1119,7 +1257,8 @@ def write_stories(path, about, stories, tokenizer):
 
 def write_story_lines(path, about, stories):
     """Write stories as JSON, whole or not at all: a line with everything about them, then a line a story."""
-    with whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own spelling of it.
+    with whole(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
         for number, story in enumerate(stories):
             file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
@@ -1144,17 +1283,17 @@ def measure(stories, text):
     }
 
 
-def print_split(split, entry):
+def described(split, entry):
+    """What is printed of a split, from its entry in the report."""
     words, positions, photos = entry["words"], entry["positions"], entry["photos"]
-    print(
+    return (
         f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} found, "
         f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
         f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story with "
         f"{positions['image_slots']} image slots a photo takes {positions['mean']} positions "
         f"(95 %: {positions['95 %']}, most: {positions['max']})"
+        + (f"\n  {remark_line(entry['remarks'])}" if entry["remarks"] else "")
     )
-    if entry["remarks"]:
-        print(f"  {remark_line(entry['remarks'])}")
 
 
 def remark_line(remarks):

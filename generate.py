@@ -31,6 +31,7 @@ def parser():
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
     parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
     parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
+    parser.add_argument("--follow_links", action="store_true", help="take photos that are links out of their folder")
     parser.add_argument("--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time")
     parser.add_argument(
         "--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen"
@@ -111,6 +112,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from dataset import (
     PHOTO_SUFFIXES,
+    UNREAD_SUFFIXES,
     BrokenPhoto,
     Photos,
     StoryDataset,
@@ -119,6 +121,7 @@ from dataset import (
     load_photo,
     pack,
     photo_files,
+    photo_name,
     read_split,
     special_ids,
     story_length,
@@ -259,7 +262,7 @@ def between(one, other, share):
 def read_plans(path, plan_size):
     """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of any other."""
     expected = "a file that --save_plans has written"
-    found = cli.read_json(path, expected)
+    found = cli.read_json(path, expected, unique=True)
     plans = {}
     try:
         if found["plan_size"] != plan_size:
@@ -337,32 +340,41 @@ def redrawn(plan, new, beats):
 # ------------------------------------------------------------------------------------------- folders
 
 
+NAMED = 10  # photos left aside that are named; the others are counted
+
+
 def natural(name):
     """Sorting key by which photo2 comes before photo10."""
     return [(part.isdecimal(), int(part) if part.isdecimal() else part.lower()) for part in re.split(r"(\d+)", name)]
 
 
-def read_folder(folder, encoder, order):
+def read_folder(folder, encoder, order, follow_links=False):
     """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
 
-    Raises UserError where the folder holds none. What is left aside is said.
+    follow_links: take photos that are links out of the folder. Raises UserError where the folder holds none. What is
+    left aside is said.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
             f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a folder of photos"
         )
-    found, unreadable = [], []
-    for path in sorted(photo_files(folder), key=lambda path: natural(path.name)):
+    paths, aside = photo_files(folder, follow_links=follow_links)
+    found, linked = [], sum("a link out" in reason for reason in aside.values())
+    for path in sorted(paths, key=lambda path: natural(path.name)):
         try:
             found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
         except BrokenPhoto as error:
-            unreadable.append(f"{path.name} ({error})")
-    others = sum(path.is_file() and path.suffix.lower() not in PHOTO_SUFFIXES for path in folder.iterdir())
+            aside[path] = str(error)
+    suffixes = PHOTO_SUFFIXES + UNREAD_SUFFIXES
+    others = sum(path.is_file() and path.suffix.lower() not in suffixes for path in folder.iterdir())
     if others:
         cli.warn(f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and are left aside")
-    if unreadable:
-        cli.warn(f"{folder}: {len(unreadable)} photos cannot be read and are left aside: {', '.join(unreadable)}")
+    if aside:
+        named = [f"{path.name} ({reason})" for path, reason in aside.items()]
+        named = named[:NAMED] + ([f"and {len(named) - NAMED} more"] if len(named) > NAMED else [])
+        takes = "; --follow_links takes links out of it" if linked else ""
+        cli.warn(f"{folder}: {len(aside)} photos cannot be read and are left aside: {', '.join(named)}{takes}")
     if not found:
         raise UserError(f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files")
     if order == "time":
@@ -371,10 +383,10 @@ def read_folder(folder, encoder, order):
         if undated:
             cli.warn(f"{folder}: {undated} photos carry no EXIF time and come last, by name")
         found.sort(key=lambda entry: (times[entry[0]] is None, times[entry[0]] or ""))
-    names = [path.name for path, _ in found]
+    name = photo_name(folder.resolve()) or str(folder)
     return {
-        "story_id": folder.resolve().name, "album_id": folder.resolve().name, "photo_ids": names,
-        "folder": str(folder), "rows": list(range(len(names))), "photos": torch.stack([pixels for _, pixels in found]),
+        "story_id": name, "album_id": name, "photo_ids": [photo_name(path) for path, _ in found],
+        "folder": str(folder), "rows": list(range(len(found))), "photos": torch.stack([pixels for _, pixels in found]),
         "paths": [path for path, _ in found],
     }  # fmt: skip
 
@@ -383,10 +395,15 @@ def read_albums(path, encoder):
     """The albums of a preprocessed split, whose photos must be of the encoder's kind."""
     split = read_split(path)
     photos = Photos(path, split, encoder)
+    for story in split["stories"]:
+        rows = [beat["photo"] for beat in story["beats"] if beat["photo"] is not None]
+        if beyond := [row for row in rows if row >= len(photos)]:
+            found = f"{path}: story {story['story_id']}: photo {beyond[0]}"
+            raise UserError(f"{found}; expected one of the {len(photos)} rows in {photos.path.name}")
     return [
         {
-            "story_id": story["story_id"], "album_id": story["album_id"], "photos": photos,
-            "photo_ids": [beat["photo_id"] for beat in story["beats"]],
+            "story_id": story["story_id"], "album_id": story.get("album_id") or story["story_id"], "photos": photos,
+            "photo_ids": [beat.get("photo_id") for beat in story["beats"]],
             "rows": [beat["photo"] for beat in story["beats"]],
         }
         for story in split["stories"]
@@ -566,10 +583,11 @@ def main():
         raise UserError(
             f"--rerank_by {options.rerank_by}: the model in {options.checkpoint} lacks it; expected another"
         )
+    how = model.image_encoder, options.order, options.follow_links
     albums = (
         read_albums(options.data_path, model.image_encoder)
         if options.data_path
-        else [read_folder(folder, model.image_encoder, options.order) for folder in options.folders]
+        else [read_folder(folder, *how) for folder in options.folders]
     )
     asked = tellings(albums, options, model.config.plan_size)
     on_screen = slice(0 if options.format != "text" else None if options.folders else 1)

@@ -90,6 +90,8 @@ def mean_figure(entries):
 
 def percentiles(values):
     """95 % percentile interval (low, high) of draws; one without a figure (of empty stories alone) does not count."""
+    if np.isnan(values).all():  # of which numpy would warn
+        return np.nan, np.nan
     return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())
 
 

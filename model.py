@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision import models as torchvision_models
@@ -32,10 +33,11 @@ from transformers import (
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
-from cli import PLANS, UserError, loading
+from cli import PLANS, UserError, loading, read_json, recover
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 
 transformers_logging.disable_progress_bar()  # a bar for half a second of weights would hide our own
@@ -81,6 +83,10 @@ class ImageEncoderConfig(PreTrainedConfig):
             raise UserError(f"--image_encoder {self.arch}: unknown; expected one of {', '.join(RESNETS)}")
         if not 1 <= self.stages <= 4:
             raise UserError(f"image encoder stages {self.stages}: expected 1 to 4")
+        if not 1 <= self.image_size <= LARGEST_PHOTO:
+            raise UserError(f"--image_size {self.image_size}: expected 1 to {LARGEST_PHOTO} pixels")
+        if not 1 <= self.grid <= self.image_size:
+            raise UserError(f"--encoder_grid {self.grid}: expected 1 to the {self.image_size} pixels of a photo's side")
 
 
 class ImageEncoder(PreTrainedModel):
@@ -115,6 +121,8 @@ class ImageEncoder(PreTrainedModel):
             resnet = torchvision_models.get_model(arch, weights="DEFAULT" if weights == "imagenet" else None)
             if weights not in ("imagenet", "none"):
                 resnet.load_state_dict(read_state_dict(weights))
+                if wrong := not_finite(resnet):
+                    raise ValueError(f"{wrong} is not finite")
         return cls(config, resnet)
 
     def preprocess(self, image):
@@ -146,6 +154,8 @@ class ImageEncoder(PreTrainedModel):
 
 def read_state_dict(path):
     """Tensors by name from a safetensors file or a torch file (read without unpickling code)."""
+    if not Path(path).is_file():
+        raise FileNotFoundError("no such file, or none to read")
     if str(path).endswith(".safetensors"):
         from safetensors.torch import load_file
 
@@ -743,26 +753,110 @@ AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
 AutoModel.register(PlanCVAEConfig, PlanCVAE)
 
 
+# ------------------------------------------------------------------------------------------------ loading
+
+
 def load_checkpoint(path, flag="--checkpoint"):
     """The model and tokenizer of a checkpoint, or of the best (else the latest) one in a training's output_dir.
 
     Raises UserError, which names the flag, where there is none or it is damaged.
     """
     path = Path(path)
+    for place in (path, path / BEST, path / LATEST):
+        recover(place)  # a training may have been killed while it replaced one
     found = next((p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None)
     if found is None:
         raise UserError(f"{flag} {path}: no checkpoint there; expected a directory that train.py wrote")
-    with loading(f"{flag} {found}", "expected the complete directory that train.py wrote"):
-        model, report = PlanCVAE.from_pretrained(found, local_files_only=True, output_loading_info=True)
-        wrong = sorted({*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])})
-        if wrong:
-            raise UserError(
-                f"{flag} {found}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): "
-                f"damaged, or written by another version of this code; expected one that train.py has written since"
-            )
-        tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True)
-    if len(tokenizer) > model.decoder.config.vocab_size:
-        raise UserError(
-            f"{flag} {found}: its tokenizer has {len(tokenizer)} tokens, its model {model.decoder.config.vocab_size}"
-        )
-    return model.eval(), tokenizer
+    where = f"{flag} {found}"
+    model = load_whole(PlanCVAE, found, where, "expected the complete directory that train.py wrote")
+    vocab_size = model.decoder.config.vocab_size
+    with loading(where, "expected the complete directory that train.py wrote"), quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True, trust_remote_code=False)
+        ids, rules = tokenizer.get_vocab().values(), tokenizer.backend_tokenizer.to_str()
+        tokenizer(["a"])  # what is wrong with its settings shows only then
+    if len(tokenizer) != vocab_size or max(ids) >= vocab_size:
+        raise UserError(f"{where}: its tokenizer has {len(tokenizer)} tokens, its model {vocab_size}")
+    if not rules or tokenizer.pad_token_id is None or tokenizer.eos_token_id != model.config.eos_token_id:
+        raise UserError(f"{where}: its tokenizer is not its model's ([eos], [pad]); expected train.py's own files")
+    return model, tokenizer
+
+
+def load_encoder(path):
+    """The photo encoder that dataset.py has left in a folder, in eval mode. Raises UserError."""
+    return load_whole(ImageEncoder, path, str(path), "expected the encoder that dataset.py left there")
+
+
+def load_whole(kind, path, where, otherwise):
+    """A model of class `kind` from its directory, in eval mode: all of its weights are there, fit and are finite.
+
+    where and otherwise: what errors begin and end with. Raises UserError.
+    """
+    path = Path(path)
+    about = read_json(path / "config.json", "the configuration of a model")
+    if not isinstance(about, dict) or about.get("model_type") != kind.config_class.model_type:
+        raise UserError(f"{where}: its config.json is not of a {kind.config_class.model_type}; {otherwise}")
+    if not (path / "model.safetensors").is_file():  # a pickle could run code
+        raise UserError(f"{where}: no model.safetensors in it (other formats are not read); {otherwise}")
+    with loading(where, otherwise), quiet_transformers():
+        try:
+            config = kind.config_class.from_pretrained(path, local_files_only=True)
+            wanted = sizes(config)
+        except UserError as error:
+            raise ValueError(f"config.json: {error}") from None
+        with safe_open(path / "model.safetensors", "pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        # First, since a network of other sizes could be too large to be made.
+        if wrong := [name for name, size in wanted if shapes.get(name) != size]:
+            raise UserError(unfitting(where, wrong))
+        model, report = kind.from_pretrained(
+            path, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+            output_loading_info=True,
+        )  # fmt: skip
+        if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])}):
+            raise UserError(unfitting(where, wrong))
+        if wrong := not_finite(model):
+            raise UserError(f"{where}: {wrong} in model.safetensors is not finite; {otherwise}")
+    return model.eval()
+
+
+def unfitting(where, wrong):
+    return (
+        f"{where}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): damaged, or written by "
+        f"another version of this code; expected one that train.py has written since"
+    )
+
+
+def sizes(config):
+    """(name, shape) of the weights whose shapes say how large a network is; the last block's among them."""
+    if isinstance(config, ImageEncoderConfig):
+        return []  # a ResNet of at most 152 layers
+    decoder, eye = GPT2Config(**config.decoder), ImageEncoderConfig(**config.image_encoder)
+    D, V = decoder.n_embd, decoder.vocab_size
+    F = (512 if eye.arch in RESNETS[:2] else 2048) // 2 ** (4 - eye.stages) * eye.grid**2
+    found = [
+        ("decoder.transformer.wte.weight", (V, D)),
+        ("decoder.transformer.wpe.weight", (decoder.n_positions, D)),
+        ("photo_projection.weight", (config.image_slots * D, F)),
+    ]
+    for network, blocks in (("decoder.transformer", decoder.n_layer), ("dynamics", config.dynamics_layers)):
+        for block in {0, blocks - 1} - {-1}:
+            found.append((f"{network}.h.{block}.mlp.c_fc.weight", (D, decoder.n_inner or 4 * D)))
+    if config.plan != "none":
+        found.append(("plan_head.weight", (V, config.plan_size)))
+    return found
+
+
+def not_finite(model):
+    """The name of a tensor that holds NaN or infinity; None where all numbers are finite."""
+    return next((name for name, of in model.state_dict().items() if not of.isfinite().all()), None)
+
+
+@contextmanager
+def quiet_transformers():
+    """Without transformers' own tables of what is wrong with weights: an error says it in a line."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(50)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)

@@ -33,6 +33,11 @@ ABBREVIATIONS = frozenset("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
 # ----------------------------------------------------------------------------------------------- text
 
 
+def is_id(value):
+    """Whether a value from JSON names something: text, or a whole number."""
+    return isinstance(value, str) or type(value) is int
+
+
 def one_line(text):
     text = str(text).encode(errors="replace").decode()  # JSON may hold half a character, which no file takes
     return " ".join(text.split())
@@ -103,7 +108,7 @@ def read_vist(folder, text):
 
 
 def read_vist_split(path, text):
-    return vist_stories(path, read_json(path, "VIST annotations"), text)
+    return vist_stories(path, read_json(path, "VIST annotations", unique=True), text)
 
 
 def vist_stories(path, data, text):
@@ -112,21 +117,27 @@ def vist_stories(path, data, text):
     if not isinstance(entries, list):
         raise UserError(f'{path}: no list "annotations"; expected VIST annotations (stories in sequence)')
     albums = data["albums"] if isinstance(data.get("albums"), list) else []
-    labels = {str(album.get("id")): album.get("vist_label") for album in albums if isinstance(album, dict)}
+    albums = [album for album in albums if isinstance(album, dict) and isinstance(album.get("vist_label"), str)]
+    labels = {str(album.get("id")): album["vist_label"] for album in albums}
     by_story, key = {}, {"normalized": "text", "original": "original_text"}[text]
     for number, entry in enumerate(entries):
-        entry = entry[0] if isinstance(entry, list) and entry else entry
+        entry = entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
         for name in ("story_id", "photo_flickr_id", "worker_arranged_photo_order", key):
             if not isinstance(entry, dict) or entry.get(name) is None:
                 advice = "; --text normalized does without it" if name == "original_text" else ""
                 raise UserError(f'{path}: annotation {number} has no "{name}"; expected one in each{advice}')
+        for name in ("story_id", "photo_flickr_id", "album_id"):
+            if entry.get(name) is not None and not is_id(entry[name]):
+                raise UserError(f'{path}: annotation {number}: "{name}" is {shown(entry[name])}; expected text')
+        if not isinstance(entry[key], str):
+            raise UserError(f'{path}: annotation {number}: "{key}" is {shown(entry[key])}; expected text')
         by_story.setdefault(str(entry["story_id"]), []).append(entry)
     stories, remarks = [], Counter()
     for story_id, entries in by_story.items():
         try:
-            places = [int(entry["worker_arranged_photo_order"]) for entry in entries]
+            places = [whole_number(entry["worker_arranged_photo_order"]) for entry in entries]
         except (TypeError, ValueError, OverflowError):
-            raise UserError(f'{path}: story {story_id}: a "worker_arranged_photo_order" is not a number') from None
+            raise UserError(f'{path}: story {story_id[:60]}: a "worker_arranged_photo_order" is not a number') from None
         told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
         beats = sorted(set(zip(places, told, strict=True)))  # an annotation that is there twice counts once
         places = [place for place, _ in beats]
@@ -136,12 +147,26 @@ def vist_stories(path, data, text):
             remarks["left out: an empty sentence"] += 1
         else:
             remarks["kept: a place without a photo"] += places != list(range(len(places)))
-            album_id = str(entries[0].get("album_id", ""))
+            album_id = entries[0].get("album_id")
+            album_id = story_id if album_id is None else str(album_id)
             label = labels.get(album_id)  # VIST's word for what the album is about
             stories.append(
-                new_story(story_id, album_id, [beat for _, beat in beats]) | ({"label": str(label)} if label else {})
+                new_story(story_id, album_id, [beat for _, beat in beats]) | ({"label": label} if label else {})
             )
     return stories, remarks
+
+
+def whole_number(value):
+    """The int that a number, or its text, says. Raises TypeError, ValueError or OverflowError."""
+    number = int(value)
+    if isinstance(value, float) and value != number:
+        raise ValueError
+    return number
+
+
+def shown(value):
+    """A value from JSON, as an error shows it."""
+    return f"a {type(value).__name__}" if isinstance(value, (list, dict)) else repr(value)[:40]
 
 
 def read_vist_edit(folder, text):
@@ -164,16 +189,19 @@ def read_vist_edit(folder, text):
 
 def read_edits(path, text, remarks):
     """The human edits in one file of VIST-Edit as stories, and the machine's own story."""
-    data, key = read_json(path, "a story of VIST-Edit"), EDIT_KEYS[text]
+    data, key = read_json(path, "a story of VIST-Edit", unique=True), EDIT_KEYS[text]
     expected = {"photo_sequence_ids": list, "auto_story_text_normalized": str, "edited_stories": list}
     for name, kind in expected.items():
         if not isinstance(data, dict) or not isinstance(data.get(name), kind) or not data[name]:
             raise UserError(f'{path}: no "{name}"; expected a story of VIST-Edit')
+    if not all(map(is_id, data["photo_sequence_ids"])) or not data["auto_story_text_normalized"].strip():
+        raise UserError(f"{path}: a photo without an id, or a story without words; expected a story of VIST-Edit")
+    for name in ("model", "album_id"):
+        if data.get(name) is not None and not is_id(data[name]):
+            raise UserError(f'{path}: "{name}" is {shown(data[name])}; expected text')
     photos = [str(photo_id) for photo_id in data["photo_sequence_ids"]]
-    name, album_id = (
-        f"{'-'.join(photos)}-{data.get('model') or Path(path).resolve().parts[-3]}",
-        str(data.get("album_id", "")),
-    )
+    name = f"{'-'.join(photos)}-{data.get('model') or Path(path).resolve().parent.parent.name}"
+    album_id = name if data.get("album_id") is None else str(data["album_id"])
     machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
     remarks[UNEVEN] += len(machine) != len(photos)
     stories = []
@@ -181,6 +209,8 @@ def read_edits(path, text, remarks):
         if not isinstance(edit, dict) or not isinstance(edit.get(key), (str, list)):
             raise UserError(f'{path}: edit {number} has no "{key}"; expected one in each')
         sentences = re.split(r"(?<=[.!?])\s+", edit[key]) if isinstance(edit[key], str) else edit[key]
+        if not all(isinstance(sentence, str) for sentence in sentences):
+            raise UserError(f'{path}: edit {number}: "{key}" holds something else; expected sentences')
         sentences = [sentence for sentence in map(one_line, sentences) if sentence]
         if sentences:
             remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)
@@ -256,6 +286,8 @@ def split_head(path):
 
     Such a split has one story a line, and all else in its first line.
     """
+    if not Path(path).is_file():  # to open a pipe would wait for who writes to it
+        return None
     try:
         with open(path, encoding="utf-8") as file:
             head = json.loads(file.readline(1_000_000).rstrip() + "]}")
@@ -269,9 +301,9 @@ def story_ids(path, numbers):
     numbers = [~number if number < 0 else number for number in numbers]
     if split_head(path) is None:
         return [read_split(path)["stories"][number]["story_id"] for number in numbers]
-    with open(path, encoding="utf-8") as file:
-        lines = {number: line for number, line in enumerate(file, -1) if number in numbers}
     try:
+        with open(path, encoding="utf-8") as file:
+            lines = {number: line for number, line in enumerate(file, -1) if number in numbers}
         return [json.loads(lines[number].rstrip().rstrip(","))["story_id"] for number in numbers]
     except (LookupError, ValueError, TypeError):
         raise UserError(f"{path}: not as many stories as words beside it; run dataset.py again") from None
@@ -283,9 +315,18 @@ def check_head(path, split):
         raise UserError(f'{path}: no "format": 1 at its top; expected {SPLIT_SHAPE}')
     photos = split.get("photos")
     file, kind = (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
-    if not isinstance(file, str) or kind not in ("features", "pixels"):
+    if not is_file_name(file) or kind not in ("features", "pixels"):
         raise UserError(f'{path}: expected "photos": {{"file": "<split>.safetensors", "kind": "features" or "pixels"}}')
+    for name, fits in (("words", is_file_name), ("text", EDIT_KEYS.__contains__)):
+        if name in split and not (isinstance(split[name], str) and fits(split[name])):
+            raise UserError(f'{path}: "{name}" is {shown(split[name])}; expected what dataset.py writes')
     return split
+
+
+def is_file_name(value):
+    """Whether a value from JSON names a file, without a folder: what stands beside a split is beside it."""
+    fits = isinstance(value, str) and len(value.encode(errors="replace")) < 256
+    return fits and value not in ("", ".", "..") and not set(value) & {"/", "\\", "\0"}
 
 
 def check_split(path, split):
@@ -294,17 +335,21 @@ def check_split(path, split):
     if not isinstance(split.get("stories"), list) or not split["stories"]:
         raise UserError(f"{path}: holds no stories; expected {SPLIT_SHAPE}")
     for number, story in enumerate(split["stories"]):
-        if not isinstance(story, dict) or "story_id" not in story:
+        if not isinstance(story, dict) or not is_id(story.get("story_id")):
             raise UserError(f'{path}: story number {number}: no "story_id"; expected one in each')
-        place = f"{path}: story {story['story_id']}"
+        place = f"{path}: story {one_line(story['story_id'])[:60]}"
         if not isinstance(story.get("beats"), list) or not story["beats"]:
             raise UserError(f'{place}: no "beats"; expected a list of at least one')
+        if story.get("album_id") is not None and not is_id(story["album_id"]):
+            raise UserError(f'{place}: "album_id" is {shown(story["album_id"])}; expected text')
         for beat in story["beats"]:
             if not isinstance(beat, dict) or not isinstance(beat.get("sentence"), str):
                 raise UserError(f'{place}: a beat has no "sentence"; expected a string in each')
+            if beat.get("photo_id") is not None and not is_id(beat["photo_id"]):
+                raise UserError(f'{place}: "photo_id" of a beat is {shown(beat["photo_id"])}; expected text')
             row = beat.get("photo", "absent")
-            if row is not None and (type(row) is not int or row < 0):
-                raise UserError(f'{place}: "photo" of a beat is {row!r}; expected a row number or null')
+            if row is not None and (type(row) is not int or not 0 <= row < 2**63):
+                raise UserError(f'{place}: "photo" of a beat is {shown(row)}; expected a row number or null')
     return split
 
 
@@ -359,7 +404,7 @@ def read_stories(path):
         settings = value.get("settings")
         split = settings.get("data_path") if isinstance(settings, dict) else None
         in_folders = any("folder" in beat for story in told.stories for beat in story["beats"])
-        told.photos = split if isinstance(split, str) else "folders" if in_folders else None
+        told.photos = split if isinstance(split, str) and split else "folders" if in_folders else None
         return told
     return mapped(path, value)
 
@@ -394,20 +439,24 @@ def preprocessed(path, number, entry):
     """A story of a split or of VIST itself, and how many photos it has."""
     photos = photo_names(path, entry["story_id"], [beat.get("photo_id") for beat in entry["beats"]])
     sentences = [beat["sentence"] for beat in entry["beats"]]
-    story = paired(*names_of(entry, number), photos, sentences)
-    return story | ({"label": str(entry["label"])} if entry.get("label") else {}), len(photos)
+    story = paired(*names_of(path, number, entry), photos, sentences)
+    label = entry.get("label")
+    return story | ({"label": label} if label and isinstance(label, str) else {}), len(photos)
 
 
-def names_of(entry, number):
+def names_of(path, number, entry):
     """The ids of a story and of its album, which is its own where none is named."""
     story_id, album_id = (entry.get(key) for key in ("story_id", "album_id"))
+    for key in ("story_id", "album_id"):
+        if entry.get(key) is not None and not is_id(entry[key]):
+            raise UserError(f'{path}: story number {number}: "{key}" is {shown(entry[key])}; expected text')
     name = f"number {number}" if story_id is None else one_line(story_id)
     return name, name if album_id is None else one_line(album_id)
 
 
 def generated(path, number, entry):
     """A story of generate.py: {"story_id", "album_id", "photo_ids", "sentences"}, and how many photos it has."""
-    name, album = names_of(entry, number)
+    name, album = names_of(path, number, entry)
     sentences = entry.get("sentences")
     if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
         raise UserError(f'{path}: story {name}: expected "sentences", a list of texts')
@@ -423,7 +472,7 @@ def submitted(path, number, entry):
     """A story of a VIST Challenge submission, and how many photos it has."""
     photos = photo_names(path, f"number {number}", entry.get("photo_sequence"))
     name, text = "-".join(map(str, photos)) or f"number {number}", entry.get("story_text_normalized")
-    album = names_of(entry | {"story_id": name}, number)[1]
+    album = names_of(path, number, entry | {"story_id": name})[1]
     if not isinstance(text, str):
         raise UserError(f'{path}: story {name}: expected "story_text_normalized", a text')
     return paired(name, album, photos, split_sentences(text)), len(photos)
@@ -432,9 +481,9 @@ def submitted(path, number, entry):
 def photo_names(path, name, photos):
     if photos is None:
         return []
-    if not isinstance(photos, list) or any(isinstance(photo, (list, dict)) for photo in photos):
-        raise UserError(f"{path}: story {name}: its photos are {str(photos)[:40]!r}; expected a list of photo ids")
-    return [None if photo is None else one_line(photo) for photo in photos]
+    if not isinstance(photos, list) or not all(photo is None or is_id(photo) for photo in photos):
+        raise UserError(f"{path}: story {name}: its photos are {shown(photos)}; expected a list of photo ids")
+    return [None if photo is None else str(photo) for photo in photos]  # as it is: it names a file
 
 
 def paired(story_id, album_id, photos, sentences):
@@ -458,7 +507,7 @@ def mapped(path, value):
         name, texts = one_line(key), entry if lists else [entry]
         if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
             wanted = "a list of stories, each one text" if lists else "one text"
-            raise UserError(f"{path}: {name[:60]}: {str(entry)[:60]!r}; expected {wanted} ({SHAPES})")
+            raise UserError(f"{path}: {name[:60]}: {shown(entry)}; expected {wanted} ({SHAPES})")
         for number, text in enumerate(texts):
             story_id = f"{name}-{number}" if lists else name
             stories.append(paired(story_id, name, [], split_sentences(text)))

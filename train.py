@@ -166,8 +166,8 @@ from checkpoint import (
     save_checkpoint,
     versions,
 )
-from dataset import BucketBatches, StoryDataset, collate, latest_split
-from model import BEST, LATEST, Draws, Gaussian, ImageEncoder, PlanCVAE, best_device, load_checkpoint
+from dataset import BucketBatches, StoryDataset, collate, encode, latest_split
+from model import BEST, LATEST, Draws, Gaussian, PlanCVAE, best_device, load_checkpoint, load_encoder
 from stories import story_ids
 
 matplotlib.use("Agg")  # draws to files, needs no screen
@@ -246,8 +246,7 @@ def build_model(options, tokenizer, data_dir):
         decoder.config.bos_token_id, decoder.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
         setattr(decoder.config, name, options.dropout)
-    with cli.loading(f"{data_dir / 'image_encoder'}", "expected the encoder that dataset.py left there"):
-        encoder = ImageEncoder.from_pretrained(data_dir / "image_encoder", local_files_only=True)
+    encoder = load_encoder(data_dir / "image_encoder")
     return PlanCVAE.build(
         decoder, encoder, train_encoder=options.train_encoder, image_slots=options.image_slots, plan=options.plan,
         plan_size=options.plan_size, detach_dynamics_target=options.detach_dynamics_target,
@@ -859,7 +858,9 @@ class Training:
 
 def load_data_tokenizer(path):
     with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data"):
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
+        return tokenizer
 
 
 def evaluate_only(options):
