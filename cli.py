@@ -250,9 +250,8 @@ def whole(path):
     try:
         with naming(path, holder):
             yield holder / path.name
-            sync(holder / path.name)
+            sync(holder / path.name)  # before it takes its name, so that no power cut leaves half of it there
             replace(holder / path.name, path, aside=holder / REPLACED)
-            sync(path.parent)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
@@ -288,18 +287,14 @@ def recover(path):
 
 
 def sync(path):
-    """Have what was written to a file, or to all files of a directory, on the disk, so that no power cut loses it."""
-    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else []
+    """Have what was written to a file, or to all files of a directory, on the disk."""
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
     if len(files) > 100 and hasattr(os, "sync"):  # of all disks, which is faster than thousands of files one by one
         os.sync()
         return
-    for file in (*files, path):
-        with contextlib.suppress(PermissionError):  # Windows opens no directories
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+    for file in files:
+        with open(file, "r+b") as opened:
+            os.fsync(opened.fileno())
 
 
 @contextlib.contextmanager
@@ -322,12 +317,13 @@ def naming(path, holder):
 def alone(directory, flag):
     """Around the work that fills a directory: UserError where another process is at work there.
 
-    What killed processes have left unfinished is cleared away. A directory that stays empty goes again.
+    What killed processes have left unfinished is cleared away. A directory that is made for it and stays empty goes.
     """
     from filelock import FileLock, Timeout  # the system lets go of its locks when a process is killed
 
-    directory, before = Path(directory), Path(directory).exists()
-    if before and not directory.is_dir():
+    directory = Path(directory)
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    if directory.exists() and not directory.is_dir():
         raise UserError(f"{flag} {directory}: a file; expected a folder")
     directory.mkdir(parents=True, exist_ok=True)
     lock = FileLock(directory / ".lock")
@@ -343,8 +339,11 @@ def alone(directory, flag):
         yield
     finally:
         lock.release()
-        if not before and set(os.listdir(directory)) <= {".lock"}:
-            shutil.rmtree(directory, ignore_errors=True)
+        if made and set(os.listdir(directory)) <= {".lock"}:
+            (directory / ".lock").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another process has put something there
+                for path in made:
+                    path.rmdir()
 
 
 def to_json(value):

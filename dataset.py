@@ -1044,8 +1044,8 @@ def fetch_photos(args):
     needed = {split: album_of_photos(stories) for split, (stories, _) in splits.items()}
     urls = download.vist_urls(folder) if key == "vist" else download.vist_edit_urls(folder)
     options = {name: value for name, value in vars(args).items() if name in DOWNLOAD}
-    index = lambda split: photo_index(images, split)
-    status = download.download(images, needed, urls, index, why_broken, **options)
+    there = lambda split: set().union(*photo_index(images, split, args.follow_links))  # or left aside: none replaces it
+    status = download.download(images, needed, urls, there, why_broken, **options)
     if status in (0, 1):
         named = ["--images", str(images)] if "images" in args else []
         text = ["--text", args.text] if args.text != parser().get_default("text") else []

@@ -577,18 +577,18 @@ class Team:
 
 
 def download(
-    images, needed, urls, index, check, connections=16, rate=20.0, max_megabytes=50.0, retry_gone=False, patience=None
+    images, needed, urls, there, check, connections=16, rate=20.0, max_megabytes=50.0, retry_gone=False, patience=None
 ):
     """Fetch the photos that stories need and that no file stands for, into images/<split>/. Returns the exit status.
 
-    needed: {split: {photo id: album id}}; urls: {photo id: URL}; index(split): {photo id: path} of what is there;
+    needed: {split: {photo id: album id}}; urls: {photo id: URL}; there(split): ids of photos that are there;
     check(path): why a file is no photo, or None. Raises UserError where another process fetches into the same folder,
     OSError where nothing more can be written: what was fetched stays.
     """
     images, status = Path(images), 0
     with alone(images, "--images"):
         team = Team(images, Journal(images), check, connections, rate, max_megabytes * 1e6, patience or PATIENCE)
-        photos = plan(team, needed, urls, index, retry_gone)
+        photos = plan(team, needed, urls, there, retry_gone)
         try:
             with (
                 stoppable(),
@@ -611,13 +611,13 @@ def download(
     return 1 if team.failed else 0
 
 
-def plan(team, needed, urls, index, retry_gone):
+def plan(team, needed, urls, there, retry_gone):
     """The photos to ask for; the team learns of those that are there, gone, or not to be asked for."""
     photos, seen, journal = [], set(), team.journal
-    flat = not any((team.images / split).is_dir() for split in SPLITS) and any(index(split) for split in needed)
+    flat = not any((team.images / split).is_dir() for split in SPLITS) and any(map(there, needed))
     for split, albums in needed.items():
         # Where the photos lie in the folder itself, a folder of a split beside them would hide them.
-        folder, found = team.images if flat else team.images / split, index(split)
+        folder, found = team.images if flat else team.images / split, there(split)
         for photo_id, album in albums.items():
             if photo_id in seen:
                 continue

@@ -12,6 +12,7 @@ of some beats anew, --interpolate goes from one telling's plans to another's. A 
 units of the prior that it meets: so it can be told again in a story that has become another one before it.
 """
 
+import argparse
 import os
 import re
 import sys
@@ -23,7 +24,17 @@ from typing import NamedTuple
 import cli
 from cli import OUTPUT_DIR, UserError
 
+MOST_TELLINGS = 10_000  # of a folder
+
 # ------------------------------------------------------------------------------------------- options
+
+
+def temperature(text):
+    """argparse type: a number from 0.01 to 100; beyond, floating point has no probabilities left."""
+    value = float(text)
+    if not 0.01 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0.01 to 100")
+    return value
 
 
 def parser():
@@ -38,7 +49,7 @@ def parser():
     )
     parser.add_argument("--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam")
     parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
-    parser.add_argument("--temperature", type=cli.positive_float, default=1.0, help="of --decoding nucleus")
+    parser.add_argument("--temperature", type=temperature, default=1.0, help="of --decoding nucleus")
     parser.add_argument(
         "--plan", choices=("mean", "sample"),
         help="the prior's mean, or a sample of it (default: mean for one telling, sample for several)",
@@ -75,6 +86,8 @@ def parse(arguments=None):
     if bool(options.folders) == bool(options.data_path):
         raise UserError("expected folders of photos, or --data_path with a preprocessed split")
     several = f"--num_stories {options.num_stories}"
+    if options.num_stories > MOST_TELLINGS:
+        raise UserError(f"{several}: expected {MOST_TELLINGS:,} at most")
     if options.rerank and options.num_stories == 1 and not options.plans:
         raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
     flag = "--html" if options.html else "--format html" if options.format == "html" else None
@@ -428,7 +441,7 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
         min_new_tokens=1, max_new_tokens=options.max_words,
         bos_token_id=special.bos, eos_token_id=special.eos, pad_token_id=special.pad,
     )  # fmt: skip
-    beat_length = story_length([[0] * options.max_words], model.config.image_slots)
+    beat_length = story_length([[]], model.config.image_slots) + options.max_words
     for album in albums:
         if len(album["rows"]) * beat_length > model.max_length:
             where = album.get("folder", f"story {album['story_id']}")

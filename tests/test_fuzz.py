@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -590,7 +591,8 @@ def resumed(data, world):
         raw = target.read_bytes()
         damaged = damaged_json(data, json.loads(raw)) if name.endswith(".json") else damaged_bytes(data, raw)
         target.write_bytes(damaged)
-        done = run("train.py", *arguments, "--output_dir", "run", "--resume")
+        with mock.patch("train.Log.draw"):  # takes a second
+            done = run("train.py", *arguments, "--output_dir", "run", "--resume")
         return judge(done, "--resume", "run/", "log.jsonl", "latest", kept=[folder])
 
 
@@ -612,7 +614,7 @@ ENTRANCES = {
     photo: (40, 2000), folder_of_photos: (6, 300), data_set_of_photos: (2, 100), stories_of_any_shape: (20, 1500),
     scored_stories: (8, 500), scored_by_the_model: (4, 150), vist_read: (8, 500), vist_edit_read: (8, 500),
     preprocessed: (3, 200), taken_up: (3, 300), split: (15, 1000), split_told: (5, 300), checkpoint: (12, 800),
-    plans_read: (8, 500), plans_told: (4, 300), command_line: (15, 1500),
+    plans_read: (8, 500), plans_told: (4, 300), resumed: (3, 250), command_line: (15, 1500),
 }  # fmt: skip
 
 
@@ -648,9 +650,3 @@ def test_many_damaged_inputs(world):
     for name, found in [*rows, ("in all", total)]:
         print(f"{name:<96}{found.total():>8,}{found[REFUSED]:>10,}{found[ACCEPTED]:>10,}")
     assert total.total() >= 2000
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="train.py --resume does not yet refuse all damaged files in one line")
-def test_many_damaged_trainings(world):
-    print(feed(resumed, world, 150))
