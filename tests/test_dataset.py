@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import random
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -829,9 +828,8 @@ def test_user_mistakes_are_one_line(tmp_path, monkeypatch, capsys, options, mess
     assert not Path("dataset").exists()  # nothing half-written
 
 
-def test_with_nothing_to_preprocess_it_says_what_to_put_where(tmp_path):
-    script = Path(dataset.__file__)
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True)
+def test_with_nothing_to_preprocess_it_says_what_to_put_where(script, tmp_path):
+    done = script("dataset.py", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     for needed in ("dataset/VIST/", "dataset/VIST-Edit/", "python picturebook.py"):
         assert needed in done.stderr

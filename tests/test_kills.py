@@ -1,12 +1,10 @@
 """Killed at any moment and taken up again: the same as if nothing had happened, bit for bit.
 
-A child is forked for each run from a process that has imported torch already. It is killed by SIGKILL either at its
-n-th event (a file opened for writing, renamed, linked or removed; a step or a validation begun or ended), which it
-counts itself, or after some time, which may be anywhere, within the libraries too.
+A run is killed by SIGKILL either at its n-th event (a file opened for writing, renamed, linked or removed; a step or a
+validation begun or ended), which it counts itself, or after some time, which may be anywhere, within libraries too.
 """
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,7 +15,6 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from conftest import WORDS, random_sentences
@@ -41,15 +38,12 @@ PREPROCESSING = (
 )
 
 
-def child(command, folder, kill_at, draws):
-    """In a process of its own: the command, which kills itself at an event; the number of events otherwise."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # as cli.answer_early does
-    os.chdir(folder)
-    screen = os.open("screen.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(screen, 1), os.dup2(screen, 2)
-    torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # its workers need not import torch anew
-    sys.argv = command.split()
+def count_events(kill_at):
+    """In the process that is to be killed: it kills itself at its event number `kill_at`, if it comes so far; else it
+    leaves the number of events in events.txt."""
+    import dataset
+    import train
+
     events, own = 0, os.getpid()
 
     def happens():
@@ -72,49 +66,24 @@ def child(command, folder, kill_at, draws):
 
         return both
 
-    import dataset
-    import train
+    def counted(main):
+        def run():
+            status = main()
+            Path("events.txt").write_text(str(events))
+            return status
+
+        return run
 
     train.evaluate, train.Training.take_step = told(train.evaluate), told(train.Training.take_step)
-    if not draws:
-        train.Log.draw = lambda self, anew=True: None
-    dataset.CHUNK = 4
+    train.Log.draw = lambda self, anew=True: None  # it takes a second
+    train.main, dataset.main, dataset.CHUNK = counted(train.main), counted(dataset.main), 4
     sys.addaudithook(audit)
-    try:
-        cli.run({"train.py": train.main, "dataset.py": dataset.main}[sys.argv[0]])
-    except SystemExit as stop:
-        Path("status.json").write_text(json.dumps([stop.code or 0, events]))
 
 
 @pytest.fixture(scope="module")
-def fork():
-    """fork(command, folder, …): a started child. Its parent has torch, and has never run a backward pass."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "dataset", "test_kills"])
-
-    def start(command, folder, kill_at=0, draws=False):
-        (folder / "status.json").unlink(missing_ok=True)
-        process = context.Process(target=child, args=(command, folder, kill_at, draws))
-        process.start()
-        return process
-
-    first = context.Process(target=os.getpid)  # waits for the imports
-    first.start()
-    first.join()
-    return start
-
-
-def wait(process, seconds=100):
-    """Until the process has ended. (join() would wait for its orphaned workers too.)"""
-    end = time.monotonic() + seconds
-    while psutil.pid_exists(process.pid) and time.monotonic() < end:
-        time.sleep(0.003)
-
-
-def status(folder):
-    """(exit status, events) of a child that was not killed; None of one that was."""
-    path = folder / "status.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+def start(fork):
+    """start(kind, folder, kill_at=0): a Forked run of a kind in KINDS."""
+    return lambda kind, folder, kill_at=0: fork(folder, KINDS[kind][0].split(), prepare=(count_events, kill_at))
 
 
 def make_data(folder):
@@ -185,80 +154,71 @@ KINDS = {"training": (TRAINING, left_by_training), "preprocessing": (PREPROCESSI
 
 
 @pytest.fixture(scope="module")
-def arena(tmp_path_factory, fork):
-    """arena(kind): (a folder of data, what an uninterrupted run leaves, its events, its seconds), made once."""
+def arena(tmp_path_factory, start):
+    """arena(kind): (its data, what an uninterrupted run leaves, its events, its seconds), made once."""
     made = {}
 
     def get(kind):
         if kind not in made:
             folder = tmp_path_factory.mktemp(kind)
             make_data(folder / "data") if kind == "training" else make_annotations(folder / "VIST")
-            start = time.monotonic()
-            process = fork(KINDS[kind][0], folder)
-            wait(process)
-            seconds = time.monotonic() - start
-            code, events = status(folder)
-            assert code == 0, (folder / "screen.txt").read_text()
-            made[kind] = folder, KINDS[kind][1](folder), events, seconds
-            shutil.rmtree(folder / OUTPUT_DIR)
+            begun = time.monotonic()
+            run = start(kind, folder)
+            assert run.wait() == 0, run.said
+            seconds = time.monotonic() - begun
+            events = int((folder / "events.txt").read_text())
+            data = folder / ("data" if kind == "training" else "VIST")
+            made[kind] = data, KINDS[kind][1](folder), events, seconds
         return made[kind]
 
     return get
 
 
-def kill_until_done(kind, arena, fork, folder, chance, kills):
+def kill_until_done(kind, arena, start, folder, chance, kills):
     """One run, killed up to `kills` times at random moments and taken up each time. Returns how often, by moment."""
-    source, expected, events, seconds = arena(kind)
-    command, left = KINDS[kind]
-    for path in source.iterdir():
-        if path.is_dir():
-            (folder / path.name).symlink_to(path)
-    moments, done = Counter(), False
-    while not done and sum(moments.values()) < kills:
+    data, expected, events, seconds = arena(kind)
+    (folder / data.name).symlink_to(data)
+    moments, status = Counter(), None
+    while status != 0 and sum(moments.values()) < kills:
         by = chance.choice(("event", "event", "time", "SIGTERM", "SIGINT"))
-        process = fork(command, folder, chance.randrange(1, events // 2) if by == "event" else 0)
+        run = start(kind, folder, chance.randrange(1, events // 2) if by == "event" else 0)
         if by != "event":
-            wait(process, chance.uniform(0, seconds / 2))
-            if psutil.pid_exists(process.pid):
-                os.kill(process.pid, signal.SIGKILL if by == "time" else getattr(signal, by))
-        wait(process)
-        done = status(folder) is not None and status(folder)[0] == 0  # it came to its end first
-        moments[by] += not done
-        assert done or status(folder) is None or status(folder)[0] in (130, 143), (folder / "screen.txt").read_text()
-    wait(fork(command, folder))
-    assert status(folder)[0] == 0, (folder / "screen.txt").read_text()[-3000:]
-    assert "Traceback" not in (folder / "screen.txt").read_text()
-    assert left(folder) == expected
+            run.wait(chance.uniform(0, seconds / 2))
+            run.kill(signal.SIGKILL if by == "time" else getattr(signal, by))
+        status = run.wait()  # 0 where it came to its end first
+        moments[by] += status != 0
+        assert status in (None, 0, 130, 143) and "Traceback" not in run.said, run.said
+    run = start(kind, folder)
+    assert run.wait() == 0 and "Traceback" not in run.said, run.said
+    assert KINDS[kind][1](folder) == expected
     return moments
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_and_taken_up_is_as_if_nothing_had_happened(kind, arena, fork, tmp_path):
-    moments = kill_until_done(kind, arena, fork, tmp_path, random.Random(7), kills=6)
+def test_killed_and_taken_up_is_as_if_nothing_had_happened(kind, arena, start, tmp_path):
+    moments = kill_until_done(kind, arena, start, tmp_path, random.Random(7), kills=6)
     assert sum(moments.values()) >= 3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_often(kind, arena, fork, tmp_path, capsys):
-    """Every event of a run in turn (of a preprocessing, every fourth), then runs that are killed again and again."""
-    moments, (source, expected, events, _) = Counter(), arena(kind)
+def test_killed_often(kind, arena, start, tmp_path, capsys):
+    """Every event of a run in turn (of a preprocessing, every second), then runs that are killed again and again."""
+    moments, (data, expected, events, _) = Counter(), arena(kind)
     chance = random.Random(0)
-    for number in range(1, events, 1 if kind == "training" else 4):
+    for number in range(1, events, 1 if kind == "training" else 2):
         folder = tmp_path / f"event{number}"
         folder.mkdir()
-        for path in source.iterdir():
-            if path.is_dir():
-                (folder / path.name).symlink_to(path)
-        for kill_at in (number, 0):
-            wait(fork(KINDS[kind][0], folder, kill_at))
-        assert status(folder)[0] == 0 and KINDS[kind][1](folder) == expected, number
+        (folder / data.name).symlink_to(data)
+        assert start(kind, folder, number).wait() is None
+        run = start(kind, folder)
+        assert run.wait() == 0 and KINDS[kind][1](folder) == expected, (number, run.said)
         moments["one event after the other"] += 1
         shutil.rmtree(folder)
-    for run in range(20):
-        folder = tmp_path / f"run{run}"
+    for number in range(20):
+        folder = tmp_path / f"run{number}"
         folder.mkdir()
-        moments += kill_until_done(kind, arena, fork, folder, chance, kills=8)
+        moments += kill_until_done(kind, arena, start, folder, chance, kills=8)
         shutil.rmtree(folder)
     with capsys.disabled():
         print(f"\n{kind}: {sum(moments.values())} kills ({dict(moments)}), all equal to the uninterrupted run")
@@ -274,46 +234,37 @@ def mounted(folder, size):
 
 @pytest.mark.skipif(not shutil.which("mount"), reason="no mount here")
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk_loses_nothing(kind, arena, fork, tmp_path):
+def test_a_full_disk_loses_nothing(kind, arena, start, tmp_path):
     """On a disk that is too small in several ways, then on one that is large enough."""
-    source, expected, *_ = arena(kind)
-    for path in source.iterdir():
-        if path.is_dir():
-            (tmp_path / path.name).symlink_to(path)
-    disk, screen = tmp_path / OUTPUT_DIR, tmp_path / "screen.txt"
+    data, expected, *_ = arena(kind)
+    (tmp_path / data.name).symlink_to(data)
+    disk, refused = tmp_path / OUTPUT_DIR, 0
     disk.mkdir()
-    refused = 0
     try:
         for size in (200_000, 700_000, 1_100_000, 1_600_000, 20_000_000):
             mounted(disk, size)
-            screen.unlink(missing_ok=True)
-            wait(fork(KINDS[kind][0], tmp_path))
-            if status(tmp_path)[0]:
-                assert status(tmp_path)[0] == 2 and "Traceback" not in screen.read_text(), screen.read_text()
-                last = screen.read_text().strip().splitlines()[-1]
+            run = start(kind, tmp_path)
+            if run.wait():
+                last = run.said.strip().splitlines()[-1]
+                assert run.wait() == 2 and "Traceback" not in run.said, run.said
                 assert f": {OUTPUT_DIR}/" in last and "No space left on device (free some space, then" in last
-                refused += 1
                 assert not list(disk.rglob(f"*{cli.UNFINISHED}"))
                 for path in disk.rglob("*.safetensors"):
                     assert path.parent.name.endswith(".partial") or load_file(path)
-        assert refused >= 2
-        assert KINDS[kind][1](tmp_path) == expected
+                refused += 1
+        assert refused >= 2 and KINDS[kind][1](tmp_path) == expected
     finally:
         subprocess.run(["umount", "-l", disk], capture_output=True)
 
 
-def test_two_at_once_is_told(arena, fork, tmp_path):
-    source, expected, events, _ = arena("training")
-    (tmp_path / "data").symlink_to(source / "data")
-    first = fork(TRAINING, tmp_path)
-    while not (tmp_path / OUTPUT_DIR / "log.jsonl").is_file() and first.is_alive():
+def test_two_at_once_is_told(arena, start, tmp_path):
+    data, expected, *_ = arena("training")
+    (tmp_path / data.name).symlink_to(data)
+    first = start("training", tmp_path)
+    while not (tmp_path / OUTPUT_DIR / "log.jsonl").is_file() and first.running:
         time.sleep(0.005)
-    os.kill(first.pid, signal.SIGSTOP)
-    (tmp_path / "screen.txt").unlink()
-    second = fork(TRAINING, tmp_path)
-    wait(second)
-    said = (tmp_path / "screen.txt").read_text()
-    assert status(tmp_path)[0] == 2 and "--output_dir output: another process is at work there" in said, said
-    os.kill(first.pid, signal.SIGCONT)
-    wait(first)
-    assert status(tmp_path)[0] == 0 and left_by_training(tmp_path) == expected
+    first.kill(signal.SIGSTOP)
+    second = start("training", tmp_path)
+    assert second.wait() == 2 and "--output_dir output: another process is at work there" in second.said
+    first.kill(signal.SIGCONT)
+    assert first.wait() == 0 and left_by_training(tmp_path) == expected

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, ranks
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -77,12 +76,6 @@ def test_a_training_set_ten_times_as_large_as_the_memory(tmp_path, tokenizer, ma
     assert (tmp_path / "train.safetensors").stat().st_size > 10 * limit and "best model" in done.stdout
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
 def work(environment, arguments, notes):
     """What a launcher starts; it kills itself after `notes` notes."""
     os.environ.update(environment)
@@ -113,11 +106,8 @@ def rows_are_there(folder, chunk, broken):
 
 def launch(vist, output, count, *more, notes=(-1, -1)):
     """Exit statuses of `count` processes, forked (a launcher would import torch again); process i dies at notes[i]."""
-    port, processes = free_port(), []
-    for i in range(count):
-        environment = {"RANK": i, "LOCAL_RANK": i, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = {name: str(value) for name, value in environment.items()} if count > 1 else {}
+    processes = []
+    for i, environment in enumerate(ranks(count) if count > 1 else [{}]):
         arguments = ["--vist", str(vist), "--output", str(output), *OPTIONS.split(), *more]
         processes.append(
             multiprocessing.get_context("fork").Process(target=work, args=(environment, arguments, notes[i]))

@@ -5,16 +5,14 @@ import json
 import math
 import random
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import psutil
 import pytest
 import torch
-from conftest import ROOT, random_sentences
+from conftest import random_sentences, ranks
 from safetensors.torch import load_file, save_file
 
 import train
@@ -448,12 +446,17 @@ def test_shards_share_every_batch_and_leave_no_process_without_a_step():
             assert sorted(i for steps in shares for i in steps[step] if i >= 0) == sorted(batch)
 
 
-def launch(output_dir, data, *arguments):
-    """train.py in two processes."""
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", ROOT / "train.py"]
-    paths = ["--train_data_path", data / "train.json", "--output_dir", output_dir]
-    command = [str(word) for word in (*two, *paths, *SMALL, *arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def launch(fork, data):
+    """launch(output_dir, *arguments): train.py in two processes."""
+
+    def start(output_dir, *arguments):
+        command = ["train.py", "--train_data_path", data / "train.json", "--output_dir", output_dir, *SMALL, *arguments]
+        return [
+            fork(output_dir.with_name(f"rank{rank}"), command, environment) for rank, environment in enumerate(ranks(2))
+        ]
+
+    return start
 
 
 def assert_same_training(a, b):
@@ -476,25 +479,24 @@ def assert_same_training(a, b):
 UNEVEN = ["--batch_size", 3, "--accumulation", 2, "--log_every", 1, "--iwae_samples", 2]
 
 
-def test_two_processes_equal_one(run_train, data, tmp_path):
+def test_two_processes_equal_one(run_train, launch, tmp_path):
     same = [*UNEVEN, "--max_steps", 6, "--eval_every", 3]
-    done = launch(tmp_path / "two", data, *same)
+    two = launch(tmp_path / "two", *same)
     assert run_train(tmp_path / "one", *same)[0] == 0
-    out, err = done.communicate(timeout=100)
-    assert done.returncode == 0, err
-    assert out.count("best model") == 1  # one of them speaks
+    assert [one.wait() for one in two] == [0, 0], two[0].said + two[1].said
+    assert two[0].said.count("best model") == 1 and "best model" not in two[1].said  # one of them speaks
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_model_cut_over_two_processes_one_of_them_killed_is_taken_up_by_one(run_train, data, tmp_path):
+def test_a_model_cut_over_two_processes_one_of_them_killed_is_taken_up_by_one(run_train, launch, tmp_path):
     same = [*UNEVEN, "--max_steps", 40, "--eval_every", 4]
-    cut = launch(tmp_path / "cut", data, *same, "--fsdp")
+    cut = launch(tmp_path / "cut", *same, "--fsdp")
     progress = tmp_path / "cut" / "latest" / "progress.json"
-    while not progress.is_file() and cut.poll() is None:
+    while not progress.is_file() and cut[0].running:
         time.sleep(0.01)
-    workers = [p for p in psutil.Process(cut.pid).children(recursive=True) if "train.py" in " ".join(p.cmdline())]
-    workers[-1].kill()
-    assert cut.wait(timeout=100) != 0, cut.communicate()
+    for one in reversed(cut):  # as a launcher ends the others
+        one.kill()
+    assert [one.wait() for one in cut] == [None, None], cut[0].said
     assert 4 <= json.loads(progress.read_text())["step"] < 40
     assert run_train(tmp_path / "cut", *same, "--resume")[0] == 0
     assert run_train(tmp_path / "one", *same)[0] == 0
