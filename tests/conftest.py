@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core each
+os.fsync = lambda descriptor: None  # no test cuts the power, and on a disk that is busy they would take minutes
 
 import importlib
 import multiprocessing
@@ -24,6 +25,15 @@ import cli
 
 ROOT = Path(__file__).parent.parent
 WORDS = "a the fox bear kite boat found lost ran home sun rain and then we saw it was red blue . , !".split()
+
+
+# Files that take long are begun first, so that in the end no worker is left alone with one.
+LONGEST = ("generate", "pipeline", "train", "studies", "scale", "cde", "kills", "benchmark", "model", "metrics")
+
+
+def pytest_collection_modifyitems(items):
+    order = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def random_sentences(rng, beats, longest=9):

@@ -26,6 +26,21 @@ def test_a_file_or_folder_is_replaced_whole(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder", "value.json"]
 
 
+def test_what_takes_its_name_is_on_the_disk(tmp_path, monkeypatch):
+    """Each file's bytes are synced before the rename, so that a power cut leaves the old ones or the new."""
+    happened, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: happened.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(os, "replace", lambda *paths: (happened.append("renamed"), replace(*paths)))
+    with cli.whole(tmp_path / "folder") as folder:
+        folder.mkdir()
+        for name in "ab":
+            (folder / name).write_text(name)
+    written = {path.stat().st_ino for path in (tmp_path / "folder").iterdir()}
+    assert set(happened[:2]) == written and happened[2:] == ["renamed"]
+    cli.write_json(tmp_path / "x.json", {})
+    assert happened[3:] == [(tmp_path / "x.json").stat().st_ino, "renamed"]
+
+
 def test_a_file_never_replaces_a_folder(tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
