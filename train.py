@@ -168,7 +168,7 @@ from checkpoint import (
 )
 from dataset import BucketBatches, StoryDataset, collate, encode, latest_split
 from model import BEST, LATEST, Draws, Gaussian, PlanCVAE, best_device, load_checkpoint, load_encoder
-from stories import story_ids
+from stories import SPLIT_SHAPE, story_ids
 
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt
@@ -540,6 +540,9 @@ def resolve(options):
     val_path = Path(options.val_data_path) if options.val_data_path else train_path.with_name("val.json")
     if options.val_data_path is None and cli.first_process():
         print(f"validating on {val_path} (--val_data_path names another)")
+    for path in (train_path, val_path):
+        if not path.is_file():
+            raise UserError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected {SPLIT_SHAPE}")
     return train_path, val_path
 
 
@@ -857,6 +860,8 @@ class Training:
 
 
 def load_data_tokenizer(path):
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; expected the tokenizer that dataset.py leaves beside the data")
     with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data"):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         encode(tokenizer, ["a"])  # what is wrong with its settings shows only then

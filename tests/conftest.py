@@ -47,7 +47,7 @@ def tokenizer():
     return train_tokenizer(random_sentences(random.Random(0), 400), vocab_size=320)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_model(tokenizer):
     """make_model(**PlanCVAEConfig fields): a small model with random weights, in eval mode."""
 

@@ -1,10 +1,15 @@
 """Every command of the README is one that its script's parser takes."""
 
+import dataclasses
+import json
 import re
 import shlex
+import sys
 
 import pytest
 from conftest import ROOT
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 import ablation
 import benchmark
@@ -53,3 +58,64 @@ def test_a_flag_that_is_not_there_is_refused():
         with pytest.raises(SystemExit) as stop:
             make().parse_args(["--no_such_flag", "1"])
         assert stop.value.code == 2 and isinstance(make(), cli.Parser)
+
+
+# ------------------------------------------------------------------------------------------------ troubleshooting
+
+
+@pytest.fixture(scope="module")
+def wrecks(tmp_path_factory, make_model, tokenizer):
+    """A folder in which all has gone wrong that "When something is wrong" tells of."""
+    tmp_path = tmp_path_factory.mktemp("wrecks")
+    model = make_model(image_slots=4)
+    for name in ("output/best", "output/latest", "pickled", "older"):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    (tmp_path / "pickled/model.safetensors").rename(tmp_path / "pickled/pytorch_model.bin")
+    weights = load_file(tmp_path / "older/model.safetensors")
+    save_file({k: v for k, v in weights.items() if "foresight" not in k}, tmp_path / "older/model.safetensors")
+    options = dataclasses.asdict(train.TrainOptions(train_data_path="train.json", val_data_path="val.json"))
+    progress = {"step": 40, "best": 9.5, "best_step": 40, "worse": 0, "options": options}
+    cli.write_json(tmp_path / "output/latest/progress.json", progress)
+
+    for folder, names in {"holiday": "ab", "empty": "", "album": "abcdefghijklmnop"}.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.new("RGB", (64, 48), "teal").save(tmp_path / folder / f"{name}.jpg")
+    (tmp_path / "holiday/cut.jpg").write_bytes((tmp_path / "holiday/a.jpg").read_bytes()[:400])
+    (tmp_path / "holiday/phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (tmp_path / "holiday/elsewhere.jpg").symlink_to("../album/a.jpg")
+    (tmp_path / "notes.json").write_text("{")
+    (tmp_path / "mine.json").write_text('{"stories": [{"story_id": 7, "sentences": "one text"}]}')
+    for name in ("train.json", "val.json"):
+        (tmp_path / name).write_text("{}")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    sis = tmp_path / "dataset/VIST/sis"
+    sis.mkdir(parents=True)
+    told = {"story_id": "1", "photo_flickr_id": "1", "worker_arranged_photo_order": 0, "text": "a day ."}
+    (sis / "train.story-in-sequence.json").write_text(json.dumps({"annotations": [[told]]}))
+    return tmp_path
+
+
+def troubles():
+    section = (ROOT / "README.md").read_text().split("\n## When something is wrong\n")[1].split("\n## ")[0]
+    for command, said in re.findall(r"^\| `(python [^`]*)` \| `([^`]*)`", section, re.M):
+        yield pytest.param(shlex.split(command)[1:], said, id=command)
+
+
+@pytest.mark.parametrize("command, said", list(troubles()))
+def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monkeypatch):
+    """The line of the README, where … stands for anything, is all that the command prints on stderr."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # it may be installed here
+    with cli.alone(wrecks / "busy", "--output_dir"):
+        done = script(*command, cwd=wrecks)
+    pattern = ".*".join(map(re.escape, said.split("…")))
+    lines = done.stderr.splitlines()
+    assert any(re.fullmatch(pattern, line) for line in lines), done.stderr
+    left_aside = "left aside" in said
+    assert done.returncode == (0 if left_aside else 2) and "Traceback" not in done.stderr
+    assert left_aside or len(lines) == 1, done.stderr
+
+
+def test_there_is_a_line_for_each_script():
+    assert {param.values[0][0] for param in troubles()} >= {"generate.py", "CDE_score.py", "train.py", "dataset.py"}
