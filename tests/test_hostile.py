@@ -433,7 +433,7 @@ class Harm:
 
 
 def test_no_pickle_is_ever_run(broken, tmp_path, script):
-    harm, target = pickle.dumps({"x": Harm(tmp_path / "harm")}), tmp_path / "harm"
+    harm, target = pickle.dumps({"x": Harm(tmp_path / "harm")}, protocol=2), tmp_path / "harm"
     (broken / "model.safetensors").unlink()
     (broken / "pytorch_model.bin").write_bytes(harm)
     torch.save({"x": Harm(target)}, tmp_path / "file.pth")
