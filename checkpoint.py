@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 import cli
 from cli import UserError
+from model import CARD_TITLE
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
@@ -65,6 +66,15 @@ def kept_steps(directory):
     return sorted(steps, key=lambda path: int(path.name.removeprefix(STEP)))
 
 
+def is_of(path, progress):
+    """Whether a checkpoint that --keep has left is of the training with this progress, and no later than it."""
+    try:
+        kept = read_progress(path / PROGRESS)
+    except UserError:
+        return False
+    return kept.get("id") == progress["id"] and kept["step"] <= progress["step"]
+
+
 def model_card(model, progress):
     """README.md of a checkpoint: what the model is, how to load it, how well it did, and what it was trained by."""
     options, made, figures = progress["options"], progress["versions"], progress.get("validation")
@@ -90,7 +100,7 @@ tags:
 - plan-cvae
 ---
 
-# plan-CVAE for visual storytelling
+{CARD_TITLE}
 
 Writes one sentence a photo, each under a plan (a latent vector) that is drawn from what was seen and said before. A
 conditional VAE around GPT-2: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, photos by
@@ -180,6 +190,8 @@ def read_progress(path):
     fitting = isinstance(progress, dict) and all(
         isinstance(progress.get(name), kind) and not isinstance(progress[name], bool) for name, kind in numbers.items()
     )
+    for name in ("data", "validation"):
+        fitting = fitting and isinstance(progress.get(name, {}), dict)
     if not fitting or progress["step"] < 0 or progress["worse"] < 0:
         raise UserError(f"{path}: something else; expected {expected}")
     return progress

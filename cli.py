@@ -188,12 +188,14 @@ def answer_early(parse):
     """
     with one_line_errors():
         parse()
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in a script's background
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
 
 
 def run(main):
     """Run a script's main(), and exit with the status that it returns."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     with one_line_errors():
         status = main()
         try:
@@ -244,9 +246,13 @@ def whole(path):
     one.) Raises OSError that names `path` where it cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null is to be written to, not replaced
+        yield path
+        return
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # as is what a link leads to
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent))
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent))
     try:
         with naming(path, holder):
             yield holder / path.name
@@ -274,6 +280,19 @@ def replace(new, path, aside):
         if aside.exists():
             aside.rename(path)
         raise
+
+
+def remove(path):
+    """Remove a directory, in one step for whoever looks at it."""
+    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent))
+    path.rename(holder / path.name)
+    shutil.rmtree(holder, ignore_errors=True)
+
+
+def of_holder(holder):
+    """What a temporary of `whole` is for, and the number of its process: 0 where its name tells none."""
+    *name, number, _ = holder.name.removeprefix(".").removesuffix(UNFINISHED).split(".")
+    return (".".join(name), int(number)) if name and number.isdecimal() else (holder.name, 0)
 
 
 def recover(path):
@@ -319,6 +338,7 @@ def alone(directory, flag):
 
     What killed processes have left unfinished is cleared away. A directory that is made for it and stays empty goes.
     """
+    import psutil
     from filelock import FileLock, Timeout  # the system lets go of its locks when a process is killed
 
     directory = Path(directory)
@@ -333,9 +353,11 @@ def alone(directory, flag):
         found = f"{flag} {directory}: another process is at work there"
         raise UserError(f"{found}; expected to be alone (wait for it, or name another folder)") from None
     try:
-        for holder in directory.rglob(f".*{UNFINISHED}"):
-            recover(holder.parent / holder.name.removeprefix(".").removesuffix(UNFINISHED).rsplit(".", 1)[0])
-            shutil.rmtree(holder, ignore_errors=True)
+        for holder in [*directory.glob(f".*{UNFINISHED}"), *directory.glob(f"*/.*{UNFINISHED}")]:
+            name, number = of_holder(holder)
+            if not number or not psutil.pid_exists(number):  # else of another script, or of a training in here
+                recover(holder.with_name(name))
+                shutil.rmtree(holder, ignore_errors=True)
         yield
     finally:
         lock.release()
@@ -365,10 +387,11 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def loading(option_and_value, otherwise):
+def loading(option_and_value, otherwise, where=", neither from disk nor from a hub"):
     """Around a load by name or path: a name that cannot be fetched, or a bad file, becomes one clear line.
 
-    `otherwise` says which option names a local path, or trains from scratch. Nothing is ever substituted silently.
+    where: "" where it is a local file. `otherwise` says which option names a local path, or trains from scratch:
+    nothing is ever substituted silently.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries would bury that line
     try:
@@ -379,6 +402,4 @@ def loading(option_and_value, otherwise):
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as one of Rust may panic
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(
-            f"{option_and_value}: cannot be loaded, neither from disk nor from a hub ({reason}); {otherwise}"
-        ) from None
+        raise UserError(f"{option_and_value}: cannot be loaded{where} ({reason}); {otherwise}") from None

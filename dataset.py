@@ -40,6 +40,7 @@ from cli import (
     positive_int,
     read_json,
     run,
+    say,
     warn,
     whole,
     write_json,
@@ -175,6 +176,7 @@ if "avif" in features.get_supported_modules():
     PHOTO_FORMATS, PHOTO_SUFFIXES = (*PHOTO_FORMATS, "AVIF"), (*PHOTO_SUFFIXES, ".avif")
 UNREAD_SUFFIXES = tuple({".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES})  # photos too, which Pillow cannot read
 UNREAD_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
+DEAD_LINK = "a link that leads nowhere"
 CHUNK = 512  # photos that one process encodes between two notes of its progress
 
 
@@ -707,7 +709,7 @@ def why_aside(path, root, follow_links):
         if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
             return "a link out of the folder"
     except OSError as error:
-        return "a link that leads nowhere" if path.is_symlink() else error.strerror
+        return DEAD_LINK if path.is_symlink() else error.strerror
     return None if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
 
 
@@ -886,7 +888,7 @@ def choose_source(args):
         return None
     others = ", ".join(f"--{key} {folder}" for key, folder in lying[1:])
     doing = "Fetching the photos of" if args.download else "Preprocessing"
-    print(f"{doing} {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
+    say(f"{doing} {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
     return lying[0]
 
 
@@ -1010,20 +1012,20 @@ def preprocess(args, team, stack):
         if split in todo:
             write_split(output, split, job, report, tokenizer)
         else:
-            print(f"{output / split}.json: complete already, from the same settings and input")
+            say(f"{output / split}.json: complete already, from the same settings and input")
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
-        print(described(split, report["splits"][split]))
+        say(described(split, report["splits"][split]))
     if team.index:
         return 0
     if args.machine_stories:
         for name, stories in machine.items():
             write_json(output / f"{name}.json", {"stories": stories})
-            print(f"{output / name}.json: {len(stories)} machine stories")
+            say(f"{output / name}.json: {len(stories)} machine stories")
     if any(entry["photos"]["missing"] or entry["photos"]["broken"] for entry in report["splits"].values()):
-        print(f"Which photos are missing or broken, and why: {output / 'report.json'}")
+        say(f"Which photos are missing or broken, and why: {output / 'report.json'}")
     if "train" in jobs:
         paths = [f"--{split}_data_path {output / split}.json" for split in ("train", "val") if split in jobs]
-        print(f"Next: python train.py {' '.join(paths)}")
+        say(f"Next: python train.py {' '.join(paths)}")
     return 0
 
 
@@ -1044,12 +1046,17 @@ def fetch_photos(args):
     needed = {split: album_of_photos(stories) for split, (stories, _) in splits.items()}
     urls = download.vist_urls(folder) if key == "vist" else download.vist_edit_urls(folder)
     options = {name: value for name, value in vars(args).items() if name in DOWNLOAD}
-    there = lambda split: set().union(*photo_index(images, split, args.follow_links))  # or left aside: none replaces it
+
+    def there(split):
+        """Ids of the photos for which a file stands, taken or left aside: none is replaced."""
+        index, aside = photo_index(images, split, args.follow_links)
+        return index.keys() | {photo_id for photo_id, reason in aside.items() if reason != DEAD_LINK}
+
     status = download.download(images, needed, urls, there, why_broken, **options)
     if status in (0, 1):
         named = ["--images", str(images)] if "images" in args else []
         text = ["--text", args.text] if args.text != parser().get_default("text") else []
-        print(f"Next: python dataset.py {shlex.join([f'--{key}', str(folder), *named, *text])}")
+        say(f"Next: python dataset.py {shlex.join([f'--{key}', str(folder), *named, *text])}")
     return status
 
 
@@ -1202,7 +1209,7 @@ def make_shared(output, report, jobs):
     settings = report["settings"]
     if settings["tokenizer"] == "bpe":
         taught = "train" if "train" in jobs else next(iter(jobs))
-        print(f"Training the tokenizer on the {len(jobs[taught].stories)} stories of {taught}")
+        say(f"Training the tokenizer on the {len(jobs[taught].stories)} stories of {taught}")
         tokenizer = train_tokenizer(sentences_of(jobs[taught].stories), settings["vocab_size"])
     else:
         tokenizer = load_tokenizer(settings["tokenizer"])
@@ -1216,11 +1223,10 @@ def make_shared(output, report, jobs):
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
         for suffix in ("json", "words.safetensors", "safetensors"):
             (output / f"{split}.{suffix}").unlink(missing_ok=True)
-    (output / "report.json").unlink(missing_ok=True)
+    write_json(output / "report.json", report)  # of no split yet: a run that is stopped here begins anew
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
         with whole(output / name) as folder:
             item.save_pretrained(folder)
-    write_json(output / "report.json", report)
 
 
 def write_split(output, split, job, report, tokenizer):

@@ -53,7 +53,7 @@ BY_HEAD = {  # what a file of each kind begins with, "?" being anything
     b"II*\x00": ".tif", b"MM\x00*": ".tif",
 }  # fmt: skip
 HEAD_BYTES = 12  # that tell
-GONE = (403, 404, 410, 451)  # answers that asking again does not change
+GONE = (404, 410)  # answers that asking again does not change; 403 and 451 may be the network's own, not Flickr's
 UNAVAILABLE = "photo unavailable"  # by the address of the picture that stands in for it
 PLACEHOLDER = "placeholder"  # by the bytes
 BROKEN, NOT_ASKED = "broken where it comes from", "not asked"
@@ -283,6 +283,8 @@ def raise_for(response):
         raise Elsewhere(location)
     if status in GONE:
         raise Gone(f"HTTP {status}")
+    if status in (403, 451):
+        raise Failed(f"HTTP {status}", attempts=1)
     if status == 429 or status >= 500:
         try:
             wait = Retry().get_retry_after(response)

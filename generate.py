@@ -93,13 +93,17 @@ def parse(arguments=None):
     flag = "--html" if options.html else "--format html" if options.format == "html" else None
     if flag and options.data_path:
         raise UserError(f"{flag}: a preprocessed split holds no pictures for a page; expected folders of photos")
-    goes = {}
+    goes = {os.path.abspath(name): flag for flag in ("data_path", "plans") if (name := getattr(options, flag))}
     for flag in ("output", "vist_output", "html", "save_plans"):
         if name := getattr(options, flag):
             other = goes.setdefault(os.path.abspath(name), flag)
-            if other != flag:
-                what = "the stories go" if other == "output" else f"--{other} goes"
-                raise UserError(f"--{flag} {name}: {what} there; expected another name")
+            if other != flag and (other, flag) != ("plans", "save_plans"):
+                what = {
+                    "output": "the stories go there",
+                    "data_path": "the split is there",
+                    "plans": "the plans are there",
+                }
+                raise UserError(f"--{flag} {name}: {what.get(other, f'--{other} goes there')}; expected another name")
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")

@@ -38,6 +38,7 @@ from cli import PLANS, UserError, loading, read_json, recover
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
+CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 
 transformers_logging.disable_progress_bar()  # a bar for half a second of weights would hide our own
@@ -435,7 +436,9 @@ class PlanCVAE(PreTrainedModel):
     def _upload_modified_files(self, working_dir, *args, **kwargs):
         """What push_to_hub() sends: with the card of the checkpoint that the model is of, in place of an empty one."""
         card, sent = Path(self.name_or_path, "README.md"), Path(working_dir, "README.md")
-        if card.is_file() and "automatically generated" in sent.read_text(encoding="utf-8"):
+        there = sent.read_text(encoding="utf-8")  # the hub's own, or transformers' empty one
+        ours = "automatically generated" in there or CARD_TITLE in there
+        if self.name_or_path and card.is_file() and ours:
             sent.write_bytes(card.read_bytes())
         return super()._upload_modified_files(working_dir, *args, **kwargs)
 

@@ -10,9 +10,9 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import signal
 import time
+import uuid
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -97,6 +97,7 @@ class TrainOptions:
 FREE_TO_CHANGE = {
     "output_dir", "resume", "allow_changed", "overwrite", "evaluate", "workers", "fsdp", "log_every", "patience",
     "iwae_samples", "keep", "tensorboard",
+    "train_data_path", "val_data_path",  # by name: what they hold is compared
 }  # fmt: skip
 # These are in the model that a checkpoint holds, so that no resumed training can change them.
 OF_THE_MODEL = {
@@ -159,6 +160,7 @@ from checkpoint import (
     STEP,
     copy_checkpoint,
     gathered,
+    is_of,
     kept_steps,
     load_optimizer,
     optimizer_tensors,
@@ -457,7 +459,7 @@ class Log:
 
     def write(self, **line):
         self.lines.append(line)
-        with self.path.open("a") as file:
+        with cli.naming(self.path, self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             for name in line.keys() - {"step", "split"}:
@@ -550,6 +552,7 @@ def restore(options):
     """The progress of the latest checkpoint, None to start afresh. Raises UserError where options do not fit it."""
     directory = Path(options.output_dir)
     latest = directory / LATEST
+    cli.recover(latest)
     if options.overwrite:
         return None
     if not (latest / PROGRESS).is_file():
@@ -566,10 +569,13 @@ def restore(options):
     progress = read_progress(latest / PROGRESS)
     now, allowed = dataclasses.asdict(options), {*FREE_TO_CHANGE, *changeable(options)}
     then = progress["options"]
-    changed = [name for name in then if name not in allowed and now.get(name) != then[name]]
+    changed = [name for name in then if name in now and name not in allowed and now[name] != then[name]]
+    if unknown := then.keys() - now.keys():
+        cli.warn(f"{latest}: of a version with other options, which are left aside: {', '.join(sorted(unknown))}")
     if changed:
-        told = "; ".join(f"--{name} was {then[name]}, now {now.get(name)}" for name in changed)
-        advice = f"keep its options, or allow it (--allow_changed {','.join(changed)}), or --overwrite"
+        told = "; ".join(f"--{name} was {then[name]}, now {now[name]}" for name in changed)
+        allow = "" if OF_THE_MODEL & {*changed} else f"allow it (--allow_changed {','.join(changed)}), "
+        advice = f"keep its options, {allow}or --overwrite"
         raise UserError(f"--resume {latest}: another training ({told}); {advice}")
     return progress
 
@@ -579,7 +585,7 @@ def describe(path, dataset):
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     rows = " x ".join(map(str, dataset.photos.shape))
-    return f"{len(dataset)} stories ({Path(path).name}, sha256 {digest}…), photos: {dataset.photos.kind}, {rows}"
+    return f"{len(dataset)} stories (sha256 {digest}…), photos: {dataset.photos.kind}, {rows}"
 
 
 class Training:
@@ -588,7 +594,8 @@ class Training:
     def __init__(self, options, train_path, val_path, progress):
         self.options, self.directory = options, Path(options.output_dir)
         self.progress = {"step": 0, "best": math.inf, "best_step": None, "worse": 0} | (progress or {})
-        self.begun = bool(progress)
+        self.progress.setdefault("id", uuid.uuid4().hex)
+        self.resumed = bool(progress)
         self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
         self.accelerator = get_accelerator(options)
         set_seed(options.seed)
@@ -636,7 +643,7 @@ class Training:
         )
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
-            with cli.loading(f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote"):
+            with cli.loading(f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote", where=""):
                 load_optimizer(self.model, self.optimizer, latest / OPTIMIZER)
             if self.accelerator.scaler is not None and "scaler" in progress:
                 self.accelerator.scaler.load_state_dict(progress["scaler"])
@@ -650,6 +657,10 @@ class Training:
         self.stop = None  # the signal that asked us to stop
         self.stopping = False  # whether it has asked any of several processes
         self.unchecked = []  # losses since the last check
+        # Sums of the terms, tokens and stories since the last line of the log; in a checkpoint those of all processes.
+        self.window = torch.zeros(len(TERMS) + 2, device=self.accelerator.device)
+        if self.accelerator.is_main_process and "window" in self.progress:
+            self.window += torch.tensor(self.progress["window"], device=self.accelerator.device)
 
     def shard(self):
         """The model with its parameters, their gradients and their moments cut over the processes, block by block."""
@@ -704,7 +715,9 @@ class Training:
         norm = accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip or math.inf)
         if accelerator.scaler is None:  # which leaves out steps whose gradients have overflown
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            self.unchecked.append((step, torch.cat([batch["index"] for batch in group]), norm, None))
+            alone = accelerator.num_processes == 1  # else it is of all processes' stories
+            stories = torch.cat([batch["index"] for batch in group]) if alone else torch.empty(0, dtype=torch.long)
+            self.unchecked.append((step, stories, norm, None))
         if accelerator.device.type == "cpu":  # a GPU would have to be waited for: run() does so now and then
             self.check()
         self.optimizer.step()
@@ -728,7 +741,8 @@ class Training:
                 found = f"step {step}: {' and '.join(names)} not finite ({values}"
             numbers = stories.tolist()
             ids = ", ".join(story_ids(self.options.train_data_path, numbers[:32]))
-            self.give_up(f"{found}; stories {ids}{' …' if len(numbers) > 32 else ''})")
+            of = f"; stories {ids}{' …' if len(numbers) > 32 else ''}" if numbers else ""
+            self.give_up(f"{found}{of})")
         elif elsewhere:
             self.give_up("a loss is not finite in another process")
 
@@ -770,7 +784,8 @@ class Training:
         state = {key: value for key, value in self.model.state_dict().items() if key in own}
         moments = optimizer_tensors(self.model, self.optimizer)
         weights, optimizer = gathered(state, main), gathered(moments, main)
-        progress = self.progress | {"options": dataclasses.asdict(self.options)}
+        window = over_processes(self.accelerator, self.window.cpu().double()).tolist()
+        progress = self.progress | {"options": dataclasses.asdict(self.options), "window": window}
         if self.accelerator.scaler is not None:
             progress["scaler"] = self.accelerator.scaler.state_dict()
         if main:
@@ -781,50 +796,59 @@ class Training:
     def derive(self):
         """The checkpoints that follow from the latest: the best, where it is that, and the --keep newest.
 
-        A training that is taken up does this first: it may have been killed before it came to it.
+        Those of a training that was overwritten go, and those that are ahead of one that was taken up from an older
+        step. A training that is taken up does this first: it may have been killed before it came to it.
         """
-        progress, latest = self.progress, self.directory / LATEST
-        if not self.begun:  # what an overwritten training has left
-            shutil.rmtree(self.directory / BEST, ignore_errors=True)
-            for path in kept_steps(self.directory):
-                shutil.rmtree(path)
-            self.begun = True
+        progress, latest, best = self.progress, self.directory / LATEST, self.directory / BEST
+        cli.recover(best)
         if progress["best_step"] == progress["step"]:
-            copy_checkpoint(latest, self.directory / BEST, leave_out=(OPTIMIZER, PROGRESS))
-        if self.options.keep:
+            copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
+        elif progress["best_step"] is None and best.exists():
+            cli.remove(best)
+        if self.options.keep and progress["step"]:
             copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
-            for path in kept_steps(self.directory)[: -self.options.keep]:
-                shutil.rmtree(path)
+        kept = [path for path in kept_steps(self.directory) if is_of(path, progress)]
+        for path in kept_steps(self.directory):
+            if path not in kept[-self.options.keep :]:  # with --keep 0 all that are its own stay
+                cli.remove(path)
+
+    def say(self, text):
+        if self.accelerator.is_main_process:
+            cli.say(text)
 
     def ask_to_stop(self, number, frame):
         """A signal handler: the step under way is finished and saved first; a second such signal stops at once."""
         self.stop = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if self.accelerator.is_main_process:  # print() may be interrupted within itself
+        if self.accelerator.is_main_process and os.getpid() == self.pid:  # print() may be interrupted within itself
             os.write(2, b"\nstopping: the step or validation under way is finished and saved first\n")
 
     def run(self):
         """Train to the end, or to where a signal or --patience stops it. Returns the exit status."""
         options, accelerator, progress = self.options, self.accelerator, self.progress
         main = accelerator.is_main_process
-        if main and self.begun:
+        if main and self.resumed:
             self.derive()
+        elif options.overwrite:  # from here on it is this training that is taken up, whenever it is killed
+            self.save()
         log = Log(self.directory, options, progress["versions"], progress["step"]) if main else None
+        self.pid = os.getpid()  # not that of the workers, which get the signals too
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self.ask_to_stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.ask_to_stop)
         bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", unit="step", disable=not main)
         names = (*TERMS, "tokens", "stories")
-        window, since = 0, time.perf_counter()
+        since = time.perf_counter()
         self.ddp.train()
         for group in self.groups():
             sums, rates = self.take_step(group)
-            window = window + sums
+            self.window += sums
             bar.update()
             step = progress["step"]
             last = step >= self.total_steps
             if step % options.log_every == 0 or last:
                 self.check()
-                totals = over_processes(accelerator, window.cpu().double())
+                totals = over_processes(accelerator, self.window.cpu().double())
                 totals = dict(zip(names, totals.tolist(), strict=True))
                 speed = totals["stories"] / (time.perf_counter() - since)
                 terms = {name: totals[name] / totals["stories"] for name in TERMS}
@@ -832,12 +856,14 @@ class Training:
                 bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {terms['kl']:.2f} a story, {speed:.0f} stories/s")
                 if log:
                     log.write(step=step, split="train", **terms, **rates, stories_per_second=speed)
-                window, since = 0, time.perf_counter()
+                since = time.perf_counter()
+                self.window.zero_()
             validated = step % self.eval_every == 0 or last
             if validated:
                 figures = self.validate(log)
                 if main:
-                    bar.write(figures)
+                    with tqdm.external_write_mode():
+                        cli.say(figures)
                 since = time.perf_counter()
             if last or progress["stopped_early"]:
                 break
@@ -848,21 +874,22 @@ class Training:
                 bar.close()
                 if log:
                     log.draw()
-                accelerator.print(f"stopped at step {step} and saved; the same command with --resume goes on")
+                self.say(f"stopped at step {step} and saved; the same command with --resume goes on")
+                accelerator.end_training()
                 return 128 + (self.stop or signal.SIGTERM)
         bar.close()
         if log:
             log.draw()
         if progress["stopped_early"]:
-            accelerator.print(f"stopped early: {progress['worse']} validations without a better −ELBO (--patience)")
-        accelerator.print(f"best model: {self.directory / BEST}; log.jsonl and training.png stand beside it")
+            self.say(f"stopped early: {progress['worse']} validations without a better −ELBO (--patience)")
+        self.say(f"best model: {self.directory / BEST}; log.jsonl and training.png stand beside it")
         accelerator.end_training()
 
 
 def load_data_tokenizer(path):
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; expected the tokenizer that dataset.py leaves beside the data")
-    with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data"):
+    with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data", where=""):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
         return tokenizer
@@ -908,7 +935,7 @@ def train(options):
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)
     progress = restore(options)
     training = Training(options, train_path, val_path, progress)
-    say = training.accelerator.print
+    say = training.say
     for name, data in (("training", training.train_set), ("validation", training.val_set)):
         shortened = (
             f", {data.shortened} of them shortened to {training.model.max_length} positions" if data.shortened else ""

@@ -15,11 +15,12 @@ from PIL import Image
 STAND_IN = "/pw/images/en-us/photo_unavailable.png"
 RECOVER = ("good", "slow", "cut_once", "limited", "error_once", "moved", "reset_once", "html_once", "chunked")
 NEVER = {  # kind: the reason that is reported
-    "missing": "HTTP 404", "removed": "HTTP 410", "forbidden": "HTTP 403", "legal": "HTTP 451",
+    "missing": "HTTP 404", "removed": "HTTP 410",
     "unavailable": "photo unavailable", "placeholder": "placeholder", "truncated": "broken where it comes from",
     "short_length": "broken where it comes from",
 }  # fmt: skip
 NOT_NOW = {
+    "forbidden": "HTTP 403", "legal": "HTTP 451",
     "busy": "HTTP 503", "loop": "redirected without end", "html": "not a photo", "empty": "empty answer",
     "cut": "cut short", "long_length": "too slow", "dripping": "too slow", "silent": "too slow", "headers": "too slow",
     "reset": "connection lost", "teapot": "HTTP 418", "astray": "redirected to no web address",

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -76,8 +77,8 @@ def test_a_directory_half_replaced_is_brought_back(tmp_path):
     for number, names in enumerate((["replaced"], ["replaced", "latest"])):
         folder = tmp_path / str(number)
         for name in names:
-            (folder / f".latest.a1b2c3d4{cli.UNFINISHED}" / name).mkdir(parents=True)
-            (folder / f".latest.a1b2c3d4{cli.UNFINISHED}" / name / "file").write_text(name)
+            (folder / f".latest.999999999.a1b2c3d4{cli.UNFINISHED}" / name).mkdir(parents=True)
+            (folder / f".latest.999999999.a1b2c3d4{cli.UNFINISHED}" / name / "file").write_text(name)
         with cli.alone(folder, "--output_dir"):
             assert (folder / "latest" / "file").read_text() == names[-1]
             assert sorted(p.name for p in folder.iterdir()) == [".lock", "latest"]
@@ -96,6 +97,27 @@ def test_a_folder_is_one_processs_own(tmp_path):
     with pytest.raises(ValueError), cli.alone(tmp_path / "c", "--output"):
         raise ValueError
     assert not (tmp_path / "c").exists()
+
+
+def test_what_another_process_is_writing_is_left_alone(tmp_path):
+    """A story's file in a training's folder; a training in a folder of another's."""
+    living = [
+        tmp_path / f".stories.json.{os.getpid()}.abcd{cli.UNFINISHED}",
+        tmp_path / "vist" / f".best.1.a{cli.UNFINISHED}",
+    ]
+    dead = tmp_path / "vist" / f".latest.999999999.abcd{cli.UNFINISHED}"
+    for holder in (*living, dead):
+        holder.mkdir(parents=True)
+    with cli.alone(tmp_path, "--output_dir"):
+        assert all(holder.exists() for holder in living) and not dead.exists()
+
+
+def test_a_device_is_written_to_and_a_link_followed(tmp_path):
+    cli.write_json("/dev/null", {})
+    assert not Path("/dev/null").is_file()
+    (tmp_path / "link.json").symlink_to(tmp_path / "x.json")
+    cli.write_json(tmp_path / "link.json", 1)
+    assert (tmp_path / "link.json").is_symlink() and (tmp_path / "x.json").read_text() == "1\n"
 
 
 def test_a_failure_to_write_names_the_file(tmp_path):

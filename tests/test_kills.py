@@ -29,7 +29,7 @@ from model import ImageEncoder
 CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
 TRAINING = (
     "train.py --train_data_path data/train.json --output_dir output --n_layer 1 --n_head 2 --n_embd 16 "
-    "--n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 --log_every 1 "
+    "--n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 --log_every 2 "
     "--dropout 0.2 --keep 2 --learning_rate 0.01 --resume"
 )
 PREPROCESSING = (
@@ -137,7 +137,8 @@ def left_by_training(folder):
         for path, of in tensors.items()
     }
     progress = json.loads((output / "latest" / "progress.json").read_text())
-    progress.pop("versions")
+    for name in ("versions", "id"):
+        progress.pop(name)
     return log, names, digests, progress
 
 
@@ -222,6 +223,28 @@ def test_killed_often(kind, arena, start, tmp_path, capsys):
         shutil.rmtree(folder)
     with capsys.disabled():
         print(f"\n{kind}: {sum(moments.values())} kills ({dict(moments)}), all equal to the uninterrupted run")
+
+
+def test_killed_while_it_overwrites_another(arena, start, fork, tmp_path):
+    """Until the first checkpoint of the new training the old one is as it was; from then on the new one is taken up."""
+    data, expected, events, _ = arena("training")
+    (tmp_path / "old").mkdir()
+    command, old = KINDS["training"][0].split(), tmp_path / "old"
+    (old / data.name).symlink_to(data)
+    assert fork(old, [*command, "--seed", "1"]).wait() == 0
+    before, taken_up = left_by_training(old), 0
+    for number in (5, 12, 30, 60):  # events: before and after its first checkpoint
+        folder = tmp_path / str(number)
+        shutil.copytree(old, folder, symlinks=True)
+        begun = [word if word != "--resume" else "--overwrite" for word in command]
+        assert fork(folder, begun, prepare=(count_events, number)).wait() is None
+        run = start("training", folder)
+        if run.wait() == 0:
+            assert left_by_training(folder) == expected, number
+            taken_up += 1
+        else:
+            assert "--seed was 1, now 0" in run.said and left_by_training(folder) == before, run.said
+    assert 0 < taken_up < 4
 
 
 def mounted(folder, size):

@@ -320,16 +320,16 @@ def test_a_changed_setting_is_allowed_by_name_and_other_data_are_refused(run_tra
         code, err = run_train(output, *same, "--resume", "--allow_changed", name)
         assert code == 2 and f"--allow_changed {name}: {found}" in err
     val = tmp_path / "val.json"
-    val.write_text((data / "val.json").read_text().replace("val3", "val9"))
+    val.write_text((data / "val.json").read_text())
     (tmp_path / "val.safetensors").write_bytes((data / "val.safetensors").read_bytes())
     again = ["--max_steps", 6, "--eval_every", 2, "--resume", "--val_data_path", val]
-    allowed = "max_steps,val_data_path"
-    progress = json.loads((output / "latest" / "progress.json").read_text())
-    progress["options"]["val_data_path"] = str(val)  # as if that file had changed
-    (output / "latest" / "progress.json").write_text(json.dumps(progress))
+    assert run_train(output, *again)[0] == 0  # the same data elsewhere
+    val.write_text((data / "val.json").read_text().replace("val3", "val9"))
     code, err = run_train(output, *again)
     assert code == 2 and "other validation data" in err and "--allow_changed val_data_path" in err
-    assert run_train(output, *again, "--allow_changed", allowed)[0] == 0
+    assert run_train(output, *again, "--allow_changed", "val_data_path")[0] == 0
+    code, err = run_train(output, *again, "--plan_size", 8)
+    assert code == 2 and "keep its options, or --overwrite" in err
 
 
 def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
@@ -343,7 +343,8 @@ def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
     assert code == 2 and "no latest, but step-10; rename it to latest" in err
     (tmp_path / "step-6").rename(tmp_path / "latest")  # any of them can be gone on from
     again = load_file(tmp_path / "step-10" / "model.safetensors")
-    assert run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3, "--resume")[0] == 0
+    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 2, "--resume")
+    assert code == 0 and sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-8"], err
     for key, value in load_file(tmp_path / "latest" / "model.safetensors").items():
         assert torch.equal(value, again[key]), key
     assert run_train(tmp_path, "--max_steps", 2, "--overwrite")[0] == 0
@@ -378,7 +379,7 @@ def test_a_checkpoint_carries_its_card(run_train, tmp_path):
     assert run_train(tmp_path, "--max_steps", 4, "--eval_every", 2)[0] == 0
     (_, figures) = log_of(tmp_path, "val")
     card = (tmp_path / "latest" / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: transformers\n") and "22 stories (train.json, sha256" in card
+    assert card.startswith("---\nlibrary_name: transformers\n") and "22 stories (sha256" in card
     assert f"| elbo_loss | {figures['elbo_loss']:.4f} |".replace("0 |", " |") in card.replace("0 |", " |")
     assert '"learning_rate": 0.002' in card and f"torch {torch.__version__}" in card and "at step 4" in card
 
@@ -404,7 +405,14 @@ def test_a_model_and_its_card_go_to_the_hub(run_train, tmp_path, monkeypatch):
     model.push_to_hub("me/stories")
     card = tmp_path / "output" / "best" / "README.md"
     assert (tmp_path / "hub" / "README.md").read_bytes() == card.read_bytes()
-    card.unlink()
+    written = card.read_text()
+    card.write_text(written.replace("step 2 ", "step 3 "))  # of the same training, later
+    monkeypatch.setattr(ModelCard, "load", lambda *_, **__: ModelCard(written))
+    model.push_to_hub("me/stories")
+    assert (tmp_path / "hub" / "README.md").read_bytes() == card.read_bytes()
+    monkeypatch.setattr(ModelCard, "load", lambda *_, **__: ModelCard("of the user's own hand"))
+    model.push_to_hub("me/stories")
+    assert (tmp_path / "hub" / "README.md").read_text().endswith("of the user's own hand")
     tokenizer.push_to_hub("me/stories")
     again, words = load_checkpoint(tmp_path / "hub")
     assert words.get_vocab() == tokenizer.get_vocab() and again.config.to_dict().keys() == model.config.to_dict().keys()
