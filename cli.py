@@ -387,10 +387,10 @@ def write_json(path, value):
 
 
 @contextlib.contextmanager
-def loading(option_and_value, otherwise, where=", neither from disk nor from a hub"):
+def loading(option_and_value, otherwise, tried=", neither from disk nor from a hub"):
     """Around a load by name or path: a name that cannot be fetched, or a bad file, becomes one clear line.
 
-    where: "" where it is a local file. `otherwise` says which option names a local path, or trains from scratch:
+    tried: "" where it is a local file. `otherwise` says which option names a local path, or trains from scratch:
     nothing is ever substituted silently.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries would bury that line
@@ -402,4 +402,4 @@ def loading(option_and_value, otherwise, where=", neither from disk nor from a h
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as one of Rust may panic
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{option_and_value}: cannot be loaded{where} ({reason}); {otherwise}") from None
+        raise UserError(f"{option_and_value}: cannot be loaded{tried} ({reason}); {otherwise}") from None

@@ -773,7 +773,7 @@ def load_checkpoint(path, flag="--checkpoint"):
     where = f"{flag} {found}"
     model = load_whole(PlanCVAE, found, where, "expected the complete directory that train.py wrote")
     vocab_size = model.decoder.config.vocab_size
-    with loading(where, "expected the complete directory that train.py wrote"), quiet_transformers():
+    with loading(where, "expected the complete directory that train.py wrote", tried=""), quiet_transformers():
         tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True, trust_remote_code=False)
         ids, rules = tokenizer.get_vocab().values(), tokenizer.backend_tokenizer.to_str()
         tokenizer(["a"])  # what is wrong with its settings shows only then
@@ -800,7 +800,7 @@ def load_whole(kind, path, where, otherwise):
         raise UserError(f"{where}: its config.json is not of a {kind.config_class.model_type}; {otherwise}")
     if not (path / "model.safetensors").is_file():  # a pickle could run code
         raise UserError(f"{where}: no model.safetensors in it (other formats are not read); {otherwise}")
-    with loading(where, otherwise), quiet_transformers():
+    with loading(where, otherwise, tried=""), quiet_transformers():
         try:
             config = kind.config_class.from_pretrained(path, local_files_only=True)
             wanted = sizes(config)

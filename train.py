@@ -643,7 +643,7 @@ class Training:
         )
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
-            with cli.loading(f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote", where=""):
+            with cli.loading(f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote", tried=""):
                 load_optimizer(self.model, self.optimizer, latest / OPTIMIZER)
             if self.accelerator.scaler is not None and "scaler" in progress:
                 self.accelerator.scaler.load_state_dict(progress["scaler"])
@@ -889,7 +889,7 @@ class Training:
 def load_data_tokenizer(path):
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; expected the tokenizer that dataset.py leaves beside the data")
-    with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data", where=""):
+    with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data", tried=""):
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
         return tokenizer
