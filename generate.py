@@ -631,6 +631,7 @@ def main():
             for sentence in story["sentences"]:
                 screen.add(k, sentence)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
+    cli.write_json(options.output, written)  # first of all: nothing that goes wrong from here on loses them
     page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
     if options.format != "text" and sys.stdout:
         sys.stdout.reconfigure(encoding="utf-8")  # like the files, whatever a terminal here would read
@@ -638,7 +639,6 @@ def main():
         cli.say(page if options.format == "html" else cli.to_json(objects[options.format]))
 
     note = lambda what, path: print(f"{what} -> {cli.printable(path)}", file=sys.stderr)
-    cli.write_json(options.output, written)
     more = len(stories) - len(stories[on_screen]) if options.format == "text" else 0
     count = f"{len(stories)} {'story' if len(stories) == 1 else 'stories'}"
     note(f"{count}, {more} of them not shown" if more else count, options.output)
