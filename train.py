@@ -89,7 +89,7 @@ class TrainOptions:
     eval_every: int = option(0, "steps between validations and checkpoints; 0 means once an epoch")
     patience: int = option(0, "validations without a better −ELBO before stopping; 0 never stops early")
     iwae_samples: int = option(0, "samples of the importance-weighted bound at validation; 0 leaves it out")
-    keep: int = option(0, "newest checkpoints to keep as step-<number> beside best and latest")
+    keep: int = option(0, "newest validated checkpoints to keep as step-<number> beside best and latest")
     tensorboard: bool = option(False, "log to output_dir/tensorboard as well (pip install tensorboard)")
 
 
@@ -805,7 +805,7 @@ class Training:
             copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
         elif progress["best_step"] is None and best.exists():
             cli.remove(best)
-        if self.options.keep and progress["step"]:
+        if self.options.keep and progress.get("validation", {}).get("step") == progress["step"]:  # not where it stopped
             copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
         kept = [path for path in kept_steps(self.directory) if is_of(path, progress)]
         for path in kept_steps(self.directory):
