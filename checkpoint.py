@@ -182,6 +182,12 @@ def versions():
     }  # fmt: skip
 
 
+def is_numbers(values):
+    """Whether these are a list of numbers that a float can hold."""
+    numbers = isinstance(values, list) and all(type(value) in (int, float) for value in values)
+    return numbers and all(-1e300 < value < 1e300 for value in values)
+
+
 def read_progress(path):
     """The progress in a checkpoint. Raises UserError where it is something else."""
     expected = "the progress of a training, as train.py writes it beside a model"
@@ -190,8 +196,14 @@ def read_progress(path):
     fitting = isinstance(progress, dict) and all(
         isinstance(progress.get(name), kind) and not isinstance(progress[name], bool) for name, kind in numbers.items()
     )
-    for name in ("data", "validation"):
-        fitting = fitting and isinstance(progress.get(name, {}), dict)
+    if fitting:
+        data, figures, window = (
+            progress.get(name, kind()) for name, kind in (("data", dict), ("validation", dict), ("window", list))
+        )
+        fitting = isinstance(data, dict) and isinstance(figures, dict) and is_numbers(window)
+        values = figures.values() if fitting else ()
+        fitting = fitting and (not figures or isinstance(figures.get("step"), int) and "stories" in figures)
+        fitting = fitting and all(is_numbers(value if isinstance(value, list) else [value]) for value in values)
     if not fitting or progress["step"] < 0 or progress["worse"] < 0:
         raise UserError(f"{path}: something else; expected {expected}")
     return progress

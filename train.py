@@ -659,8 +659,9 @@ class Training:
         self.unchecked = []  # losses since the last check
         # Sums of the terms, tokens and stories since the last line of the log; in a checkpoint those of all processes.
         self.window = torch.zeros(len(TERMS) + 2, device=self.accelerator.device)
-        if self.accelerator.is_main_process and "window" in self.progress:
-            self.window += torch.tensor(self.progress["window"], device=self.accelerator.device)
+        window = self.progress.get("window", [])
+        if self.accelerator.is_main_process and len(window) == len(self.window):
+            self.window += torch.tensor(window, device=self.accelerator.device)
 
     def shard(self):
         """The model with its parameters, their gradients and their moments cut over the processes, block by block."""
