@@ -204,19 +204,19 @@ def test_killed_and_taken_up_is_as_if_nothing_had_happened(kind, arena, start, t
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_often(kind, arena, start, tmp_path, capsys):
-    """Every second event of a run in turn, then runs that are killed again and again."""
+    """Every third event of a run in turn, then runs that are killed again and again."""
     moments, (data, expected, events, _) = Counter(), arena(kind)
     chance = random.Random(0)
-    for number in range(1, events, 2):
+    for number in range(1, events, 3):
         folder = tmp_path / f"event{number}"
         folder.mkdir()
         (folder / data.name).symlink_to(data)
         assert start(kind, folder, number).wait() is None
         run = start(kind, folder)
         assert run.wait() == 0 and KINDS[kind][1](folder) == expected, (number, run.said)
-        moments["every second event"] += 1
+        moments["every third event"] += 1
         shutil.rmtree(folder)
-    for number in range(20):
+    for number in range(12):
         folder = tmp_path / f"run{number}"
         folder.mkdir()
         moments += kill_until_done(kind, arena, start, folder, chance, kills=8)
