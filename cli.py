@@ -156,6 +156,7 @@ def one_line_errors():
         if message is None:
             raise
     except KeyboardInterrupt:
+        sys.unraisablehook = lambda unraisable: None  # what half-made objects have to say when they go
         end_bars()
         print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
         sys.exit(130)
