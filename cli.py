@@ -253,7 +253,7 @@ def whole(path):
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # as is what a link leads to
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent))
+    holder = new_holder(path)
     try:
         with naming(path, holder):
             yield holder / path.name
@@ -285,9 +285,14 @@ def replace(new, path, aside):
 
 def remove(path):
     """Remove a directory, in one step for whoever looks at it."""
-    holder = Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent))
+    holder = new_holder(path)
     path.rename(holder / path.name)
     shutil.rmtree(holder, ignore_errors=True)
+
+
+def new_holder(path):
+    """A new folder beside `path` for what is not to be seen under its name yet, or any more."""
+    return Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent))
 
 
 def of_holder(holder):
