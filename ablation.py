@@ -209,8 +209,7 @@ def main():
     print(table.text())
     output = Path(options.output_dir)
     cli.write_json(output / "table.json", {"settings": vars(options), "figures": figures})
-    with cli.whole(output / "table.md") as temporary:
-        temporary.write_text(table.markdown() + "\n", encoding="utf-8")
+    cli.write_text(output / "table.md", table.markdown())
     draw_frontier(figures, output / "frontier.png")
     print(f"\n-> {output}/table.md, table.json, frontier.png")
 

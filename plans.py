@@ -397,8 +397,7 @@ def main():
     table = table_of(figures, options)
     print(table.text())
     cli.write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
-    with cli.whole(f"{options.output}.md") as temporary:
-        temporary.write_text(table.markdown() + "\n", encoding="utf-8")
+    cli.write_text(f"{options.output}.md", table.markdown())
     print(f"\nthe picture of {options.checkpoints[0]}, the figures -> {options.output}.png, .json, .md")
 
 

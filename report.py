@@ -224,8 +224,7 @@ def report(systems, anchors, caption, drawn, settings):
         f"{output}.json", {"settings": settings, "caption": caption, "systems": found, "differences": differences}
     )
     for suffix, text in (("md", Table.markdown), ("tex", Table.latex)):
-        with cli.whole(f"{output}.{suffix}") as temporary:
-            temporary.write_text("\n\n".join(map(text, tables)) + "\n", encoding="utf-8")
+        cli.write_text(f"{output}.{suffix}", "\n\n".join(map(text, tables)))
     written = ".md, .tex, .json"
     if any(system.scores for system in systems):
         draw_scores(systems, drawn, f"{output}.png")
