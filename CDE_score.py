@@ -1,16 +1,18 @@
-"""Scores of one system's stories or several: coherence by a trained model, captions, diversity. One table of them all.
+"""Scores of one system's stories or several: coherence by a trained model, captions, diversity. One
+table of them all.
 
     python CDE_score.py                                    the human stories of the newest test split
     python CDE_score.py stories.json other=other.json      systems side by side, in any shape that stories.py reads
     python CDE_score.py … --references refs.json           with BLEU, METEOR, ROUGE_L and CIDEr by the VIST protocol
 
-CDE tells how well a story's changes follow the changes that the model expected. With s_t = (cos(Δh_t, Δh̃_t) + 1) / 2
-for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1 is perfect agreement, 2 is chance. It is the
-Flow score of DialoFlow (Li et al. 2021), for stories.
+CDE tells how well a story's changes follow the changes that the model expected. With s_t =
+(cos(Δh_t, Δh̃_t) + 1) / 2 for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1
+is perfect agreement, 2 is chance. It is the Flow score of DialoFlow (Li et al. 2021), for stories.
 
-CDE-W asks the same of the words. With b_t the words that the state foreseen at photo t expects, in no order, and u_t
-the even distribution over the words of sentence t, s_t = Σ_w sqrt(b_t(w) u_t(w)) for t = 1..T (the Bhattacharyya
-coefficient), CDE-W = 1 / (geometric mean of s_t): 1 is perfect agreement.
+CDE-W asks the same of the words. With b_t the words that the state foreseen at photo t expects, in
+no order, and u_t the even distribution over the words of sentence t, s_t = Σ_w sqrt(b_t(w) u_t(w))
+for t = 1..T (the Bhattacharyya coefficient), CDE-W = 1 / (geometric mean of s_t): 1 is perfect
+agreement.
 """
 
 import random
@@ -34,33 +36,58 @@ from stories import (
     tokenise,
 )
 
-# ------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 
 def parser():
     parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "stories", nargs="*", metavar="[NAME=]STORIES",
-        help=f"a system's stories: {SHAPES}; the human stories of the newest preprocessed test split if none is named",
-    )  # fmt: skip
-    parser.add_argument("--references", help="human stories, in any of these shapes: adds the caption metrics")
+        "stories",
+        nargs="*",
+        metavar="[NAME=]STORIES",
+        help=f"a system's stories: {SHAPES}; the human stories of the newest preprocessed test "
+        "split if none is named",
+    )
     parser.add_argument(
-        "--checkpoint", default=OUTPUT_DIR,
-        help="checkpoint that scores, or train.py's output_dir (its best one); none leaves its scores out",
-    )  # fmt: skip
-    parser.add_argument("--data_path", help="preprocessed split with the photos, where the stories do not tell")
+        "--references", help="human stories, in any of these shapes: adds the caption metrics"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default=OUTPUT_DIR,
+        help="checkpoint that scores, or train.py's output_dir (its best one); none leaves its "
+        "scores out",
+    )
+    parser.add_argument(
+        "--data_path", help="preprocessed split with the photos, where the stories do not tell"
+    )
     parser.add_argument("--no_photos", action="store_true", help="score the text alone")
-    parser.add_argument("--controls", action="store_true", help="how well scores tell wrongly told stories apart")
     parser.add_argument(
-        "--variants", action="store_true", help="other ways to score the same agreement, for comparison"
+        "--controls", action="store_true", help="how well scores tell wrongly told stories apart"
     )
-    parser.add_argument("--anchors", action="store_true", help="what human and constant stories reach by --references")
-    parser.add_argument("--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics")
-    parser.add_argument("--train_data_path", help="training split: adds the share of stories copied from it")
     parser.add_argument(
-        "--reference_log", action="store_true", help="the public reference's arithmetic (chance is 1.617)"
+        "--variants",
+        action="store_true",
+        help="other ways to score the same agreement, for comparison",
     )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
+    parser.add_argument(
+        "--anchors",
+        action="store_true",
+        help="what human and constant stories reach by --references",
+    )
+    parser.add_argument(
+        "--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics"
+    )
+    parser.add_argument(
+        "--train_data_path", help="training split: adds the share of stories copied from it"
+    )
+    parser.add_argument(
+        "--reference_log",
+        action="store_true",
+        help="the public reference's arithmetic (chance is 1.617)",
+    )
+    parser.add_argument(
+        "--batch_size", type=cli.positive_int, default=32, help="stories scored together"
+    )
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of controls and intervals")
     parser.add_argument("--output", default="scores", help="writes OUTPUT.json, .md, .tex and .png")
     return parser
@@ -71,10 +98,17 @@ def parse(arguments=None):
     options = parser().parse_intermixed_args(arguments)
     if options.no_photos and options.data_path:
         raise UserError("--no_photos and --data_path: expected one of them")
-    inputs = [argument.split("=", 1)[-1] for argument in options.stories] + [options.references or ""]
+    inputs = [argument.split("=", 1)[-1] for argument in options.stories] + [
+        options.references or ""
+    ]
     for suffix in (".json", ".md", ".tex", ".png"):
-        if Path(options.output.removesuffix(".json") + suffix).resolve() in map(Path.resolve, map(Path, inputs)):
-            raise UserError(f"--output {options.output}: would replace what is to be scored; expected another name")
+        if Path(options.output.removesuffix(".json") + suffix).resolve() in map(
+            Path.resolve, map(Path, inputs)
+        ):
+            raise UserError(
+                f"--output {options.output}: would replace what is to be scored; expected another "
+                "name"
+            )
     if not options.output.strip():
         raise UserError("--output: empty; expected the name of the files to write")
     if options.anchors and not options.references:
@@ -110,19 +144,22 @@ CONTROLS = {
     "shuffled": "its sentences in another order",
     "repeated": "one of its sentences said again and again",
     "borrowed": "another album's story",
-    "spliced": "the last two sentences of a story of another album, of the same label where labels are known",
+    "spliced": "the last two sentences of a story of another album, of the same label where labels "
+    "are known",
     "retold": "the last two sentences of the least similar story of the same album",
 }
 
 
-# -------------------------------------------------------------------------------------------- scores
+# ------------------------------------------------------------------------------------------- scores
 
 
 def inverse_mean(agreement, log=np.log2):
     """1 / the geometric mean of agreements (beats), each 0 to 1; NaN of none."""
     if not len(agreement):
         return np.nan
-    agreement = np.clip(np.asarray(agreement, dtype=np.float64), 1e-12, 1)  # no agreement is bad, not infinite
+    agreement = np.clip(
+        np.asarray(agreement, dtype=np.float64), 1e-12, 1
+    )  # no agreement is bad, not infinite
     return float(2 ** -log(agreement).mean())
 
 
@@ -140,7 +177,9 @@ class Trace:
 
     observed: np.ndarray  # T, D: Δh_t
     expected: np.ndarray  # T, D: Δh̃_t
-    agreement: np.ndarray | None  # T: of the words of sentence t with those foreseen; None without foresight
+    agreement: (
+        np.ndarray | None
+    )  # T: of the words of sentence t with those foreseen; None without foresight
     kl: np.ndarray | None  # T: KL(q_t ‖ p_t) in nats; None without a posterior
     nll: float  # −log p of a word, in nats, under the plans' prior means
 
@@ -153,8 +192,8 @@ class Trace:
         return np.minimum(a, b) / np.maximum(a, b)
 
 
-# Scores of a Trace (and of the mean changes of a corpus), each the lower the better. NLL per word is the baseline that
-# any of them must stand beside.
+# Scores of a Trace (and of the mean changes of a corpus), each the lower the better. NLL per word
+# is the baseline that any of them must stand beside.
 SCORES = {
     CDE: lambda trace, _: cde(trace.cosines()[1:]),
     CDE_W: lambda trace, _: np.nan if trace.agreement is None else inverse_mean(trace.agreement),
@@ -165,10 +204,14 @@ VARIANTS = {
     "CDE, first beat too": lambda trace, _: cde(trace.cosines()),
     "CDE, worst beat": lambda trace, _: max(map(cde, trace.cosines()[1:, None]), default=np.nan),
     "CDE, centred": lambda trace, centre: cde(trace.cosines(centre)[1:]),
-    "CDE × length ratio": lambda trace, _: inverse_mean((trace.cosines() + 1)[1:] / 2 * trace.length_ratios()[1:]),
+    "CDE × length ratio": lambda trace, _: inverse_mean(
+        (trace.cosines() + 1)[1:] / 2 * trace.length_ratios()[1:]
+    ),
     "state error": lambda trace, _: ((trace.expected - trace.observed) ** 2).mean(),
     "plan surprise, sum": lambda trace, _: np.nan if trace.kl is None else trace.kl.sum(),
-    "CDE-W, worst beat": lambda trace, _: np.nan if trace.agreement is None else 1 / max(trace.agreement.min(), 1e-12),
+    "CDE-W, worst beat": lambda trace, _: (
+        np.nan if trace.agreement is None else 1 / max(trace.agreement.min(), 1e-12)
+    ),
 }
 
 
@@ -184,14 +227,20 @@ def traces(model, dataset, pad_id, batch_size=32):
         prior, posterior = model.plans(states)
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])
         z = None if prior is None else prior.mean[None]
-        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], batch["beat_mask"])[0].sum(-1)
-        words = torch.bincount(batch["word_beat"] // batch["beat_mask"].shape[1], minlength=len(log_p))
+        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], batch["beat_mask"])[
+            0
+        ].sum(-1)
+        words = torch.bincount(
+            batch["word_beat"] // batch["beat_mask"].shape[1], minlength=len(log_p)
+        )
         agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
         kl = None if posterior is None else posterior.kl(prior).sum(-1)  # B, T
         by_beat = [states.observed_change, states.expected_change, agreement, kl]
         by_beat = [None if of is None else of.float().cpu().numpy() for of in by_beat]
         nll = (-log_p / words).cpu().tolist()
-        for row, (i, beats) in enumerate(zip(numbers, batch["beat_mask"].sum(1).tolist(), strict=True)):
+        for row, (i, beats) in enumerate(
+            zip(numbers, batch["beat_mask"].sum(1).tolist(), strict=True)
+        ):
             found[i] = Trace(*(None if of is None else of[row, :beats] for of in by_beat), nll[row])
         bar.update(len(numbers))
     bar.close()
@@ -199,7 +248,8 @@ def traces(model, dataset, pad_id, batch_size=32):
 
 
 def foreseen_agreement(model, states, batch):
-    """Bhattacharyya coefficient (B, T) of the words foreseen and an even distribution over those of the sentence."""
+    """Bhattacharyya coefficient (B, T) of the words foreseen and an even distribution over those of
+    the sentence."""
     foreseen = model.foreseen_words(states.predicted)  # B, T, V
     inside = batch["words"] != model.config.eos_token_id
     said = batch["word_beat"][inside] * foreseen.shape[-1] + batch["words"][inside]
@@ -211,7 +261,7 @@ def foreseen_agreement(model, states, batch):
     return (overlap / many.clamp(min=1).sqrt()).view_as(batch["beat_mask"])
 
 
-# ------------------------------------------------------------------------------------------ controls
+# ----------------------------------------------------------------------------------------- controls
 
 
 def told(story):
@@ -219,14 +269,16 @@ def told(story):
 
 
 def with_sentences(story, sentences):
-    return story | {"beats": [beat | {"sentence": s} for beat, s in zip(story["beats"], sentences, strict=True)]}
+    return story | {
+        "beats": [beat | {"sentence": s} for beat, s in zip(story["beats"], sentences, strict=True)]
+    }
 
 
 def control(stories, kind, retellings=(), seed=0):
     """The same stories and photos told wrongly, in one of CONTROLS' ways.
 
-    retellings: further stories of the same albums, which "retold" takes sentences from too. Only stories for which the
-    control can differ from the original are in the result.
+    retellings: further stories of the same albums, which "retold" takes sentences from too. Only
+    stories for which the control can differ from the original are in the result.
     """
     rng = random.Random(f"{kind} {seed}")
     by_album, by_label = {}, {}
@@ -244,17 +296,29 @@ def control(stories, kind, retellings=(), seed=0):
         elif kind == "repeated" and len(set(sentences)) > 1:
             other = [rng.choice(sentences)] * len(sentences)
         elif kind == "borrowed":
-            lender = draw(rng, stories, lambda s: s["album_id"] != story["album_id"] and len(told(s)) >= len(sentences))
+            lender = draw(
+                rng,
+                stories,
+                lambda s: s["album_id"] != story["album_id"] and len(told(s)) >= len(sentences),
+            )
             other = told(lender)[: len(sentences)] if lender else sentences
         elif kind == "spliced" and len(sentences) > 2:
             lender = draw(
                 rng,
                 by_label[story.get("label")],
-                lambda s: s["album_id"] != story["album_id"] and len(told(s)) > 2 and told(s)[-2:] != sentences[-2:],
+                lambda s: (
+                    s["album_id"] != story["album_id"]
+                    and len(told(s)) > 2
+                    and told(s)[-2:] != sentences[-2:]
+                ),
             )
             other = [*sentences[:-2], *told(lender)[-2:]] if lender else sentences
         elif kind == "retold" and len(sentences) > 2:
-            lenders = [s for s in by_album[story["album_id"]] if len(told(s)) > 2 and told(s)[-2:] != sentences[-2:]]
+            lenders = [
+                s
+                for s in by_album[story["album_id"]]
+                if len(told(s)) > 2 and told(s)[-2:] != sentences[-2:]
+            ]
             if lenders:
                 text = " ".join(sentences)
                 lender = min(lenders, key=lambda s: similarity(text, " ".join(told(s))))
@@ -265,11 +329,12 @@ def control(stories, kind, retellings=(), seed=0):
 
 
 def draw(rng, items, fitting, tries=1000):
-    """One of the items that fit, at random; None where there is none (or it is rarer than one in `tries`)."""
+    """One of the items that fit, at random; None where there is none (or it is rarer than one in
+    `tries`)."""
     return next(filter(fitting, (rng.choice(items) for _ in range(tries))), None)
 
 
-# ------------------------------------------------------------------------------------------- systems
+# ------------------------------------------------------------------------------------------ systems
 
 
 @dataclass
@@ -278,15 +343,21 @@ class System:
 
     name: str
     path: str
-    stories: list  # as stories.read_stories gives them, and "photo", a row of `photos`, in each beat
+    stories: (
+        list  # as stories.read_stories gives them, and "photo", a row of `photos`, in each beat
+    )
     where: str | None  # the photos are: a split's path, "folders", or None
     remarks: Counter
     photos: object = None  # features (rows, F), or None: the text alone is scored
     scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
     wrong: dict = field(default_factory=dict)  # {control: {score: [(album, score)]}}
-    matched: dict = field(default_factory=dict)  # {unit of the references: the text held against it}
+    matched: dict = field(
+        default_factory=dict
+    )  # {unit of the references: the text held against it}
     figures: dict = field(default_factory=dict)  # {name: metrics.Figure, or (value, low, high)}
-    equal_terms: dict = field(default_factory=dict)  # {caption metric: Figure} against all but one reference, by turns
+    equal_terms: dict = field(
+        default_factory=dict
+    )  # {caption metric: Figure} against all but one reference, by turns
 
     def albums_and(self, score):
         """[(album, score)] of the stories that have the score."""
@@ -294,7 +365,11 @@ class System:
 
 
 def albums_and(stories, values):
-    return [(story["album_id"], float(x)) for story, x in zip(stories, values, strict=True) if not np.isnan(x)]
+    return [
+        (story["album_id"], float(x))
+        for story, x in zip(stories, values, strict=True)
+        if not np.isnan(x)
+    ]
 
 
 def load_system(argument):
@@ -327,17 +402,29 @@ def find_photos(system, encoder, device):
     files, rows = {}, {}
     if system.where != "folders":
         if not Path(system.where).is_file():
-            found = f"{system.where}: no such file; expected the split with the photos of {system.path}"
+            found = (
+                f"{system.where}: no such file; expected the split with the photos of {system.path}"
+            )
             raise UserError(f"{found} (--data_path names it), or --no_photos")
         split = read_split(system.where)
         photos = Photos(system.where, split, encoder)
-        rows = {str(beat.get("photo_id")): beat["photo"] for story in split["stories"] for beat in story["beats"]}
-        labels = {str(story.get("album_id")): str(story["label"]) for story in split["stories"] if "label" in story}
+        rows = {
+            str(beat.get("photo_id")): beat["photo"]
+            for story in split["stories"]
+            for beat in story["beats"]
+        }
+        labels = {
+            str(story.get("album_id")): str(story["label"])
+            for story in split["stories"]
+            if "label" in story
+        }
         known = {album: {"label": label} for album, label in labels.items()}
         system.stories = [known.get(story["album_id"], {}) | story for story in system.stories]
         if not any(beat["photo_id"] in rows for story in system.stories for beat in story["beats"]):
             found = f"{system.path}: none of its photos is in {system.where}"
-            raise UserError(f"{found}; expected --data_path with the split that it tells of, or --no_photos")
+            raise UserError(
+                f"{found}; expected --data_path with the split that it tells of, or --no_photos"
+            )
 
         def key(beat):
             return beat["photo_id"]
@@ -347,7 +434,9 @@ def find_photos(system, encoder, device):
             folder, name = Path(beat.get("folder", "")), Path(beat["photo_id"] or "").name
             return spelled_out(folder).get(name, folder / name)
 
-        for beat in (beat for story in system.stories for beat in story["beats"] if beat["photo_id"]):
+        for beat in (
+            beat for story in system.stories for beat in story["beats"] if beat["photo_id"]
+        ):
             if key(beat) not in rows:
                 try:
                     pixels = encoder.preprocess(load_photo(key(beat), encoder.config.image_size))
@@ -357,17 +446,22 @@ def find_photos(system, encoder, device):
                     cli.warn(f"{key(beat)}: {error}; scored as a missing photo")
                     rows[key(beat)] = None
         photos = files
-    system.stories = [with_rows(story, lambda beat: rows.get(key(beat))) for story in system.stories]
+    system.stories = [
+        with_rows(story, lambda beat: rows.get(key(beat))) for story in system.stories
+    ]
     used = sorted({beat["photo"] for story in system.stories for beat in story["beats"]} - {None})
     if used:
         place = {row: i for i, row in enumerate(used)}
         system.photos = features(photos, used, encoder, device)
-        system.stories = [with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories]
+        system.stories = [
+            with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories
+        ]
 
 
 @cache
 def spelled_out(folder):
-    """{the name that generate.py gives a photo: its path} of those photos in a folder whose name cannot be printed."""
+    """{the name that generate.py gives a photo: its path} of those photos in a folder whose name
+    cannot be printed."""
     paths = photo_files(folder, follow_links=True)[0] if folder.is_dir() else []
     return {photo_name(path): path for path in paths if photo_name(path) != path.name}
 
@@ -378,11 +472,14 @@ def with_rows(story, row):
 
 @torch.inference_mode()
 def features(photos, rows, encoder, device, batch_size=64):
-    """Features (len(rows), F) of photos that are features or pixels: encoded once, however often they are told of."""
+    """Features (len(rows), F) of photos that are features or pixels: encoded once, however often
+    they are told of."""
     if photos[rows[0]].dim() == 1:
         return torch.stack([photos[row] for row in rows]).float()
     bar = tqdm(range(0, len(rows), batch_size), unit=" batches", desc="photos", leave=False)
-    batches = (torch.stack([photos[row] for row in rows[at : at + batch_size]]).to(device) for at in bar)
+    batches = (
+        torch.stack([photos[row] for row in rows[at : at + batch_size]]).to(device) for at in bar
+    )
     return torch.cat([encoder(batch).float().cpu() for batch in batches])
 
 
@@ -390,7 +487,9 @@ def score_by_model(system, model, tokenizer, options, retellings):
     """Fill in a system's scores, and its controls' where they are asked for."""
 
     def read(stories):
-        data = StoryDataset(stories, system.photos, tokenizer, model.config.image_slots, model.max_length)
+        data = StoryDataset(
+            stories, system.photos, tokenizer, model.config.image_slots, model.max_length
+        )
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], data.shortened)
         return traces(model, data, tokenizer.pad_token_id, options.batch_size)
@@ -403,17 +502,25 @@ def score_by_model(system, model, tokenizer, options, retellings):
         raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
     stories = [system.stories[i] for i in spoken]
     as_told = read(stories)
-    changes = [np.concatenate([getattr(trace, of)[1:] for trace in as_told]) for of in ("observed", "expected")]
+    changes = [
+        np.concatenate([getattr(trace, of)[1:] for trace in as_told])
+        for of in ("observed", "expected")
+    ]
     centre = [of.mean(0) if len(of) else 0 for of in changes]
     for name, score in scores.items():
         system.scores[name] = np.full(len(system.stories), np.nan)
         system.scores[name][spoken] = [score(trace, centre) for trace in as_told]
         if not np.isnan(system.scores[name]).all():
-            system.figures[name] = metrics.mean_figure([(*pair, 1) for pair in system.albums_and(name)])
+            system.figures[name] = metrics.mean_figure(
+                [(*pair, 1) for pair in system.albums_and(name)]
+            )
     for kind in CONTROLS if options.controls else ():
         wrong = control(stories, kind, retellings, options.seed)
         if not wrong:
-            print(f"{system.name}: control left out: {kind}, {CONTROLS[kind]}: no story can be told so")
+            print(
+                f"{system.name}: control left out: {kind}, {CONTROLS[kind]}: no story can be told "
+                "so"
+            )
         else:
             told_wrongly = read(wrong)
             system.wrong[kind] = {
@@ -422,14 +529,16 @@ def score_by_model(system, model, tokenizer, options, retellings):
             }
 
 
-# ---------------------------------------------------------------------------------------- references
+# --------------------------------------------------------------------------------------- references
 
 
 @dataclass
 class References:
     path: str
     stories: list
-    texts: dict  # {unit: [texts]}: of an album, or of a sequence of photos by the protocol "sequence"
+    texts: (
+        dict  # {unit: [texts]}: of an album, or of a sequence of photos by the protocol "sequence"
+    )
     album_of: dict  # {unit: album}
     album_of_story: dict  # {story id: album}
     sequences: bool
@@ -440,12 +549,14 @@ class References:
         return unit if unit in self.texts else None
 
     def find_albums(self, stories):
-        """The stories with the albums of these references, where their file names a story by its id alone."""
+        """The stories with the albums of these references, where their file names a story by its id
+        alone."""
         known = set(self.album_of.values())
         if any(story["album_id"] in known for story in stories):
             return stories
         return [
-            story | {"album_id": self.album_of_story.get(story["story_id"], story["album_id"])} for story in stories
+            story | {"album_id": self.album_of_story.get(story["story_id"], story["album_id"])}
+            for story in stories
         ]
 
 
@@ -456,7 +567,10 @@ def sequence(story):
 
 def load_references(path, protocol):
     if Path(path).is_dir():
-        raise UserError(f"--references {path}: a folder, as of VIST-Edit's machine stories; expected human stories")
+        raise UserError(
+            f"--references {path}: a folder, as of VIST-Edit's machine stories; expected human "
+            "stories"
+        )
     file = read_stories(path)
     stories = [story for story in written_alike(file.stories, file.remarks) if story["beats"]]
     for remark, count in (+file.remarks).items():
@@ -468,7 +582,8 @@ def load_references(path, protocol):
         album_of[unit] = story["album_id"]
     if sequences and None in texts:
         raise UserError(
-            f"--references {path}: tells no photos; --protocol sequence expected VIST's own JSON or a split"
+            f"--references {path}: tells no photos; --protocol sequence expected VIST's own JSON "
+            "or a split"
         )
     if not stories:
         raise UserError(f"--references {path}: no story with words in it; expected {SHAPES}")
@@ -477,7 +592,8 @@ def load_references(path, protocol):
 
 
 def match(system, references):
-    """Fill in which text of a system stands for which unit of the references; what has no counterpart is counted."""
+    """Fill in which text of a system stands for which unit of the references; what has no
+    counterpart is counted."""
     for story in system.stories:
         unit = references.unit(story)
         system.remarks["without references"] += unit is None
@@ -487,15 +603,21 @@ def match(system, references):
             system.matched[unit] = " ".join(told(story))
     if not system.matched:
         ids = f"{system.stories[0]['album_id']!r} there, {next(iter(references.texts))!r} here"
-        raise UserError(f"--references {references.path}: of no story in {system.path} ({ids}); expected its albums")
+        raise UserError(
+            f"--references {references.path}: of no story in {system.path} ({ids}); expected its "
+            "albums"
+        )
     unit = "a sequence" if references.sequences else "an album"
-    system.remarks[f"missing for {unit} of the references"] = len(references.texts) - len(system.matched)
+    system.remarks[f"missing for {unit} of the references"] = len(references.texts) - len(
+        system.matched
+    )
     among = sum(text in references.texts[unit] for unit, text in system.matched.items())
     system.remarks["that are among their own references"] = among
 
 
 def anchor_systems(references):
-    """Systems that say nothing of the photos: the best constant story, and human stories of another album."""
+    """Systems that say nothing of the photos: the best constant story, and human stories of another
+    album."""
     texts = references.texts
     constant = metrics.best_constant(texts)
     print(f'constant story: "{constant}"')
@@ -506,15 +628,20 @@ def anchor_systems(references):
 
 
 def anchor_system(name, references, matched):
-    stories = [paired(unit, references.album_of[unit], [], split_sentences(text)) for unit, text in matched.items()]
+    stories = [
+        paired(unit, references.album_of[unit], [], split_sentences(text))
+        for unit, text in matched.items()
+    ]
     return System(name, references.path, stories, None, Counter(), matched=matched)
 
 
 def score_by_references(systems, references, options):
-    """Fill in the systems' caption metrics. Returns the anchors, and what the tables have to say of it all."""
+    """Fill in the systems' caption metrics. Returns the anchors, and what the tables have to say of
+    it all."""
     protocol = options.protocol
     notes = [
-        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {metrics.PROTOCOLS[protocol]}; spaces around a "
+        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: "
+        f"{metrics.PROTOCOLS[protocol]}; spaces around a "
         f"text do not count"
     ]
     for system in systems:
@@ -522,9 +649,16 @@ def score_by_references(systems, references, options):
     rounds = metrics.leave_one_out(references.texts) if options.anchors else []
     anchors = anchor_systems(references) if options.anchors else []
     if rounds:
-        anchors.append(anchor_system(HUMAN, references, {unit: texts[0] for unit, texts in references.texts.items()}))
+        anchors.append(
+            anchor_system(
+                HUMAN, references, {unit: texts[0] for unit, texts in references.texts.items()}
+            )
+        )
     elif options.anchors:
-        notes.append(f"no album in {references.path} has two stories, so that none can be held against the others")
+        notes.append(
+            f"no album in {references.path} has two stories, so that none can be held against the "
+            "others"
+        )
     try:
         with metrics.Meteor() as meteor:
             fill_captions(systems, anchors, references, rounds, protocol, meteor)
@@ -535,7 +669,8 @@ def score_by_references(systems, references, options):
 
 
 def fill_captions(systems, anchors, references, rounds, protocol, meteor):
-    """The caption metrics of all references; with rounds of human stories (leave_one_out) on equal terms too."""
+    """The caption metrics of all references; with rounds of human stories (leave_one_out) on equal
+    terms too."""
 
     def score(*rounds):
         figures = metrics.caption_figures(*rounds, protocol=protocol, meteor=meteor)
@@ -545,16 +680,20 @@ def fill_captions(systems, anchors, references, rounds, protocol, meteor):
         if system.name == HUMAN:  # a human story is among all the references
             system.equal_terms = score(*rounds)
             continue
-        system.figures |= score((system.matched, {unit: references.texts[unit] for unit in system.matched}))
+        system.figures |= score(
+            (system.matched, {unit: references.texts[unit] for unit in system.matched})
+        )
         shares = [
             ({unit: system.matched[unit] for unit in human if unit in system.matched}, others)
             for human, others in rounds
         ]
-        shares = [(share, {unit: others[unit] for unit in share}) for share, others in shares if share]
+        shares = [
+            (share, {unit: others[unit] for unit in share}) for share, others in shares if share
+        ]
         system.equal_terms = score(*shares) if shares else {}
 
 
-# ---------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 
 def name_systems(options):
@@ -563,18 +702,26 @@ def name_systems(options):
     if not arguments:
         path = latest_split("test")
         if path is None:
-            raise UserError("no stories named and dataset/preprocessed/ holds no test split; expected " + SHAPES)
+            raise UserError(
+                "no stories named and dataset/preprocessed/ holds no test split; expected " + SHAPES
+            )
         print(f"scoring the human stories of {path}, the newest test split")
         arguments = [f"human={path}"]
     systems = [load_system(argument) for argument in arguments]
     names = Counter([*(system.name for system in systems), CONSTANT, OTHER, HUMAN])
     twice = [name for name, count in names.items() if count > 1]
     if twice:
-        raise UserError(f"{twice[0]}: the name of two systems or an anchor; expected NAME=PATH to tell them apart")
+        raise UserError(
+            f"{twice[0]}: the name of two systems or an anchor; expected NAME=PATH to tell them "
+            "apart"
+        )
     for system in systems:
         system.where = None if options.no_photos else options.data_path or system.where
         if system.remarks["with an id that another has too"]:
-            cli.warn(f"{system.path}: {system.remarks['with an id that another has too']} stories share an id")
+            cli.warn(
+                f"{system.path}: {system.remarks['with an id that another has too']} stories share "
+                "an id"
+            )
     return systems
 
 
@@ -582,7 +729,11 @@ def main():
     options = parse()
     scored = options.checkpoint != "none"
     systems = name_systems(options)
-    references = load_references(options.references, options.protocol) if options.references is not None else None
+    references = (
+        load_references(options.references, options.protocol)
+        if options.references is not None
+        else None
+    )
     training = None
     if options.train_data_path is not None:
         stories = written_alike(read_stories(options.train_data_path).stories, Counter())
@@ -598,7 +749,13 @@ def main():
         if scored:
             model.to(best_device())
             find_photos(system, model.image_encoder, model.device)
-            score_by_model(system, model, tokenizer, options, references.stories if references and not as_typed else ())
+            score_by_model(
+                system,
+                model,
+                tokenizer,
+                options,
+                references.stories if references and not as_typed else (),
+            )
         if as_typed:
             system.stories = written_alike(system.stories, system.remarks)
     anchors, notes = [], []
@@ -612,21 +769,29 @@ def main():
 
 
 def score_by_words(systems, anchors, training, options):
-    """Fill in how long, how various and how much copied the stories are. Returns what the table has to say of it."""
-    spoken = {s.name: [(story["album_id"], told(story)) for story in s.stories] for s in systems + anchors}
+    """Fill in how long, how various and how much copied the stories are. Returns what the table has
+    to say of it."""
+    spoken = {
+        s.name: [(story["album_id"], told(story)) for story in s.stories] for s in systems + anchors
+    }
     firsts = {
-        name: list({album: (album, said) for album, said in reversed(of)}.values()) for name, of in spoken.items()
+        name: list({album: (album, said) for album, said in reversed(of)}.values())
+        for name, of in spoken.items()
     }
     of_systems = {system.name: firsts[system.name] for system in systems}
     try:  # of as many tokens as the systems allow, whatever the anchors
         different, tokens = metrics.distinct(of_systems, seed=options.seed)
         for anchor in anchors:
-            different |= metrics.distinct({anchor.name: firsts[anchor.name]}, seed=options.seed, tokens=tokens)[0]
+            different |= metrics.distinct(
+                {anchor.name: firsts[anchor.name]}, seed=options.seed, tokens=tokens
+            )[0]
         note = f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
     except ValueError as error:
         note, different = f"distinct-n and vocabulary are left out: {error}", {}
     for system in systems + anchors:
-        system.figures |= metrics.diversity_figures(spoken[system.name], training) | different.get(system.name, {})
+        system.figures |= metrics.diversity_figures(spoken[system.name], training) | different.get(
+            system.name, {}
+        )
     return note
 
 

@@ -1,11 +1,13 @@
-"""Train variants of the model on the same data, in the same steps, with the same seeds, and set them side by side.
+"""Train variants of the model on the same data, in the same steps, with the same seeds, and set
+them side by side.
 
     python ablation.py                                              plan = none, deterministic, cvae; three seeds each
     python ablation.py free_bits=0 free_bits=0.1,bow_weight=0.5     any options of train.py, by commas
     python ablation.py --seeds 0 1 2 3 4 --train="--max_steps 500 --batch_size 32"
 
-It writes a table (mean and 95 % interval over the seeds) and a picture, the KL against the bound of the likelihood. A
-variant that was trained is not trained again, so that a run that was stopped is taken up by the same command.
+It writes a table (mean and 95 % interval over the seeds) and a picture, the KL against the bound of
+the likelihood. A variant that was trained is not trained again, so that a run that was stopped is
+taken up by the same command.
 """
 
 import os
@@ -25,38 +27,79 @@ SAMPLES = 100  # of the importance-weighted bound
 def parser():
     parser = cli.Parser(prog="ablation.py", description=__doc__.splitlines()[0])
     variants = [f"plan={plan}" for plan in reversed(PLANS)]
-    parser.add_argument("variants", nargs="*", default=variants, metavar="NAME=VALUE[,…]", help="options of train.py")
-    parser.add_argument("--seeds", type=cli.natural_int, nargs="+", default=[0, 1, 2], help="a training for each")
-    parser.add_argument("--jobs", type=cli.positive_int, default=1, help="trainings at once, which share the cores")
     parser.add_argument(
-        "--train", default="", metavar="OPTIONS", help="for every train.py, as one argument: --train='--fsdp'"
+        "variants",
+        nargs="*",
+        default=variants,
+        metavar="NAME=VALUE[,…]",
+        help="options of train.py",
     )
-    parser.add_argument("--train_data_path", help="training split (default: the newest), val.json beside it")
-    parser.add_argument("--test_data_path", help="split of the figures (default: test.json beside the training split)")
-    parser.add_argument("--world", help="the picture book that the test split was made of: its stories are checked too")
-    parser.add_argument("--output_dir", default="ablation", help="where trainings, table.md, .json and frontier.png go")
+    parser.add_argument(
+        "--seeds", type=cli.natural_int, nargs="+", default=[0, 1, 2], help="a training for each"
+    )
+    parser.add_argument(
+        "--jobs", type=cli.positive_int, default=1, help="trainings at once, which share the cores"
+    )
+    parser.add_argument(
+        "--train",
+        default="",
+        metavar="OPTIONS",
+        help="for every train.py, as one argument: --train='--fsdp'",
+    )
+    parser.add_argument(
+        "--train_data_path", help="training split (default: the newest), val.json beside it"
+    )
+    parser.add_argument(
+        "--test_data_path",
+        help="split of the figures (default: test.json beside the training split)",
+    )
+    parser.add_argument(
+        "--world",
+        help="the picture book that the test split was made of: its stories are checked too",
+    )
+    parser.add_argument(
+        "--output_dir",
+        default="ablation",
+        help="where trainings, table.md, .json and frontier.png go",
+    )
     return parser
 
 
-OWN = ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_data_path")  # options that it sets itself
+OWN = (
+    "seed",
+    "resume",
+    "overwrite",
+    "evaluate",
+    "output_dir",
+    "train_data_path",
+)  # options that it sets itself
 
 
 def parse(arguments=None):
     options = parser().parse_args(arguments)
-    options.variants, options.seeds = (list(dict.fromkeys(of)) for of in (options.variants, options.seeds))
+    options.variants, options.seeds = (
+        list(dict.fromkeys(of)) for of in (options.variants, options.seeds)
+    )
     for variant in options.variants:
         for entry in variant.split(","):
             if "=" not in entry:
-                raise UserError(f"{variant}: expected NAME=VALUE[,NAME=VALUE …], options of train.py")
+                raise UserError(
+                    f"{variant}: expected NAME=VALUE[,NAME=VALUE …], options of train.py"
+                )
             if entry.split("=")[0] in OWN:
-                raise UserError(f"{variant}: --{entry.split('=')[0]} is ablation.py's to set; expected other options")
+                raise UserError(
+                    f"{variant}: --{entry.split('=')[0]} is ablation.py's to set; expected other "
+                    "options"
+                )
     try:
         words = shlex.split(options.train)
     except ValueError as error:
         raise UserError(f"--train {options.train}: {error}; expected options of train.py") from None
     for name in OWN:
         if any(word.split("=")[0] == f"--{name}" for word in words):
-            raise UserError(f"--train: --{name} is ablation.py's to set; expected other options of train.py")
+            raise UserError(
+                f"--train: --{name} is ablation.py's to set; expected other options of train.py"
+            )
     return options
 
 
@@ -78,12 +121,18 @@ matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt
 
 FIGURES = {  # of train.py --evaluate: what the table calls them
-    "iwae_loss": f"bound, {SAMPLES} samples: nats a story", "iwae_per_token": "bound: nats a token",
-    "elbo_loss": "−ELBO: nats a story", "nll": "NLL given the plan", "kl": "KL", "information": "information",
-    "active_units": "active units a beat", "means_within_90": "posterior means in the prior's 90 %",
-    "samples_within_90": "posterior samples in the prior's 90 %", "bow_perplexity": "bag-of-words perplexity",
+    "iwae_loss": f"bound, {SAMPLES} samples: nats a story",
+    "iwae_per_token": "bound: nats a token",
+    "elbo_loss": "−ELBO: nats a story",
+    "nll": "NLL given the plan",
+    "kl": "KL",
+    "information": "information",
+    "active_units": "active units a beat",
+    "means_within_90": "posterior means in the prior's 90 %",
+    "samples_within_90": "posterior samples in the prior's 90 %",
+    "bow_perplexity": "bag-of-words perplexity",
     "cosine": "cosine of expected and observed change",
-}  # fmt: skip
+}
 
 
 RUNNING = set()  # processes that are stopped where another has failed
@@ -93,14 +142,20 @@ def run(script, *arguments, threads):
     """Run one of our scripts; its own one line of error is ours."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     command = [sys.executable, HERE / script, *map(str, arguments)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    )
     RUNNING.add(process)
     _, said = process.communicate()
     RUNNING.discard(process)
     if process.returncode < 0:
-        raise UserError(f"{script}: stopped by signal {-process.returncode} (9 is often a lack of memory)")
+        raise UserError(
+            f"{script}: stopped by signal {-process.returncode} (9 is often a lack of memory)"
+        )
     if process.returncode:
-        raise UserError((said.strip().splitlines() or [f"{script}: exit status {process.returncode}"])[-1])
+        raise UserError(
+            (said.strip().splitlines() or [f"{script}: exit status {process.returncode}"])[-1]
+        )
 
 
 def as_options(entries):
@@ -114,26 +169,67 @@ def train_and_measure(variant, seed, train_path, test_path, options, threads):
     place = Path(options.output_dir) / variant / str(seed)
     own = as_options(entry.split("=", 1) for entry in variant.split(","))
     data = ["--train_data_path", train_path, "--output_dir", place]
-    run("train.py", *data, "--seed", seed, "--resume", *shlex.split(options.train), *own, threads=threads)
-    run("train.py", "--output_dir", place, "--evaluate", test_path, "--iwae_samples", SAMPLES, threads=threads)
+    run(
+        "train.py",
+        *data,
+        "--seed",
+        seed,
+        "--resume",
+        *shlex.split(options.train),
+        *own,
+        threads=threads,
+    )
+    run(
+        "train.py",
+        "--output_dir",
+        place,
+        "--evaluate",
+        test_path,
+        "--iwae_samples",
+        SAMPLES,
+        threads=threads,
+    )
     found = json.loads((place / "evaluation.json").read_text())["figures"]
     found["iwae_per_token"] = found["iwae_loss"] * found["stories"] / found["tokens"]
-    found["active_units"] = sum(found["active_units_per_beat"]) / len(found["active_units_per_beat"])
+    found["active_units"] = sum(found["active_units_per_beat"]) / len(
+        found["active_units_per_beat"]
+    )
     if "information_per_beat" in found:
         found["information"] = sum(found["information_per_beat"])
     figures = {name: found[key] for key, name in FIGURES.items() if key in found}
     stories = place / "stories.json"
-    run("generate.py", "--data_path", test_path, "--checkpoint", place, "--output", stories, threads=threads)
-    run("CDE_score.py", stories, "--checkpoint", place, "--data_path", test_path, "--output", place / "scores",
-        threads=threads)  # fmt: skip
-    scores = next(iter(json.loads((place / "scores.json").read_text())["systems"].values()))["figures"]
+    run(
+        "generate.py",
+        "--data_path",
+        test_path,
+        "--checkpoint",
+        place,
+        "--output",
+        stories,
+        threads=threads,
+    )
+    run(
+        "CDE_score.py",
+        stories,
+        "--checkpoint",
+        place,
+        "--data_path",
+        test_path,
+        "--output",
+        place / "scores",
+        threads=threads,
+    )
+    scores = next(iter(json.loads((place / "scores.json").read_text())["systems"].values()))[
+        "figures"
+    ]
     names = ("CDE", "sentence repeated across", "distinct-2")
     figures |= {f"its stories: {name}": scores[name][0] for name in names if name in scores}
     if options.world:
         checked = check_stories(read_stories(stories).stories, options.world)
         share = {name: right / of for name, (right, of) in checked["figures"].items()}
         figures |= {
-            "its stories: slots right (the worst slot), %": 100 * min(share[slot] for slot in SLOTS),
+            "its stories: slots right (the worst slot), %": 100
+            * min(share[slot] for slot in SLOTS),
             "its stories: whole, %": 100 * share["all five beats"],
             "its stories: one mood, %": 100 * share["one mood"],
             "its stories: cheerful, %": 100 * share["cheerful"],
@@ -152,7 +248,10 @@ def table_of(figures, options):
             shown = "{:.4g} [{:.4g}, {:.4g}]" if len(values) > 1 else "{:.4g}"
             cells.append(shown.format(*metrics.over_seeds(values)) if values else "–")
         rows.append([name, *cells])
-    caption = f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats a story but where said."
+    caption = (
+        f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats a story "
+        "but where said."
+    )
     if options.train:
         caption += f" Trained with {options.train}."
     return Table("Ablation", ["", *figures], rows, caption)
@@ -169,8 +268,18 @@ def draw_frontier(figures, path):
         level = sum(plain) / len(plain)
         for height, label in ((level, "no plan"), (1.03 * level, "3 % more")):
             axis.axhline(height, c="0.5", lw=0.8, ls="-" if height == level else "--")
-            axis.annotate(label, (1, height), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
-    axis.set(xlabel="KL, nats a story", ylabel=f"bound of {SAMPLES} samples: nats a token, the lower the better")
+            axis.annotate(
+                label,
+                (1, height),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                fontsize=8,
+            )
+    axis.set(
+        xlabel="KL, nats a story",
+        ylabel=f"bound of {SAMPLES} samples: nats a token, the lower the better",
+    )
     axis.legend(fontsize=7)
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
@@ -181,11 +290,15 @@ def main():
     options = parse()
     train_path = options.train_data_path or latest_split("train")
     if train_path is None:
-        raise UserError("--train_data_path: not named, and dataset/preprocessed/ holds no training split")
+        raise UserError(
+            "--train_data_path: not named, and dataset/preprocessed/ holds no training split"
+        )
     test_path = Path(options.test_data_path or Path(train_path).with_name("test.json"))
     for flag, path in (("--train_data_path", Path(train_path)), ("--test_data_path", test_path)):
         if not path.is_file():
-            raise UserError(f"{flag}: {path} is not there; expected a preprocessed split (python dataset.py)")
+            raise UserError(
+                f"{flag}: {path} is not there; expected a preprocessed split (python dataset.py)"
+            )
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
     jobs = [(variant, seed) for seed in options.seeds for variant in options.variants]
     results = {}
@@ -204,7 +317,9 @@ def main():
             for process in list(RUNNING):  # a training saves before it stops
                 process.terminate()
             raise
-    figures = {variant: [results[variant, seed] for seed in options.seeds] for variant in options.variants}
+    figures = {
+        variant: [results[variant, seed] for seed in options.seeds] for variant in options.variants
+    }
     table = table_of(figures, options)
     print(table.text())
     output = Path(options.output_dir)

@@ -1,7 +1,8 @@
-"""What a training leaves and takes up again: checkpoints, each with its model card, and the progress in them.
+"""What a training leaves and takes up again: checkpoints, each with its model card, and the
+progress in them.
 
-`latest` is the one complete checkpoint to go on from. All else is derived from it: `best` (without the optimizer) and
-the `step-<number>` of --keep are further names of its files.
+`latest` is the one complete checkpoint to go on from. All else is derived from it: `best` (without
+the optimizer) and the `step-<number>` of --keep are further names of its files.
 """
 
 import json
@@ -26,7 +27,8 @@ OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
 
 
 def gathered(tensors, keep):
-    """{name: tensor} with each that FSDP has cut over the processes whole, on the CPU; empty where not to `keep`.
+    """{name: tensor} with each that FSDP has cut over the processes whole, on the CPU; empty where
+    not to `keep`.
 
     All processes must ask; one tensor at a time is whole on their devices.
     """
@@ -39,7 +41,8 @@ def gathered(tensors, keep):
 
 
 def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
-    """A complete directory to go on from: the model, its card, the optimizer's state and the progress."""
+    """A complete directory to go on from: the model, its card, the optimizer's state and the
+    progress."""
     with cli.whole(path) as directory:
         model.save_pretrained(directory, state_dict=weights)
         tokenizer.save_pretrained(directory)
@@ -49,7 +52,8 @@ def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
 
 
 def copy_checkpoint(source, target, leave_out=()):
-    """Another name for a checkpoint's files, which take no more room where the disk knows hard links."""
+    """Another name for a checkpoint's files, which take no more room where the disk knows hard
+    links."""
     with cli.whole(target) as directory:
         directory.mkdir()
         for file in source.iterdir():
@@ -62,12 +66,15 @@ def copy_checkpoint(source, target, leave_out=()):
 
 def kept_steps(directory):
     """The checkpoints that --keep has left, the oldest first."""
-    steps = [path for path in directory.glob(f"{STEP}*") if path.name.removeprefix(STEP).isdecimal()]
+    steps = [
+        path for path in directory.glob(f"{STEP}*") if path.name.removeprefix(STEP).isdecimal()
+    ]
     return sorted(steps, key=lambda path: int(path.name.removeprefix(STEP)))
 
 
 def is_of(path, progress):
-    """Whether a checkpoint that --keep has left is of the training with this progress, and no later than it."""
+    """Whether a checkpoint that --keep has left is of the training with this progress, and no later
+    than it."""
     try:
         kept = read_progress(path / PROGRESS)
     except UserError:
@@ -76,20 +83,31 @@ def is_of(path, progress):
 
 
 def model_card(model, progress):
-    """README.md of a checkpoint: what the model is, how to load it, how well it did, and what it was trained by."""
+    """README.md of a checkpoint: what the model is, how to load it, how well it did, and what it
+    was trained by."""
     options, made, figures = progress["options"], progress["versions"], progress.get("validation")
-    chosen = {name: value for name, value in options.items() if name not in ("resume", "overwrite", "evaluate")}
+    chosen = {
+        name: value
+        for name, value in options.items()
+        if name not in ("resume", "overwrite", "evaluate")
+    }
     told = (
-        f"Validation at step {figures['step']}, {figures['stories']} stories of `{options['val_data_path']}`:"
+        f"Validation at step {figures['step']}, {figures['stories']} stories of "
+        f"`{options['val_data_path']}`:"
         if figures
         else "It was not validated yet."
     )
     rows = [
-        f"| {name} | {[round(x, 4) for x in value] if isinstance(value, list) else round(value, 4)} |"
+        f"| {name} | "
+        f"{[round(x, 4) for x in value] if isinstance(value, list) else round(value, 4)} |"
         for name, value in (figures or {}).items()
         if name not in ("step", "stories")
     ]
-    table = "\n".join(["| figure (nats a story where not said) | |", "|---|---|", *rows]) if rows else ""
+    table = (
+        "\n".join(["| figure (nats a story where not said) | |", "|---|---|", *rows])
+        if rows
+        else ""
+    )
     of_data = "\n".join(f"- {split}: {about}" for split, about in progress["data"].items())
     return f"""---
 library_name: transformers
@@ -140,31 +158,50 @@ A story is as good as the data: the model knows the world of its training storie
 
 
 def optimizer_tensors(model, optimizer):
-    """An optimizer's state as tensors by the names of its parameters: {"<parameter>:<what>": tensor}."""
-    names, state = {id(p): name for name, p in model.named_parameters()}, optimizer.state_dict()["state"]
+    """An optimizer's state as tensors by the names of its parameters: {"<parameter>:<what>":
+    tensor}."""
+    names, state = (
+        {id(p): name for name, p in model.named_parameters()},
+        optimizer.state_dict()["state"],
+    )
     names = [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
-    return {f"{names[i]}:{what}": value for i, entry in state.items() for what, value in entry.items()}
+    return {
+        f"{names[i]}:{what}": value for i, entry in state.items() for what, value in entry.items()
+    }
 
 
 def load_optimizer(model, optimizer, path):
-    """Put back the state that `optimizer_tensors` gave, cut over the processes as its parameters are.
+    """Put back the state that `optimizer_tensors` gave, cut over the processes as its parameters
+    are.
 
     Raises UserError where it is of other parameters.
     """
-    state, parameters, expected = optimizer.state_dict(), dict(model.named_parameters()), "the state of this training"
-    order = {id(p): i for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])}
+    state, parameters, expected = (
+        optimizer.state_dict(),
+        dict(model.named_parameters()),
+        "the state of this training",
+    )
+    order = {
+        id(p): i
+        for i, p in enumerate(p for group in optimizer.param_groups for p in group["params"])
+    }
     state["state"] = {}
     for key, tensor in load_file(path).items():
         name, what = key.rsplit(":", 1) if ":" in key else (key, "")
         p = parameters.get(name)
-        fitting = id(p) in order and what in ADAM and tensor.shape == (() if what == "step" else p.shape)
+        fitting = (
+            id(p) in order and what in ADAM and tensor.shape == (() if what == "step" else p.shape)
+        )
         if not fitting or not tensor.isfinite().all():
             raise UserError(f"{path}: {key!r} does not fit the model; expected {expected}")
         if isinstance(p, DTensor) and what != "step":
             tensor = distribute_tensor(tensor.to(p.device), p.device_mesh, p.placements)
         state["state"].setdefault(order[id(p)], {})[what] = tensor
     if lacking := [kept for kept in state["state"].values() if kept.keys() != ADAM]:
-        raise UserError(f"{path}: lacks {sorted(ADAM - lacking[0].keys())[0]} of a parameter; expected {expected}")
+        raise UserError(
+            f"{path}: lacks {sorted(ADAM - lacking[0].keys())[0]} of a parameter; expected "
+            f"{expected}"
+        )
     optimizer.load_state_dict(state)
 
 
@@ -172,14 +209,20 @@ def versions():
     """What the training ran with; it opens the log."""
     try:
         commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+            ["git", "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parent,
         ).stdout.strip()
     except OSError:  # no git here
         commit = ""
     return {
-        "commit": commit or None, "python": platform.python_version(), "torch": torch.__version__,
-        "transformers": transformers.__version__, "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }  # fmt: skip
+        "commit": commit or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
 
 
 def is_numbers(values):
@@ -194,16 +237,22 @@ def read_progress(path):
     progress = cli.read_json(path, expected)
     numbers = {"step": int, "worse": int, "best": (int, float), "options": dict}
     fitting = isinstance(progress, dict) and all(
-        isinstance(progress.get(name), kind) and not isinstance(progress[name], bool) for name, kind in numbers.items()
+        isinstance(progress.get(name), kind) and not isinstance(progress[name], bool)
+        for name, kind in numbers.items()
     )
     if fitting:
         data, figures, window = (
-            progress.get(name, kind()) for name, kind in (("data", dict), ("validation", dict), ("window", list))
+            progress.get(name, kind())
+            for name, kind in (("data", dict), ("validation", dict), ("window", list))
         )
         fitting = isinstance(data, dict) and isinstance(figures, dict) and is_numbers(window)
         values = figures.values() if fitting else ()
-        fitting = fitting and (not figures or isinstance(figures.get("step"), int) and "stories" in figures)
-        fitting = fitting and all(is_numbers(value if isinstance(value, list) else [value]) for value in values)
+        fitting = fitting and (
+            not figures or isinstance(figures.get("step"), int) and "stories" in figures
+        )
+        fitting = fitting and all(
+            is_numbers(value if isinstance(value, list) else [value]) for value in values
+        )
     if not fitting or progress["step"] < 0 or progress["worse"] < 0:
         raise UserError(f"{path}: something else; expected {expected}")
     return progress

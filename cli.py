@@ -22,7 +22,12 @@ from pathlib import Path
 
 OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
 PLANS = ("cvae", "deterministic", "none")
-SCORES = CDE, CDE_W, SURPRISE, NLL = "CDE", "CDE-W", "plan surprise", "NLL per word"  # of a story by a trained model
+SCORES = CDE, CDE_W, SURPRISE, NLL = (
+    "CDE",
+    "CDE-W",
+    "plan surprise",
+    "NLL per word",
+)  # of a story by a trained model
 
 
 class UserError(Exception):
@@ -33,13 +38,16 @@ class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and whose help shows the defaults."""
 
     def __init__(self, **kwargs):
-        super().__init__(formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs)
+        super().__init__(
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs
+        )
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {printable(message)} (--help lists the options)\n")
 
     def add_dataclass(self, cls):
-        """One option per field of a dataclass: its type, default, `help` and `choices` (from the field's metadata)."""
+        """One option per field of a dataclass: its type, default, `help` and `choices` (from the
+        field's metadata)."""
         for name, kind in typing.get_type_hints(cls).items():
             field = next(f for f in dataclasses.fields(cls) if f.name == name)
             if isinstance(kind, types.UnionType):  # `int | None`: an option that may stay unset
@@ -101,19 +109,21 @@ def share(text):
 
 
 def first_process():
-    """Whether this process works alone, or is the first of those that a launcher started: it speaks for all."""
+    """Whether this process works alone, or is the first of those that a launcher started: it speaks
+    for all."""
     return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
 
 
 def printable(text):
-    """A text on one line, what no terminal should be sent (control characters, half characters) as \\x1b and the like:
-    file names and files come from anywhere."""
+    """A text on one line, what no terminal should be sent (control characters, half characters) as
+    \\x1b and the like: file names and files come from anywhere."""
     line = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def say(text):
-    """Print on stdout, at once. A reader that has gone (`| head -1`) ends the printing, not the work."""
+    """Print on stdout, at once. A reader that has gone (`| head -1`) ends the printing, not the
+    work."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -121,7 +131,8 @@ def say(text):
 
 
 def discard_stdout():
-    """Nothing more is printed, what is still buffered included, so that the exit does not fail at it."""
+    """Nothing more is printed, what is still buffered included, so that the exit does not fail at
+    it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -149,14 +160,20 @@ def one_line_errors():
             discard_stdout()
             sys.exit(0)
         where = f"{error.filename}: " if error.filename else ""
-        fix = " (free some space, then run the same command again)" if error.errno == errno.ENOSPC else ""
+        fix = (
+            " (free some space, then run the same command again)"
+            if error.errno == errno.ENOSPC
+            else ""
+        )
         message = f"{where}{error.strerror or error}{fix}"
     except (RuntimeError, MemoryError) as error:
         message = of_memory(error)
         if message is None:
             raise
     except KeyboardInterrupt:
-        sys.unraisablehook = lambda unraisable: None  # what half-made objects have to say when they go
+        sys.unraisablehook = lambda unraisable: (
+            None
+        )  # what half-made objects have to say when they go
         end_bars()
         print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
         sys.exit(130)
@@ -168,14 +185,23 @@ def one_line_errors():
 def of_memory(error):
     """What to say of an error that is for want of memory; None of any other."""
     if "DataLoader worker" in str(error):  # which the system kills first
-        return "one of the --workers was killed, perhaps for want of memory; expected fewer (what is done is kept)"
-    if isinstance(error, MemoryError) or re.search("out of memory|can't allocate memory", str(error)):
-        return f"the memory does not suffice ({str(error)[:80]}); a smaller --batch_size or shorter stories take less"
+        return (
+            "one of the --workers was killed, perhaps for want of memory; expected fewer (what is "
+            "done is kept)"
+        )
+    if isinstance(error, MemoryError) or re.search(
+        "out of memory|can't allocate memory", str(error)
+    ):
+        return (
+            f"the memory does not suffice ({str(error)[:80]}); a smaller --batch_size or shorter "
+            "stories take less"
+        )
     return None
 
 
 def end_bars():
-    """Progress bars that an error has left on the screen: what comes next begins a line of its own."""
+    """Progress bars that an error has left on the screen: what comes next begins a line of its
+    own."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
@@ -184,12 +210,14 @@ def end_bars():
 def answer_early(parse):
     """Parse the command line for the sake of --help and of mistakes alone.
 
-    A script calls this before it imports what takes seconds (torch and all that needs it); its main() then parses by
-    the same function.
+    A script calls this before it imports what takes seconds (torch and all that needs it); its
+    main() then parses by the same function.
     """
     with one_line_errors():
         parse()
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as of a job in a script's background
+    if (
+        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
+    ):  # as of a job in a script's background
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
 
 
@@ -210,8 +238,8 @@ def run(main):
 def read_json(path, expected, unique=False):
     """The object in a JSON file. `expected` says, in the error, what the file should have held.
 
-    unique: refuse an object that names a key twice (of which JSON readers keep the last without a word).
-    Raises UserError where the file is missing, is a folder, is not UTF-8 or is not JSON.
+    unique: refuse an object that names a key twice (of which JSON readers keep the last without a
+    word). Raises UserError where the file is missing, is a folder, is not UTF-8 or is not JSON.
     """
 
     def check(pairs):
@@ -227,9 +255,13 @@ def read_json(path, expected, unique=False):
         found = "a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {found}; expected {expected}")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=check if unique else None)
+        return json.loads(
+            path.read_text(encoding="utf-8-sig"), object_pairs_hook=check if unique else None
+        )
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}") from None
+        raise UserError(
+            f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}"
+        ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; expected {expected}") from None
     except ValueError as error:  # a number of thousands of digits
@@ -240,14 +272,18 @@ def read_json(path, expected, unique=False):
 
 @contextlib.contextmanager
 def whole(path):
-    """A temporary path (beside `path`) to write to; renamed to `path` on success, removed on failure.
+    """A temporary path (beside `path`) to write to; renamed to `path` on success, removed on
+    failure.
 
-    For a file or a directory: what stands at `path` is always complete, the old one until the new one is on the disk.
-    (A process killed between the two renames that replace a directory leaves neither there: `recover` brings the new
-    one.) Raises OSError that names `path` where it cannot be written.
+    For a file or a directory: what stands at `path` is always complete, the old one until the new
+    one is on the disk. (A process killed between the two renames that replace a directory leaves
+    neither there: `recover` brings the new one.) Raises OSError that names `path` where it cannot
+    be written.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null is to be written to, not replaced
+    if (
+        path.exists() and not path.is_file() and not path.is_dir()
+    ):  # /dev/null is to be written to, not replaced
         yield path
         return
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # as is what a link leads to
@@ -257,17 +293,23 @@ def whole(path):
     try:
         with naming(path, holder):
             yield holder / path.name
-            sync(holder / path.name)  # before it takes its name, so that no power cut leaves half of it there
+            sync(
+                holder / path.name
+            )  # before it takes its name, so that no power cut leaves half of it there
             replace(holder / path.name, path, aside=holder / REPLACED)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
-UNFINISHED, REPLACED = ".unfinished", "replaced"  # what `whole` calls the folder of a temporary, and the old directory
+UNFINISHED, REPLACED = (
+    ".unfinished",
+    "replaced",
+)  # what `whole` calls the folder of a temporary, and the old directory
 
 
 def replace(new, path, aside):
-    """Rename `new` to `path`; a directory cannot be replaced in one step, so the old one steps aside first."""
+    """Rename `new` to `path`; a directory cannot be replaced in one step, so the old one steps
+    aside first."""
     if path.is_dir() and not new.is_dir():
         raise UserError(f"{path}: is a folder; expected the name of a file to write")
     if path.is_dir():
@@ -292,17 +334,21 @@ def remove(path):
 
 def new_holder(path):
     """A new folder beside `path` for what is not to be seen under its name yet, or any more."""
-    return Path(tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent))
+    return Path(
+        tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent)
+    )
 
 
 def of_holder(holder):
-    """What a temporary of `whole` is for, and the number of its process: 0 where its name tells none."""
+    """What a temporary of `whole` is for, and the number of its process: 0 where its name tells
+    none."""
     *name, number, _ = holder.name.removeprefix(".").removesuffix(UNFINISHED).split(".")
     return (".".join(name), int(number)) if name and number.isdecimal() else (holder.name, 0)
 
 
 def recover(path):
-    """Bring back the directory that a process was replacing at `path` when it was killed between its two renames."""
+    """Bring back the directory that a process was replacing at `path` when it was killed between
+    its two renames."""
     path = Path(path)
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}/{REPLACED}"):
         new = aside.with_name(path.name)
@@ -314,7 +360,9 @@ def recover(path):
 def sync(path):
     """Have what was written to a file, or to all files of a directory, on the disk."""
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    if len(files) > 100 and hasattr(os, "sync"):  # of all disks, which is faster than thousands of files one by one
+    if len(files) > 100 and hasattr(
+        os, "sync"
+    ):  # of all disks, which is faster than thousands of files one by one
         os.sync()
         return
     for file in files:
@@ -324,8 +372,8 @@ def sync(path):
 
 @contextlib.contextmanager
 def naming(path, holder):
-    """Around writing `path` in `holder`: a failure of the disk becomes an OSError that names the path, also one that a
-    library of Rust has met."""
+    """Around writing `path` in `holder`: a failure of the disk becomes an OSError that names the
+    path, also one that a library of Rust has met."""
     try:
         yield
     except OSError as error:
@@ -342,10 +390,14 @@ def naming(path, holder):
 def alone(directory, flag):
     """Around the work that fills a directory: UserError where another process is at work there.
 
-    What killed processes have left unfinished is cleared away. A directory that is made for it and stays empty goes.
+    What killed processes have left unfinished is cleared away. A directory that is made for it and
+    stays empty goes.
     """
     import psutil
-    from filelock import FileLock, Timeout  # the system lets go of its locks when a process is killed
+    from filelock import (
+        FileLock,
+        Timeout,
+    )  # the system lets go of its locks when a process is killed
 
     directory = Path(directory)
     made = [path for path in (directory, *directory.parents) if not path.exists()]
@@ -357,11 +409,15 @@ def alone(directory, flag):
         lock.acquire(timeout=0)
     except Timeout:
         found = f"{flag} {directory}: another process is at work there"
-        raise UserError(f"{found}; expected to be alone (wait for it, or name another folder)") from None
+        raise UserError(
+            f"{found}; expected to be alone (wait for it, or name another folder)"
+        ) from None
     try:
         for holder in [*directory.glob(f".*{UNFINISHED}"), *directory.glob(f"*/.*{UNFINISHED}")]:
             name, number = of_holder(holder)
-            if not number or not psutil.pid_exists(number):  # else of another script, or of a training in here
+            if not number or not psutil.pid_exists(
+                number
+            ):  # else of another script, or of a training in here
                 recover(holder.with_name(name))
                 shutil.rmtree(holder, ignore_errors=True)
         yield
@@ -387,25 +443,35 @@ def write_text(path, text):
 def write_json(path, value):
     """Write `value` as JSON, whole or not at all.
 
-    A half character (of a file's name that is no UTF-8) becomes \\udcff and the like, JSON's own spelling of it.
+    A half character (of a file's name that is no UTF-8) becomes \\udcff and the like, JSON's own
+    spelling of it.
     """
     write_text(path, to_json(value))
 
 
 @contextlib.contextmanager
 def loading(option_and_value, otherwise, tried=", neither from disk nor from a hub"):
-    """Around a load by name or path: a name that cannot be fetched, or a bad file, becomes one clear line.
+    """Around a load by name or path: a name that cannot be fetched, or a bad file, becomes one
+    clear line.
 
-    tried: "" where it is a local file. `otherwise` says which option names a local path, or trains from scratch:
-    nothing is ever substituted silently.
+    tried: "" where it is a local file. `otherwise` says which option names a local path, or trains
+    from scratch: nothing is ever substituted silently.
     """
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a page of retries would bury that line
+    logging.getLogger("huggingface_hub").setLevel(
+        logging.ERROR
+    )  # a page of retries would bury that line
     try:
         yield
     except UserError:
         raise
-    except BaseException as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # as one of Rust may panic
+    except (
+        BaseException
+    ) as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
+        if (
+            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
+        ):  # as one of Rust may panic
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(f"{option_and_value}: cannot be loaded{tried} ({reason}); {otherwise}") from None
+        raise UserError(
+            f"{option_and_value}: cannot be loaded{tried} ({reason}); {otherwise}"
+        ) from None

@@ -5,9 +5,9 @@
     python dataset.py --download               fetch the photos that are missing, and stop
     torchrun --nproc_per_node 4 dataset.py     four processes share the photos, a GPU each where there are
 
-Part 1 (special tokens, packing, batches) is what training, generation and scoring share: nothing else knows positions.
-Part 2 is the preprocessing. A split is `<split>.json` (stories), `<split>.words.safetensors` (their words as token ids)
-and `<split>.safetensors` (their photos).
+Part 1 (special tokens, packing, batches) is what training, generation and scoring share: nothing
+else knows positions. Part 2 is the preprocessing. A split is `<split>.json` (stories),
+`<split>.words.safetensors` (their words as token ids) and `<split>.safetensors` (their photos).
 """
 
 import argparse
@@ -51,13 +51,14 @@ DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
 CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
 
-# ---------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 REAL = {
     "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4, "encoder_grid": 1,
     "image_size": 224, "store": "features", "tokenizer": "gpt2",
 }  # fmt: skip
-# Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where things are.
+# Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where
+# things are.
 DRAWN = {
     "image_encoder": "resnet18", "encoder_weights": "none", "encoder_stages": 2, "encoder_grid": 4,
     "image_size": 64, "store": "pixels", "tokenizer": "bpe",
@@ -69,10 +70,22 @@ BY_SOURCE = {
         "imagenet, none (random), a state dict, or a model of ours for its eye",
     ),
     "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
-    "encoder_grid": ({"type": positive_int, "metavar": "CELLS"}, "cells a side that features are pooled to"),
-    "image_size": ({"type": positive_int, "metavar": "PIXELS"}, "side of the square that a photo is reduced to"),
-    "store": ({"choices": ("features", "pixels")}, "frozen features, or pixels to train the encoder too"),
-    "tokenizer": ({"metavar": "NAME"}, "a name, a folder, or bpe to train one on the training stories"),
+    "encoder_grid": (
+        {"type": positive_int, "metavar": "CELLS"},
+        "cells a side that features are pooled to",
+    ),
+    "image_size": (
+        {"type": positive_int, "metavar": "PIXELS"},
+        "side of the square that a photo is reduced to",
+    ),
+    "store": (
+        {"choices": ("features", "pixels")},
+        "frozen features, or pixels to train the encoder too",
+    ),
+    "tokenizer": (
+        {"metavar": "NAME"},
+        "a name, a folder, or bpe to train one on the training stories",
+    ),
 }
 
 
@@ -96,7 +109,9 @@ class Source(NamedTuple):
 SIS, EDITS = "sis/*.story-in-sequence.json", "*/*/*.json"
 SOURCES = {
     "vist": Source("VIST", "sis/ and images/", read_vist, SIS, "images", REAL),
-    "vist_edit": Source("VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL),
+    "vist_edit": Source(
+        "VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL
+    ),
     "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
 }
 NOTHING_FOUND = f"""\
@@ -108,33 +123,83 @@ or name them (--vist DIR, --vist_edit DIR), or draw the sample:
 
 
 def parser():
-    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on the source.
+    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on
+    # the source.
     parser = Parser(
         prog="dataset.py",
-        description="Preprocess stories and their photos into <split>.json and .safetensors files of words and photos.",
+        description="Preprocess stories and their photos into <split>.json and .safetensors files "
+        "of words and photos.",
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
     for key, source in SOURCES.items():
-        add(f"--{key}", metavar="DIR", type=Path, help=f"{source.name}: a folder with {source.holds}")
-    add("--images", metavar="DIR", type=Path, help="where the photos are (default: its images/; VIST-Edit: VIST's)")
-    add("--output", metavar="DIR", type=Path, help=f"where the splits go (default: {PREPROCESSED}/<source>)")
+        add(
+            f"--{key}",
+            metavar="DIR",
+            type=Path,
+            help=f"{source.name}: a folder with {source.holds}",
+        )
+    add(
+        "--images",
+        metavar="DIR",
+        type=Path,
+        help="where the photos are (default: its images/; VIST-Edit: VIST's)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help=f"where the splits go (default: {PREPROCESSED}/<source>)",
+    )
     for name, (options, meaning) in BY_SOURCE.items():
         values = {key: source.defaults[name] for key, source in SOURCES.items()}
         default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
         add(f"--{name}", **options, help=f"{meaning} ({default})")
-    add("--vocab_size", type=positive_int, default=8000, help="entries of a tokenizer that is trained here")
-    add("--text", choices=tuple(EDIT_KEYS), default="normalized", help="lower-cased with names masked, or as typed")
-    outside = "take photos that are links out of the folder of the photos (those of git-annex, of a hub's cache)"
+    add(
+        "--vocab_size",
+        type=positive_int,
+        default=8000,
+        help="entries of a tokenizer that is trained here",
+    )
+    add(
+        "--text",
+        choices=tuple(EDIT_KEYS),
+        default="normalized",
+        help="lower-cased with names masked, or as typed",
+    )
+    outside = (
+        "take photos that are links out of the folder of the photos (those of git-annex, of a "
+        "hub's cache)"
+    )
     add("--follow_links", action="store_true", default=False, help=outside)
-    add("--missing_photos", choices=("keep", "drop"), default="keep", help="stories with a missing or broken photo")
-    add("--machine_stories", action="store_true", default=False, help="VIST-Edit: write the machines' stories as well")
+    add(
+        "--missing_photos",
+        choices=("keep", "drop"),
+        default="keep",
+        help="stories with a missing or broken photo",
+    )
+    add(
+        "--machine_stories",
+        action="store_true",
+        default=False,
+        help="VIST-Edit: write the machines' stories as well",
+    )
     at_once = f"photos encoded at once (without a GPU: {CPU_BATCH} at most)"
     add("--batch_size", type=positive_int, default=64, help=at_once)
-    workers = "processes that decode photos, and encode them where there is no GPU (default: one a core)"
+    workers = (
+        "processes that decode photos, and encode them where there is no GPU (default: one a core)"
+    )
     add("--workers", type=positive_int, help=workers)
-    add("--overwrite", action="store_true", default=False, help="replace an output of other settings or input")
-    fetch = "VIST, VIST-Edit: fetch the missing photos from the annotations' URLs, into the folder of photos, and stop"
+    add(
+        "--overwrite",
+        action="store_true",
+        default=False,
+        help="replace an output of other settings or input",
+    )
+    fetch = (
+        "VIST, VIST-Edit: fetch the missing photos from the annotations' URLs, into the folder of "
+        "photos, and stop"
+    )
     add("--download", action="store_true", default=False, help=fetch)
     for name, (kind, default, meaning) in DOWNLOAD.items():
         options = {"type": kind, "metavar": "N"} if kind else {"action": "store_true"}
@@ -169,18 +234,38 @@ from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint, lo
 
 MOST_ENTRIES = 1_000_000  # of a tokenizer that is trained here
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
-PHOTOS, NOTES, HOW = "photos.safetensors", "[0-9]*.json", "how.json"  # in <split>.partial/, until it is complete
-PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")  # Pillow's other readers are for no photo
+PHOTOS, NOTES, HOW = (
+    "photos.safetensors",
+    "[0-9]*.json",
+    "how.json",
+)  # in <split>.partial/, until it is complete
+PHOTO_FORMATS = (
+    "JPEG",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "BMP",
+    "TIFF",
+)  # Pillow's other readers are for no photo
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 if "avif" in features.get_supported_modules():
     PHOTO_FORMATS, PHOTO_SUFFIXES = (*PHOTO_FORMATS, "AVIF"), (*PHOTO_SUFFIXES, ".avif")
-UNREAD_SUFFIXES = tuple({".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES})  # photos too, which Pillow cannot read
-UNREAD_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
+UNREAD_SUFFIXES = tuple(
+    {".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES}
+)  # photos too, which Pillow cannot read
+UNREAD_BRANDS = {
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"avif": "AVIF",
+}
 DEAD_LINK = "a link that leads nowhere"
 CHUNK = 512  # photos that one process encodes between two notes of its progress
 
 
-# ---------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 
 
 class SpecialIds(NamedTuple):
@@ -203,13 +288,15 @@ def special_ids(tokenizer):
     for token, number in zip(SPECIAL_TOKENS, ids, strict=True):
         if number is None or tokenizer.convert_ids_to_tokens(number) != token:
             raise UserError(
-                f"{tokenizer.name_or_path}: a tokenizer without {token}; expected one that dataset.py wrote"
+                f"{tokenizer.name_or_path}: a tokenizer without {token}; expected one that "
+                "dataset.py wrote"
             )
     return ids
 
 
 def add_special_tokens(tokenizer):
-    """The tokenizer with our special tokens (it may have them already), decoding exactly what was encoded."""
+    """The tokenizer with our special tokens (it may have them already), decoding exactly what was
+    encoded."""
     tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
     tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "[bos]", "[eos]", "[pad]"
     tokenizer.clean_up_tokenization_spaces = False
@@ -217,51 +304,77 @@ def add_special_tokens(tokenizer):
 
 
 def load_tokenizer(name_or_path):
-    """GPT-2's tokenizer, or another of transformers', by name or local folder, with the special tokens.
+    """GPT-2's tokenizer, or another of transformers', by name or local folder, with the special
+    tokens.
 
     Raises UserError where it cannot be loaded.
     """
     folder = Path(name_or_path)
-    with loading(f"--tokenizer {name_or_path}", "name a local folder, or --tokenizer bpe to train one on the stories"):
-        # GPT-2 was published as these two files, and a folder that holds no others does not say what it is
-        bare = (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file()
+    with loading(
+        f"--tokenizer {name_or_path}",
+        "name a local folder, or --tokenizer bpe to train one on the stories",
+    ):
+        # GPT-2 was published as these two files, and a folder that holds no others does not say
+        # what it is
+        bare = (folder / "vocab.json").is_file() and not (
+            folder / "tokenizer_config.json"
+        ).is_file()
         kind = GPT2Tokenizer if bare else AutoTokenizer
-        tokenizer = add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))  # else it would ask
+        tokenizer = add_special_tokens(
+            kind.from_pretrained(name_or_path, trust_remote_code=False)
+        )  # else it would ask
         encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
         return tokenizer
 
 
 def train_tokenizer(sentences, vocab_size):
-    """A byte-level BPE of at most `vocab_size` entries plus the special tokens, trained on `sentences` (strings).
+    """A byte-level BPE of at most `vocab_size` entries plus the special tokens, trained on
+    `sentences` (strings).
 
     Raises UserError where `vocab_size` leaves no room for the 256 bytes, or is beyond MOST_ENTRIES.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if not len(alphabet) <= vocab_size <= MOST_ENTRIES:  # the library would ask for the memory of all at once
-        expected = f"expected at least {len(alphabet)}, one entry for every byte, and at most {MOST_ENTRIES}"
+    if (
+        not len(alphabet) <= vocab_size <= MOST_ENTRIES
+    ):  # the library would ask for the memory of all at once
+        expected = (
+            f"expected at least {len(alphabet)}, one entry for every byte, and at most "
+            f"{MOST_ENTRIES}"
+        )
         raise UserError(f"--vocab_size {vocab_size}: {expected}")
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=sorted(alphabet), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=sorted(alphabet), show_progress=False
+    )
     bpe.train_from_iterator(sentences, trainer)
     return add_special_tokens(PreTrainedTokenizerFast(tokenizer_object=bpe))
 
 
 def encode(tokenizer, sentences):
-    """Token ids of each sentence, without special tokens: "[eos]" in a user's text is six characters, not a token."""
+    """Token ids of each sentence, without special tokens: "[eos]" in a user's text is six
+    characters, not a token."""
     if not sentences:
         return []
-    plain = dict(add_special_tokens=False, split_special_tokens=True, return_attention_mask=False, verbose=False)
-    sentences = [sentence.encode(errors="replace").decode() for sentence in sentences]  # JSON may hold half a character
+    plain = dict(
+        add_special_tokens=False,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        verbose=False,
+    )
+    sentences = [
+        sentence.encode(errors="replace").decode() for sentence in sentences
+    ]  # JSON may hold half a character
     return tokenizer(sentences, **plain)["input_ids"]
 
 
-# ---------------------------------------------------------------------------------------------- one story, one sequence
+# -------------------------------------------------------------------------- one story, one sequence
 
 
 def story_length(sentences, image_slots):
-    """Positions that `pack` gives a story: image slots, [bos], words, [eos] and [dyn] of each beat."""
+    """Positions that `pack` gives a story: image slots, [bos], words, [eos] and [dyn] of each
+    beat."""
     return sum(image_slots + len(words) + 3 for words in sentences)
 
 
@@ -270,11 +383,20 @@ def pack(sentences, special, image_slots):
 
     sentences: T lists of token ids.
 
-    Returns 1-D long tensors. Of length L: input_ids and segment_ids. Of length T: image_at (the last image slot of each
-    beat) and dyn_at (each beat's [dyn]). Of length N, what is predicted: words (each sentence's and its [eos]), word_at
-    (the positions that predict them: [bos] the first word) and word_beat (their beats).
+    Returns 1-D long tensors. Of length L: input_ids and segment_ids. Of length T: image_at (the
+    last image slot of each beat) and dyn_at (each beat's [dyn]). Of length N, what is predicted:
+    words (each sentence's and its [eos]), word_at (the positions that predict them: [bos] the first
+    word) and word_beat (their beats).
     """
-    input_ids, segment_ids, image_at, dyn_at, predicted, word_at, word_beat = [], [], [], [], [], [], []
+    input_ids, segment_ids, image_at, dyn_at, predicted, word_at, word_beat = (
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+        [],
+    )
     for t, words in enumerate(sentences):
         image_at.append(len(input_ids) + image_slots - 1)
         spoken = [special.bos, *words, special.eos, special.dyn]
@@ -285,20 +407,26 @@ def pack(sentences, special, image_slots):
         word_beat += [t] * (len(spoken) - 2)
         dyn_at.append(len(input_ids) - 1)
     fields = {
-        "input_ids": input_ids, "segment_ids": segment_ids, "image_at": image_at, "dyn_at": dyn_at,
-        "words": predicted, "word_at": word_at, "word_beat": word_beat,
-    }  # fmt: skip
+        "input_ids": input_ids,
+        "segment_ids": segment_ids,
+        "image_at": image_at,
+        "dyn_at": dyn_at,
+        "words": predicted,
+        "word_at": word_at,
+        "word_beat": word_beat,
+    }
     return {name: torch.tensor(values, dtype=torch.long) for name, values in fields.items()}
 
 
 def collate(examples, pad_id):
-    """Examples of StoryDataset -> one batch, padded on the right to its longest story (L) and most beats (T).
+    """Examples of StoryDataset -> one batch, padded on the right to its longest story (L) and most
+    beats (T).
 
-    input_ids, segment_ids: (B, L) long, padded with pad_id. image_at, dyn_at: (B, T) long, 0 on padded beats;
-    beat_mask: (B, T) bool; beats: (M) long, where in B·T the beats there are stand.
+    input_ids, segment_ids: (B, L) long, padded with pad_id. image_at, dyn_at: (B, T) long, 0 on
+    padded beats; beat_mask: (B, T) bool; beats: (M) long, where in B·T the beats there are stand.
     words, word_at, word_beat: (N) long, what is predicted, where in B·L, and of which beat in B·T.
-    photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is False: photo missing or beat
-    padded. index: (B), the stories' places in the split.
+    photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is False:
+    photo missing or beat padded. index: (B), the stories' places in the split.
     """
 
     def pad(name, value=0):
@@ -306,10 +434,15 @@ def collate(examples, pad_id):
 
     batch = {name: pad(name, pad_id) for name in ("input_ids", "segment_ids")}
     batch |= {name: pad(name) for name in ("image_at", "dyn_at", "photos", "photo_mask")}
-    batch["beat_mask"] = pad_sequence([torch.ones_like(example["photo_mask"]) for example in examples], True, False)
+    batch["beat_mask"] = pad_sequence(
+        [torch.ones_like(example["photo_mask"]) for example in examples], True, False
+    )
     batch["beats"] = batch["beat_mask"].flatten().nonzero()[:, 0]
     batch["words"] = torch.cat([example["words"] for example in examples])
-    for name, stride in (("word_at", batch["input_ids"].shape[1]), ("word_beat", batch["beat_mask"].shape[1])):
+    for name, stride in (
+        ("word_at", batch["input_ids"].shape[1]),
+        ("word_beat", batch["beat_mask"].shape[1]),
+    ):
         batch[name] = torch.cat([example[name] + b * stride for b, example in enumerate(examples)])
     batch["index"] = torch.tensor([example["index"] for example in examples])
     return batch
@@ -318,10 +451,17 @@ def collate(examples, pad_id):
 class Rows:
     """A tensor of a safetensors file whose rows are read when they are asked for.
 
-    Read, not mapped: neither memory nor address space grows with the file. Raises UserError where it is not whole.
+    Read, not mapped: neither memory nor address space grows with the file. Raises UserError where
+    it is not whole.
     """
 
-    TYPES = {"U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "F32": torch.float32}
+    TYPES = {
+        "U8": torch.uint8,
+        "I32": torch.int32,
+        "I64": torch.int64,
+        "F16": torch.float16,
+        "F32": torch.float32,
+    }
 
     def __init__(self, path, name):
         self.path, self.opened = Path(path), None
@@ -334,15 +474,23 @@ class Rows:
             self.metadata, entry = header.get("__metadata__", {}), header[name]
             self.shape, self.dtype = tuple(entry["shape"]), self.TYPES[entry["dtype"]]
             first, last = entry["data_offsets"]
-            self.start, self.row_bytes = 8 + length + first, math.prod(self.shape[1:]) * self.dtype.itemsize
+            self.start, self.row_bytes = (
+                8 + length + first,
+                math.prod(self.shape[1:]) * self.dtype.itemsize,
+            )
             numbers = (*self.shape, first, last)
-            if not all(type(number) is int and number >= 0 for number in numbers) or self.row_bytes == 0:
+            if (
+                not all(type(number) is int and number >= 0 for number in numbers)
+                or self.row_bytes == 0
+            ):
                 raise ValueError
             cut_short = self.path.stat().st_size < self.start + self.shape[0] * self.row_bytes
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; expected it beside the split's .json") from None
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise UserError(f"{path}: not a safetensors file with {name!r}; expected that of a split") from None
+            raise UserError(
+                f"{path}: not a safetensors file with {name!r}; expected that of a split"
+            ) from None
         if cut_short:
             raise UserError(f"{path}: cut short; expected {self.shape[0]} rows of {name!r}")
 
@@ -353,8 +501,12 @@ class Rows:
         """A row, or a slice of rows."""
         first, last, _ = rows.indices(len(self)) if isinstance(rows, slice) else (rows, rows + 1, 1)
         if not 0 <= first <= last <= len(self):
-            raise UserError(f"{self.path}: row {first} is asked for; expected one of its {len(self)}")
-        if self.opened is None or self.opened[0] != os.getpid():  # a forked process would move its parent's place
+            raise UserError(
+                f"{self.path}: row {first} is asked for; expected one of its {len(self)}"
+            )
+        if (
+            self.opened is None or self.opened[0] != os.getpid()
+        ):  # a forked process would move its parent's place
             self.opened = os.getpid(), open(self.path, "rb", buffering=0)
         self.opened[1].seek(self.start + first * self.row_bytes)
         data = bytearray((last - first) * self.row_bytes)
@@ -363,7 +515,9 @@ class Rows:
             view = view[count:]
         if view:
             raise UserError(f"{self.path}: cut short while it was read")
-        table = torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
+        table = (
+            torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
+        )
         table = table.view(last - first, *self.shape[1:])
         return table if isinstance(rows, slice) else table[0]
 
@@ -372,31 +526,38 @@ class Rows:
 
 
 class Photos(Rows):
-    """The photos of a preprocessed split. kind: "features" or "pixels"; shape: (rows, F) or (rows, 3, S, S)."""
+    """The photos of a preprocessed split. kind: "features" or "pixels"; shape: (rows, F) or (rows,
+    3, S, S)."""
 
     def __init__(self, json_path, split, encoder=None):
         """encoder: an ImageEncoder; the photos must be its features, or pixels of its size."""
         super().__init__(Path(json_path).parent / split["photos"]["file"], "photos")
         self.kind = split["photos"]["kind"]
         if (self.dtype == torch.uint8) != (self.kind == "pixels"):
-            raise UserError(f"{self.path}: photos of {self.dtype}; expected {self.kind}, as {json_path} says")
+            raise UserError(
+                f"{self.path}: photos of {self.dtype}; expected {self.kind}, as {json_path} says"
+            )
         if encoder is not None:
             size = encoder.config.image_size
             fitting = (encoder.config.feature_size,) if self.kind == "features" else (3, size, size)
             if self.shape[1:] != fitting:
                 raise UserError(
-                    f"{json_path}: photos of {self.shape[1:]}; the model's encoder expects {fitting}: a split that was "
+                    f"{json_path}: photos of {self.shape[1:]}; the model's encoder expects "
+                    f"{fitting}: a split that was "
                     f"preprocessed with another --image_encoder or --image_size"
                 )
 
     def __getitem__(self, rows):
         table = super().__getitem__(rows)
         if table.is_floating_point() and not table.isfinite().all():
-            raise UserError(f"{self.path}: features of row {rows} are not finite; run dataset.py again")
+            raise UserError(
+                f"{self.path}: features of row {rows} are not finite; run dataset.py again"
+            )
         return table
 
     def moments(self, rows, most=20_000):
-        """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly spread."""
+        """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly
+        spread."""
         rows = np.unique(rows)
         rows = rows[:: -(-len(rows) // most) or 1].tolist()
         if not rows:
@@ -422,7 +583,8 @@ def take_photos(rows, photos):
 
 
 class Text(NamedTuple):
-    """The words of N stories (S sentences, W words in all) as flat tables: what training holds of them is small."""
+    """The words of N stories (S sentences, W words in all) as flat tables: what training holds of
+    them is small."""
 
     words: np.ndarray | Rows  # W: token ids, sentence after sentence; from a file, they stay there
     sentence_at: np.ndarray  # S + 1: where in `words` each sentence begins, and the last ends
@@ -434,13 +596,21 @@ class Text(NamedTuple):
         """Those of stories as in a split's .json."""
         sentences = encode(tokenizer, sentences_of(stories))
         words = np.fromiter((word for sentence in sentences for word in sentence), np.int32)
-        photos = [-1 if beat["photo"] is None else beat["photo"] for story in stories for beat in story["beats"]]
-        starts = (np.cumsum([0, *map(len, of)]) for of in (sentences, [story["beats"] for story in stories]))
+        photos = [
+            -1 if beat["photo"] is None else beat["photo"]
+            for story in stories
+            for beat in story["beats"]
+        ]
+        starts = (
+            np.cumsum([0, *map(len, of)])
+            for of in (sentences, [story["beats"] for story in stories])
+        )
         return cls(words, *starts, np.array(photos, np.int64))
 
     @classmethod
     def load(cls, path, json_path, tokenizer):
-        """Those of a file that `save` wrote; None where it is of another tokenizer or of other stories.
+        """Those of a file that `save` wrote; None where it is of another tokenizer or of other
+        stories.
 
         Raises UserError where it is damaged.
         """
@@ -450,20 +620,34 @@ class Text(NamedTuple):
         for table in (words, *tables):
             if len(table.shape) != 1 or table.dtype not in (torch.int32, torch.int64):
                 raise UserError(
-                    f"{path}: a table of {table.dtype}, {table.shape}; expected those that dataset.py wrote"
+                    f"{path}: a table of {table.dtype}, {table.shape}; expected those that "
+                    "dataset.py wrote"
                 )
         sentence_at, story_at, photos = (table[:].numpy() for table in tables)
-        for at, count in ((sentence_at, len(words)), (story_at, len(photos)), (sentence_at[:1], 0), (story_at[:1], 0)):
+        for at, count in (
+            (sentence_at, len(words)),
+            (story_at, len(photos)),
+            (sentence_at[:1], 0),
+            (story_at[:1], 0),
+        ):
             if not at.size or at.min() < 0 or at[-1] != count or (np.diff(at) < 0).any():
-                raise UserError(f"{path}: its tables do not fit together; expected those that dataset.py wrote")
-        for start in range(0, len(words), 2**20):  # an id beyond the table of embeddings would stop a training midway
+                raise UserError(
+                    f"{path}: its tables do not fit together; expected those that dataset.py wrote"
+                )
+        for start in range(
+            0, len(words), 2**20
+        ):  # an id beyond the table of embeddings would stop a training midway
             part = words[start : start + 2**20]
             if part.min() < 0 or part.max() >= len(tokenizer):
                 raise UserError(
-                    f"{path}: words beyond the tokenizer's {len(tokenizer)}; expected dataset.py's own file"
+                    f"{path}: words beyond the tokenizer's {len(tokenizer)}; expected dataset.py's "
+                    "own file"
                 )
         if len(sentence_at) != len(photos) + 1:
-            raise UserError(f"{path}: {len(photos)} photos; expected one for each of {len(sentence_at) - 1} sentences")
+            raise UserError(
+                f"{path}: {len(photos)} photos; expected one for each of {len(sentence_at) - 1} "
+                "sentences"
+            )
         return cls(words, sentence_at, story_at, photos)
 
     def save(self, path, json_path, tokenizer):
@@ -478,25 +662,33 @@ class Text(NamedTuple):
 
     def lengths(self, image_slots):
         """Positions that `pack` gives each story."""
-        return np.diff(self.sentence_at[self.story_at]) + np.diff(self.story_at) * story_length([[]], image_slots)
+        return np.diff(self.sentence_at[self.story_at]) + np.diff(self.story_at) * story_length(
+            [[]], image_slots
+        )
 
     def rows(self, i):
         """The row of each sentence's photo in story i, None where it has none."""
-        return [None if row < 0 else row for row in self.photos[self.story_at[i] : self.story_at[i + 1]].tolist()]
+        return [
+            None if row < 0 else row
+            for row in self.photos[self.story_at[i] : self.story_at[i + 1]].tolist()
+        ]
 
 
 def words_of(json_path, tokenizer):
-    """What the words of a split depend on, to know whether they are still its: the tokenizer, the bytes of its file."""
+    """What the words of a split depend on, to know whether they are still its: the tokenizer, the
+    bytes of its file."""
     rules = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    return {"of": f"tokenizer {rules}, stories of {Path(json_path).stat().st_size} bytes"}  # one entry: no order
+    return {
+        "of": f"tokenizer {rules}, stories of {Path(json_path).stat().st_size} bytes"
+    }  # one entry: no order
 
 
 class StoryDataset(Dataset):
     """Stories with their photos: `pack`'s tensors and `take_photos`'s, story by story.
 
-    stories: as in a preprocessed split; photos: a Photos, a tensor, or None (text alone). lengths and beats: positions
-    and sentences of each story; shortened: how many stories lost trailing beats (or the end of a lone sentence) to fit
-    `max_length`.
+    stories: as in a preprocessed split; photos: a Photos, a tensor, or None (text alone). lengths
+    and beats: positions and sentences of each story; shortened: how many stories lost trailing
+    beats (or the end of a lone sentence) to fit `max_length`.
     """
 
     def __init__(self, stories, photos, tokenizer, image_slots, max_length, text=None):
@@ -506,7 +698,8 @@ class StoryDataset(Dataset):
         """
         if max_length < image_slots + 4:
             raise UserError(
-                f"a model of {max_length} positions holds no beat of {image_slots} image slots; expected at least "
+                f"a model of {max_length} positions holds no beat of {image_slots} image slots; "
+                "expected at least "
                 f"{image_slots + 4} positions, for [bos], a word, [eos] and [dyn] too"
             )
         self.photos, self.image_slots, self.max_length = photos, image_slots, max_length
@@ -517,23 +710,34 @@ class StoryDataset(Dataset):
         too_long = np.flatnonzero(self.lengths > max_length)
         self.shortened = len(too_long)
         for i in too_long.tolist():
-            self.beats[i], self.lengths[i] = len(self.sentences(i)), story_length(self.sentences(i), image_slots)
+            self.beats[i], self.lengths[i] = (
+                len(self.sentences(i)),
+                story_length(self.sentences(i), image_slots),
+            )
 
     @classmethod
     def load(cls, json_path, tokenizer, image_slots, max_length, encoder=None):
-        """A preprocessed split. Raises UserError where its files are missing, no split, or not of the encoder."""
+        """A preprocessed split. Raises UserError where its files are missing, no split, or not of
+        the encoder."""
         split, text = split_head(json_path), None
         if split is not None:
             text = Text.load(Path(json_path).with_name(split["words"]), json_path, tokenizer)
-        if text is None:  # of before words had a file of their own, of another tokenizer, or written by hand
+        if (
+            text is None
+        ):  # of before words had a file of their own, of another tokenizer, or written by hand
             split = read_split(json_path)
             text = Text.of(split["stories"], tokenizer)
         photos = Photos(json_path, split, encoder)
         beyond = np.flatnonzero(text.photos >= len(photos))
         if len(beyond):
             number = int(np.searchsorted(text.story_at, beyond[0], side="right")) - 1
-            found = f"{json_path}: story {story_ids(json_path, [number])[0]}: photo {text.photos[beyond[0]]}"
-            raise UserError(f"{found}; expected one of the {len(photos)} rows in {photos.path.name}")
+            found = (
+                f"{json_path}: story {story_ids(json_path, [number])[0]}: photo "
+                f"{text.photos[beyond[0]]}"
+            )
+            raise UserError(
+                f"{found}; expected one of the {len(photos)} rows in {photos.path.name}"
+            )
         stories = cls(None, photos, tokenizer, image_slots, max_length, text)
         stories.written = split.get("text", "normalized")
         return stories
@@ -561,7 +765,8 @@ def sentences_of(stories):
 
 
 def fit(sentences, image_slots, max_length):
-    """The sentences without the trailing beats that do not fit; a lone one is cut. The same object where all fit."""
+    """The sentences without the trailing beats that do not fit; a lone one is cut. The same object
+    where all fit."""
     while len(sentences) > 1 and story_length(sentences, image_slots) > max_length:
         sentences = sentences[:-1]
     if story_length(sentences, image_slots) > max_length:
@@ -570,14 +775,20 @@ def fit(sentences, image_slots, max_length):
 
 
 class BucketBatches(Sampler):
-    """Batches (lists of story numbers) of like length: each story once an epoch, the order a function of (seed, epoch).
+    """Batches (lists of story numbers) of like length: each story once an epoch, the order a
+    function of (seed, epoch).
 
-    Shuffled stories are sorted by length inside windows of 50 batches, and the batches shuffled. Without `shuffle`:
-    all sorted by length, the same every epoch.
+    Shuffled stories are sorted by length inside windows of 50 batches, and the batches shuffled.
+    Without `shuffle`: all sorted by length, the same every epoch.
     """
 
     def __init__(self, lengths, batch_size, seed=0, shuffle=True):
-        self.lengths, self.batch_size, self.seed, self.shuffle = np.asarray(lengths), batch_size, seed, shuffle
+        self.lengths, self.batch_size, self.seed, self.shuffle = (
+            np.asarray(lengths),
+            batch_size,
+            seed,
+            shuffle,
+        )
         self.set_epoch(0)
 
     def set_epoch(self, epoch, start=0):
@@ -606,10 +817,12 @@ def cut(items, size):
 
 def latest_split(split):
     """The newest dataset/preprocessed/*/<split>.json, or None."""
-    return max(PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None)
+    return max(
+        PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None
+    )
 
 
-# ---------------------------------------------------------------------------------------------- photos
+# ------------------------------------------------------------------------------------------- photos
 
 
 class BrokenPhoto(Exception):
@@ -617,10 +830,11 @@ class BrokenPhoto(Exception):
 
 
 def load_photo(path, size):
-    """The photo as a PIL RGB image, upright, its transparency over white; an animation's first picture.
+    """The photo as a PIL RGB image, upright, its transparency over white; an animation's first
+    picture.
 
-    size: the side in pixels that the photo will be reduced to (big JPEGs are decoded at a fraction of their size).
-    Raises BrokenPhoto.
+    size: the side in pixels that the photo will be reduced to (big JPEGs are decoded at a fraction
+    of their size). Raises BrokenPhoto.
     """
     try:
         about = Path(path).stat()
@@ -630,10 +844,14 @@ def load_photo(path, size):
             raise BrokenPhoto("empty file")
         with quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
             image.draft("RGB", (2 * size, 2 * size))
-            if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:  # Pillow itself refuses twice as many
+            if (
+                math.prod(image.size) > Image.MAX_IMAGE_PIXELS
+            ):  # Pillow itself refuses twice as many
                 raise BrokenPhoto("{} x {}: too many pixels".format(*image.size))
             image.load()
-            if max(image.size) > 20 * min(image.size):  # its shorter side would grow to `size`, and the longer with it
+            if max(image.size) > 20 * min(
+                image.size
+            ):  # its shorter side would grow to `size`, and the longer with it
                 raise BrokenPhoto("{} x {} pixels: a strip".format(*image.size))
             return to_rgb(upright(image))
     except BrokenPhoto:
@@ -649,14 +867,16 @@ def load_photo(path, size):
 
 @contextlib.contextmanager
 def quiet():
-    """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises an error."""
+    """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises
+    an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def unread_format(path):
-    """What to do about a photo of a format that Pillow does not read, whatever it is named; None of anything else."""
+    """What to do about a photo of a format that Pillow does not read, whatever it is named; None of
+    anything else."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         start = file.read(12)
         if start[4:8] == b"ftyp" and start[8:] in UNREAD_BRANDS:
@@ -674,7 +894,9 @@ def upright(image):
 
 def to_rgb(image):
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -683,10 +905,11 @@ def to_rgb(image):
 
 
 def photo_files(folder, root=None, follow_links=False):
-    """The files in a folder that are named as photos, by name, and {path: reason} of what is so named but left aside.
+    """The files in a folder that are named as photos, by name, and {path: reason} of what is so
+    named but left aside.
 
-    A link that leads out of `root` (a folder; `folder` itself where it is not given) is left aside, if links are not to
-    be followed.
+    A link that leads out of `root` (a folder; `folder` itself where it is not given) is left aside,
+    if links are not to be followed.
     """
     found, aside, root = [], {}, Path(root or folder).resolve()
     with os.scandir(folder) as entries:
@@ -695,7 +918,9 @@ def photo_files(folder, root=None, follow_links=False):
         path = Path(folder, entry.name)
         if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
             continue
-        if entry.is_file(follow_symlinks=False) or not (reason := why_aside(path, root, follow_links)):
+        if entry.is_file(follow_symlinks=False) or not (
+            reason := why_aside(path, root, follow_links)
+        ):
             found.append(path)
         else:
             aside[path] = reason
@@ -714,12 +939,16 @@ def why_aside(path, root, follow_links):
 
 
 def photo_name(path):
-    """A file's name for screens and JSON: what cannot be printed in it is spelled out, as \\x1b or \\udcff."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in Path(path).name)
+    """A file's name for screens and JSON: what cannot be printed in it is spelled out, as \\x1b or
+    \\udcff."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in Path(path).name
+    )
 
 
 def time_taken(path):
-    """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it does not."""
+    """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it
+    does not."""
     with contextlib.suppress(Exception), quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
         exif = image.getexif()
         for of, tag in ((exif.get_ifd(ExifTags.IFD.Exif), "DateTimeOriginal"), (exif, "DateTime")):
@@ -730,25 +959,37 @@ def time_taken(path):
 
 
 def photo_index(images, split, follow_links=False):
-    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are not VIST's), and
-    {photo id: reason} of those that are left aside.
+    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are
+    not VIST's), and {photo id: reason} of those that are left aside.
 
-    Where there are no such folders: of those in `images` itself. Raises UserError where one is a link out of `images`.
+    Where there are no such folders: of those in `images` itself. Raises UserError where one is a
+    link out of `images`.
     """
     folders = [images / name for name in (split, *SPLITS) if (images / name).is_dir()] or [images]
     index, aside = {}, {}
     for folder in reversed(folders):
-        if folder != images and not follow_links and not folder.resolve().is_relative_to(images.resolve()):
-            raise UserError(f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links")
+        if (
+            folder != images
+            and not follow_links
+            and not folder.resolve().is_relative_to(images.resolve())
+        ):
+            raise UserError(
+                f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links"
+            )
         found, left = photo_files(folder, images, follow_links)
-        found.sort(key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES)  # they stand in for no other
-        index |= {path.stem: path for path in reversed(found)}  # of x.gif and x.jpg, the first; of two splits, the own
+        found.sort(
+            key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES
+        )  # they stand in for no other
+        index |= {
+            path.stem: path for path in reversed(found)
+        }  # of x.gif and x.jpg, the first; of two splits, the own
         aside |= {path.stem: reason for path, reason in left.items()}
     return index, aside
 
 
 def find_photos(stories, index, aside):
-    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those without a file.
+    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those
+    without a file.
 
     index, aside: as `photo_index` gives them.
     """
@@ -764,9 +1005,11 @@ def find_photos(stories, index, aside):
 
 
 class PhotoFiles(Dataset):
-    """Batches of photo numbers -> (rows, {number: reason} of the broken photos, whose rows are of a black square).
+    """Batches of photo numbers -> (rows, {number: reason} of the broken photos, whose rows are of a
+    black square).
 
-    Rows are uint8 pixels (N, 3, S, S), or float16 features (N, F) where there is a `network` to encode them.
+    Rows are uint8 pixels (N, 3, S, S), or float16 features (N, F) where there is a `network` to
+    encode them.
     """
 
     def __init__(self, paths, encoder, network=None):
@@ -788,18 +1031,21 @@ class PhotoFiles(Dataset):
 
 @torch.inference_mode()
 def encode_photos(network, pixels):
-    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), on a CUDA GPU computed in float16 as well."""
+    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), on a CUDA GPU computed in float16 as
+    well."""
     with torch.autocast("cuda", torch.float16, enabled=pixels.is_cuda):
         return network(pixels).half()
 
 
 def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
-    """Write the photos' tensor to photos.safetensors in `folder`, a row each, together with the team's other processes.
+    """Write the photos' tensor to photos.safetensors in `folder`, a row each, together with the
+    team's other processes.
 
-    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A broken photo is a
-    row of zeros. Chunk c (CHUNK rows) is process c % count's. Once its rows are on the disk, <c>.json says so and which
-    photos are broken: a run that was stopped goes on from the chunks that any process has noted. Batches begin anew
-    with each chunk and a batch on the CPU is one thread's work, so the bytes do not depend on the number of processes.
+    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A
+    broken photo is a row of zeros. Chunk c (CHUNK rows) is process c % count's. Once its rows are
+    on the disk, <c>.json says so and which photos are broken: a run that was stopped goes on from
+    the chunks that any process has noted. Batches begin anew with each chunk and a batch on the CPU
+    is one thread's work, so the bytes do not depend on the number of processes.
     """
     encoding, on_gpu = kind == "features", team.device.type != "cpu"
     size, paths = encoder.config.image_size, list(photos.values())
@@ -811,18 +1057,29 @@ def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
     team.wait()
 
     chunks = cut(range(len(paths)), CHUNK)
-    todo = [c for c in range(team.index, len(chunks), team.count) if not note_of(folder, c).exists()]
+    todo = [
+        c for c in range(team.index, len(chunks), team.count) if not note_of(folder, c).exists()
+    ]
     batches = [(c, batch) for c in todo for batch in cut(chunks[c], batch_size)]
     network = encoder.folded() if encoding else None
-    files = PhotoFiles(paths, encoder, None if on_gpu else network)  # without a GPU the workers encode, a thread each
+    files = PhotoFiles(
+        paths, encoder, None if on_gpu else network
+    )  # without a GPU the workers encode, a thread each
     loader = DataLoader(
-        files, batch_size=None, sampler=[batch for _, batch in batches], num_workers=min(workers, len(batches)),
+        files,
+        batch_size=None,
+        sampler=[batch for _, batch in batches],
+        num_workers=min(workers, len(batches)),
         pin_memory=team.device.type == "cuda",
-    )  # fmt: skip
+    )
     if encoding and on_gpu:
         network.to(team.device)
     mine = "" if team.count == 1 else f", share 1 of {team.count}"
-    bar = {"total": sum(len(chunks[c]) for c in todo), "desc": f"{folder.stem}{mine}", "unit": " photos"}
+    bar = {
+        "total": sum(len(chunks[c]) for c in todo),
+        "desc": f"{folder.stem}{mine}",
+        "unit": " photos",
+    }
     ids, broken = list(photos), {}
     with open_to_write(folder / PHOTOS) as file, tqdm(**bar, disable=team.index > 0) as bar:
         for (c, batch), (rows, reasons) in zip(batches, loader, strict=True):
@@ -831,9 +1088,15 @@ def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
             rows = rows.numpy()
             for number, reason in reasons.items():
                 rows[number - batch[0]], broken[ids[number]] = 0, reason
-            if encoding and not np.isfinite(rows).all():  # random weights: the deepest networks multiply by millions
-                advice = "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet"
-                found = f"--image_encoder {encoder.config.arch}: its features exceed float16's range"
+            if (
+                encoding and not np.isfinite(rows).all()
+            ):  # random weights: the deepest networks multiply by millions
+                advice = (
+                    "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet"
+                )
+                found = (
+                    f"--image_encoder {encoder.config.arch}: its features exceed float16's range"
+                )
                 raise UserError(f"{found}; {advice}, or --store pixels")
             file.seek(len(header) + batch[0] * row_bytes)
             file.write(rows)
@@ -847,7 +1110,8 @@ def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
 
 
 def begin_photos(folder, header, size):
-    """The file that the photos' rows go to, of `size` bytes: a new one, or an earlier run's if it has noted chunks."""
+    """The file that the photos' rows go to, of `size` bytes: a new one, or an earlier run's if it
+    has noted chunks."""
     if not any(folder.glob(NOTES)):
         folder.mkdir(exist_ok=True)
         (folder / PHOTOS).write_bytes(header)
@@ -859,28 +1123,35 @@ def note_of(folder, chunk):
 
 
 def open_to_write(path):
-    """A file opened for writing as it is, neither emptied nor read (on a shared disk others write beside us)."""
+    """A file opened for writing as it is, neither emptied nor read (on a shared disk others write
+    beside us)."""
     return os.fdopen(os.open(path, os.O_WRONLY), "wb")
 
 
 def safetensors_header(dtype, shape, size):
-    """The first bytes of a safetensors file that holds one tensor, "photos" (huggingface/safetensors, README)."""
-    header = json.dumps({"photos": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}).encode()
+    """The first bytes of a safetensors file that holds one tensor, "photos"
+    (huggingface/safetensors, README)."""
+    header = json.dumps(
+        {"photos": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
+    ).encode()
     header += b" " * (-len(header) % 8)
     return len(header).to_bytes(8, "little") + header
 
 
-# ---------------------------------------------------------------------------------------------- preprocessing
+# ------------------------------------------------------------------------------------ preprocessing
 
 
 def choose_source(args):
-    """(key in SOURCES, folder) that the user named, or the first that lies under dataset/; None where there is none."""
+    """(key in SOURCES, folder) that the user named, or the first that lies under dataset/; None
+    where there is none."""
     named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
     if len(named) > 1:
         raise UserError(f"--{named[0][0]} and --{named[1][0]}: expected one of them")
     for key, folder in named:
         if not folder.is_dir():
-            raise UserError(f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it")
+            raise UserError(
+                f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it"
+            )
         return key, folder
     folders = [(key, DATASET / source.name, source.files) for key, source in SOURCES.items()]
     lying = [(key, folder) for key, folder, files in folders if any(folder.glob(files))]
@@ -905,7 +1176,10 @@ def choose_settings(args, source):
         of_eye = {"image_encoder": eye.arch, "image_size": eye.image_size}
         of_eye |= {"encoder_stages": eye.stages, "encoder_grid": eye.grid}
         if other := [name for name in of_eye if vars(args).get(name, of_eye[name]) != of_eye[name]]:
-            found = f"--{other[0]} {vars(args)[other[0]]}: that of --encoder_weights {settings['encoder_weights']}"
+            found = (
+                f"--{other[0]} {vars(args)[other[0]]}: that of --encoder_weights "
+                f"{settings['encoder_weights']}"
+            )
             raise UserError(f"{found} is {of_eye[other[0]]}; expected no other")
         settings |= of_eye
     if weights.is_file():  # the same path may hold other weights tomorrow
@@ -933,12 +1207,14 @@ class Team(NamedTuple):
 
 @contextlib.contextmanager
 def join_team():
-    """This process's Team: those that torchrun or `accelerate launch` started together, or itself alone."""
+    """This process's Team: those that torchrun or `accelerate launch` started together, or itself
+    alone."""
     cores, device = os.cpu_count() or 1, best_device()
     if "RANK" not in os.environ:
         yield Team(0, 1, cores, device, lambda: None)
         return
-    # gloo on GPUs as well: they exchange some text at most, and wait for each other as long as it takes
+    # gloo on GPUs as well: they exchange some text at most, and wait for each other as long as it
+    # takes
     torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=30))
     index, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
     place, here = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
@@ -959,9 +1235,11 @@ def main(argv=None):
 
 
 def preprocess(args, team, stack):
-    """Write what is asked for, this process's share of it; `stack` closes what it opens. Returns the exit status."""
+    """Write what is asked for, this process's share of it; `stack` closes what it opens. Returns
+    the exit status."""
     if team.index:
-        team.wait()  # the first process goes ahead: what is wrong is said once, and the output made once
+        # the first process goes ahead: what is wrong is said once, and the output made once
+        team.wait()
     chosen = choose_source(args)
     if chosen is None:
         print(NOTHING_FOUND, file=sys.stderr)
@@ -969,14 +1247,22 @@ def preprocess(args, team, stack):
     key, folder = chosen
     source = SOURCES[key]
     if args.machine_stories and key != "vist_edit":
-        raise UserError("--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR")
-    images, output = vars(args).get("images", folder / source.images), vars(args).get("output", PREPROCESSED / key)
+        raise UserError(
+            "--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR"
+        )
+    images, output = (
+        vars(args).get("images", folder / source.images),
+        vars(args).get("output", PREPROCESSED / key),
+    )
     if not is_utf8(output):
-        raise UserError(f"--output {output}: a name that is no UTF-8; expected one that all libraries can write")
+        raise UserError(
+            f"--output {output}: a name that is no UTF-8; expected one that all libraries can write"
+        )
     if not images.is_dir():
         fetch = "" if key == "picturebook" else ", or --download to fetch them"
         raise UserError(
-            f"{images}: no such folder; expected the photos, or --images DIR that names their folder{fetch}"
+            f"{images}: no such folder; expected the photos, or --images DIR that names their "
+            f"folder{fetch}"
         )
 
     splits, machine = source.read(folder, args.text)
@@ -995,18 +1281,27 @@ def preprocess(args, team, stack):
     else:
         report = read_json(output / "report.json", "the report that the first process has begun")
         if report["inputs"] != new["inputs"]:
-            raise UserError(f"{folder}: other files here than the first process has found; expected one shared folder")
+            raise UserError(
+                f"{folder}: other files here than the first process has found; expected one shared "
+                "folder"
+            )
     todo = [split for split in jobs if not is_complete(output, split, report)]
-    wordless = [s for s in jobs if s not in todo and not (output / f"{s}.words.safetensors").is_file()]
+    wordless = [
+        s for s in jobs if s not in todo and not (output / f"{s}.words.safetensors").is_file()
+    ]
     if todo or wordless:
         tokenizer, encoder = load_shared(output)
-    for split in wordless if team.index == 0 else ():  # of before words had a file of their own, or it is gone
+    for split in (
+        wordless if team.index == 0 else ()
+    ):  # of before words had a file of their own, or it is gone
         about = read_split(output / f"{split}.json")
         write_stories(output / f"{split}.json", about, about.pop("stories"), tokenizer)
     store, workers = settings["store"], vars(args).get("workers", team.workers)
     for split, job in jobs.items():
         if split in todo:
-            write_photos(partial_of(output, split), job.found, encoder, store, args.batch_size, workers, team)
+            write_photos(
+                partial_of(output, split), job.found, encoder, store, args.batch_size, workers, team
+            )
         if team.index:
             continue
         if split in todo:
@@ -1021,10 +1316,17 @@ def preprocess(args, team, stack):
         for name, stories in machine.items():
             write_json(output / f"{name}.json", {"stories": stories})
             say(f"{output / name}.json: {len(stories)} machine stories")
-    if any(entry["photos"]["missing"] or entry["photos"]["broken"] for entry in report["splits"].values()):
+    if any(
+        entry["photos"]["missing"] or entry["photos"]["broken"]
+        for entry in report["splits"].values()
+    ):
         say(f"Which photos are missing or broken, and why: {output / 'report.json'}")
     if "train" in jobs:
-        paths = [f"--{split}_data_path {output / split}.json" for split in ("train", "val") if split in jobs]
+        paths = [
+            f"--{split}_data_path {output / split}.json"
+            for split in ("train", "val")
+            if split in jobs
+        ]
         say(f"Next: python train.py {' '.join(paths)}")
     return 0
 
@@ -1039,7 +1341,10 @@ def fetch_photos(args):
         return 2
     key, folder = chosen
     if key == "picturebook":
-        raise UserError("--download: the picture book is drawn by picturebook.py; expected --vist or --vist_edit DIR")
+        raise UserError(
+            "--download: the picture book is drawn by picturebook.py; expected --vist or "
+            "--vist_edit DIR"
+        )
     source = SOURCES[key]
     images = vars(args).get("images", folder / source.images)
     splits, _ = source.read(folder, args.text)
@@ -1050,7 +1355,9 @@ def fetch_photos(args):
     def there(split):
         """Ids of the photos for which a file stands, taken or left aside: none is replaced."""
         index, aside = photo_index(images, split, args.follow_links)
-        return index.keys() | {photo_id for photo_id, reason in aside.items() if reason != DEAD_LINK}
+        return index.keys() | {
+            photo_id for photo_id, reason in aside.items() if reason != DEAD_LINK
+        }
 
     status = download.download(images, needed, urls, there, why_broken, **options)
     if status in (0, 1):
@@ -1088,7 +1395,11 @@ def prepare(folder, split, stories, remarks, images, missing_photos, follow_link
     index = photo_index(images, split, follow_links)
     found, missing = find_photos(stories, *index)
     if aside := Counter(reason for reason in missing.values() if reason != "not found"):
-        takes = "; --follow_links takes links" if any("a link out" in reason for reason in aside) else ""
+        takes = (
+            "; --follow_links takes links"
+            if any("a link out" in reason for reason in aside)
+            else ""
+        )
         warn(f"{images}: photos of {split} are left aside ({remark_line(aside)}{takes})")
     if missing_photos == "drop":
         stories = with_photos(stories, found, split, remarks)
@@ -1103,20 +1414,31 @@ def prepare(folder, split, stories, remarks, images, missing_photos, follow_link
 
 def with_photos(stories, photos, split, remarks):
     """The stories whose photos are all in `photos`; the others are counted."""
-    kept = [story for story in stories if all(beat["photo_id"] in photos for beat in story["beats"])]
+    kept = [
+        story for story in stories if all(beat["photo_id"] in photos for beat in story["beats"])
+    ]
     remarks["left out: a photo missing or broken"] += len(stories) - len(kept)
     if stories and not kept:
-        raise UserError(f"--missing_photos drop: each story of {split} lacks a photo; expected keep, or more photos")
+        raise UserError(
+            f"--missing_photos drop: each story of {split} lacks a photo; expected keep, or more "
+            "photos"
+        )
     return kept
 
 
 def how_encoded(settings, args, team):
-    """What the last bits of features depend on: those of one file have to be computed in one way."""
-    return {"device": team.device.type, "batch_size": args.batch_size} if settings["store"] == "features" else {}
+    """What the last bits of features depend on: those of one file have to be computed in one
+    way."""
+    return (
+        {"device": team.device.type, "batch_size": args.batch_size}
+        if settings["store"] == "features"
+        else {}
+    )
 
 
 def begin(output, new, how, jobs, overwrite):
-    """The report to go on with: an earlier run's, or a new one beside a new tokenizer and encoder."""
+    """The report to go on with: an earlier run's, or a new one beside a new tokenizer and
+    encoder."""
     report = earlier_report(output, new, how, overwrite)
     if report is None:
         report = new | {"splits": {}}
@@ -1127,7 +1449,8 @@ def begin(output, new, how, jobs, overwrite):
 
 
 def earlier_report(output, new, how, overwrite):
-    """report.json in the output folder, if it is of the settings and inputs in `new`; None to start afresh.
+    """report.json in the output folder, if it is of the settings and inputs in `new`; None to start
+    afresh.
 
     Raises UserError where the folder holds something else and `overwrite` is not set.
     """
@@ -1136,7 +1459,10 @@ def earlier_report(output, new, how, overwrite):
         names = os.listdir(output) if output.exists() else []
         others = [name for name in names if name not in SHARED and not name.startswith(".")]
         if others:
-            raise UserError(f"--output {output}: holds {others[0]}, not made here; expected a new or empty folder")
+            raise UserError(
+                f"--output {output}: holds {others[0]}, not made here; expected a new or empty "
+                "folder"
+            )
         return None
     report = read_json(path, "the report of an earlier run")
     try:
@@ -1145,9 +1471,13 @@ def earlier_report(output, new, how, overwrite):
         for split, entry in report["splits"].items():
             described(split, entry)
     except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(f"{path}: not a report of dataset.py; expected a new or empty folder for --output") from None
+        raise UserError(
+            f"{path}: not a report of dataset.py; expected a new or empty folder for --output"
+        ) from None
     begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
-    begun = {partial for partial in begun if not is_complete(output, partial.stem, report)}  # else it was to be removed
+    begun = {
+        partial for partial in begun if not is_complete(output, partial.stem, report)
+    }  # else it was to be removed
     if not report["splits"] and not begun:
         return None  # stopped before there was anything to keep
     before, now = report["settings"], new["settings"]
@@ -1158,7 +1488,10 @@ def earlier_report(output, new, how, overwrite):
     if report["inputs"] != new["inputs"]:
         differ.append("other stories or photos")
     if differ and not overwrite:
-        raise UserError(f"{output}: of another run ({'; '.join(differ)}); expected --overwrite, or another --output")
+        raise UserError(
+            f"{output}: of another run ({'; '.join(differ)}); expected --overwrite, or another "
+            "--output"
+        )
     return None if differ else report
 
 
@@ -1171,7 +1504,9 @@ def read_dict(path, expected):
 
 
 def is_complete(output, split, report):
-    return split in report["splits"] and all((output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors"))
+    return split in report["splits"] and all(
+        (output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors")
+    )
 
 
 def is_utf8(path):
@@ -1205,7 +1540,8 @@ def trained_eye(path):
 
 
 def make_shared(output, report, jobs):
-    """The tokenizer and the photo encoder, saved in the output folder (what stood there goes), and the report."""
+    """The tokenizer and the photo encoder, saved in the output folder (what stood there goes), and
+    the report."""
     settings = report["settings"]
     if settings["tokenizer"] == "bpe":
         taught = "train" if "train" in jobs else next(iter(jobs))
@@ -1215,26 +1551,43 @@ def make_shared(output, report, jobs):
         tokenizer = load_tokenizer(settings["tokenizer"])
     torch.manual_seed(0)  # random weights are the same in every run
     weights = settings["encoder_weights"]
-    encoder = trained_eye(weights) if is_trained(weights) else ImageEncoder.build(
-        settings["image_encoder"], weights, settings["image_size"], settings["encoder_stages"],
-        settings["encoder_grid"],
-    ).eval()  # fmt: skip
+    encoder = (
+        trained_eye(weights)
+        if is_trained(weights)
+        else ImageEncoder.build(
+            settings["image_encoder"],
+            weights,
+            settings["image_size"],
+            settings["encoder_stages"],
+            settings["encoder_grid"],
+        ).eval()
+    )
     for split in SPLITS:  # an earlier run's files go only now that nothing more can be wrong
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
         for suffix in ("json", "words.safetensors", "safetensors"):
             (output / f"{split}.{suffix}").unlink(missing_ok=True)
-    write_json(output / "report.json", report)  # of no split yet: a run that is stopped here begins anew
+    write_json(
+        output / "report.json", report
+    )  # of no split yet: a run that is stopped here begins anew
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
         with whole(output / name) as folder:
             item.save_pretrained(folder)
 
 
 def write_split(output, split, job, report, tokenizer):
-    """Write one split, whose photos are written, and its entry in the report; the photos' file takes its name last."""
-    settings, target, partial = report["settings"], output / f"{split}.safetensors", partial_of(output, split)
+    """Write one split, whose photos are written, and its entry in the report; the photos' file
+    takes its name last."""
+    settings, target, partial = (
+        report["settings"],
+        output / f"{split}.safetensors",
+        partial_of(output, split),
+    )
     broken = {}
     for chunk in range(-(-len(job.found) // CHUNK)):
-        broken |= read_dict(note_of(partial, chunk), "the note of a chunk (delete it, and run the same command again)")
+        broken |= read_dict(
+            note_of(partial, chunk),
+            "the note of a chunk (delete it, and run the same command again)",
+        )
     rows = {photo_id: row for row, photo_id in enumerate(job.found) if photo_id not in broken}
     stories, remarks = job.stories, job.remarks
     if settings["missing_photos"] == "drop":
@@ -1262,9 +1615,14 @@ def write_stories(path, about, stories, tokenizer):
 
 
 def write_story_lines(path, about, stories):
-    """Write stories as JSON, whole or not at all: a line with everything about them, then a line a story."""
-    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own spelling of it.
-    with whole(path) as temporary, open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+    """Write stories as JSON, whole or not at all: a line with everything about them, then a line a
+    story."""
+    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own
+    # spelling of it.
+    with (
+        whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
         for number, story in enumerate(stories):
             file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
@@ -1272,7 +1630,8 @@ def write_story_lines(path, about, stories):
 
 
 def measure(stories, text):
-    """How many stories and beats, how long their sentences in words and they themselves in positions."""
+    """How many stories and beats, how long their sentences in words and they themselves in
+    positions."""
     words = [len(sentence.split()) for sentence in sentences_of(stories)]
     image_slots = PlanCVAEConfig().image_slots
     lengths = text.lengths(image_slots)
@@ -1293,9 +1652,11 @@ def described(split, entry):
     """What is printed of a split, from its entry in the report."""
     words, positions, photos = entry["words"], entry["positions"], entry["photos"]
     return (
-        f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} found, "
+        f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} "
+        "found, "
         f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
-        f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story with "
+        f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story "
+        "with "
         f"{positions['image_slots']} image slots a photo takes {positions['mean']} positions "
         f"(95 %: {positions['95 %']}, most: {positions['max']})"
         + (f"\n  {remark_line(entry['remarks'])}" if entry["remarks"] else "")

@@ -2,8 +2,9 @@
 
     python dataset.py --download --vist dataset/VIST
 
-The caller's thread decides: what is asked next and when, what is kept, what is written down. The others each ask for
-one photo at a time and put its bytes into a temporary file. Imports nothing heavy.
+The caller's thread decides: what is asked next and when, what is kept, what is written down. The
+others each ask for one photo at a time and put its bytes into a temporary file. Imports nothing
+heavy.
 """
 
 import contextlib
@@ -45,23 +46,38 @@ from urllib3.util import Retry, Timeout, make_headers, parse_url
 from cli import UNFINISHED, UserError, alone, naming, printable, read_json, warn, write_json
 from stories import SPLITS
 
-USER_AGENT = "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py --download)"
+USER_AGENT = (
+    "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py "
+    "--download)"
+)
 JOURNAL, REPORT = "download.jsonl", "download.json"  # in the folder of the photos
 HOLDER = ".download."  # how a folder of temporary files is called, up to UNFINISHED
 BY_HEAD = {  # what a file of each kind begins with, "?" being anything
-    b"\xff\xd8\xff": ".jpg", b"\x89PNG\r\n\x1a\n": ".png", b"GIF8": ".gif", b"RIFF????WEBP": ".webp", b"BM": ".bmp",
-    b"II*\x00": ".tif", b"MM\x00*": ".tif",
-}  # fmt: skip
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG\r\n\x1a\n": ".png",
+    b"GIF8": ".gif",
+    b"RIFF????WEBP": ".webp",
+    b"BM": ".bmp",
+    b"II*\x00": ".tif",
+    b"MM\x00*": ".tif",
+}
 HEAD_BYTES = 12  # that tell
-GONE = (404, 410)  # answers that asking again does not change; 403 and 451 may be the network's own, not Flickr's
+GONE = (
+    404,
+    410,
+)  # answers that asking again does not change; 403 and 451 may be the network's own, not Flickr's
 UNAVAILABLE = "photo unavailable"  # by the address of the picture that stands in for it
 PLACEHOLDER = "placeholder"  # by the bytes
 BROKEN, NOT_ASKED = "broken where it comes from", "not asked"
 REDIRECTS = 5
-# People do upload one photo twice, under two ids and into two albums, so a pair proves nothing. The third id with the
-# very same bytes, of not the same album as the others, is hardly a photo: it is what a server says instead of "gone".
+# People do upload one photo twice, under two ids and into two albums, so a pair proves nothing. The
+# third id with the very same bytes, of not the same album as the others, is hardly a photo: it is
+# what a server says instead of "gone".
 SAME_BYTES, SAME_ALBUMS = 3, 2
-NO_NETWORK, NO_MERCY = 30, 10  # failures to connect, and requests to slow down, in a row: there is no use in going on
+NO_NETWORK, NO_MERCY = (
+    30,
+    10,
+)  # failures to connect, and requests to slow down, in a row: there is no use in going on
 
 
 @dataclass(frozen=True)
@@ -103,7 +119,8 @@ class Failed(Exception):
     """The photo was not to be had this time; the message is the reason."""
 
     def __init__(self, reason, attempts=None, wait=0.0, connected=True, broken=""):
-        """attempts: how many are worth it (None: as many as usual). wait: the seconds that the server asks for."""
+        """attempts: how many are worth it (None: as many as usual). wait: the seconds that the
+        server asks for."""
         super().__init__(reason)
         self.attempts, self.wait, self.connected, self.broken = attempts, wait, connected, broken
 
@@ -116,7 +133,7 @@ class Stopped(KeyboardInterrupt):
     """By Ctrl-C or SIGTERM; the message is the signal's number."""
 
 
-# ------------------------------------------------------------------------------------------------ ids and addresses
+# -------------------------------------------------------------------------------- ids and addresses
 
 
 def vist_urls(folder):
@@ -135,7 +152,9 @@ def vist_urls(folder):
 def vist_edit_urls(folder):
     """{photo id: URL} of VIST-Edit; a photo without one is not in it."""
     urls = {}
-    for path in sorted(path for name in ("train", "dev", "test") for path in folder.glob(f"*/{name}/[!.]*.json")):
+    for path in sorted(
+        path for name in ("train", "dev", "test") for path in folder.glob(f"*/{name}/[!.]*.json")
+    ):
         data = read_json(path, "a story of VIST-Edit")
         ids, addresses = (data.get(f"photo_sequence_{name}") for name in ("ids", "urls"))
         if isinstance(ids, list) and isinstance(addresses, list):
@@ -146,8 +165,12 @@ def vist_edit_urls(folder):
 
 
 def is_safe(photo_id):
-    """Whether a photo id can be the name of a file, of no other folder than it is put into, hidden nowhere."""
-    return re.fullmatch(r"\w[\w .-]*", photo_id) is not None and len(photo_id.encode(errors="replace")) <= 200
+    """Whether a photo id can be the name of a file, of no other folder than it is put into, hidden
+    nowhere."""
+    return (
+        re.fullmatch(r"\w[\w .-]*", photo_id) is not None
+        and len(photo_id.encode(errors="replace")) <= 200
+    )
 
 
 def is_web_address(url):
@@ -162,7 +185,8 @@ def is_web_address(url):
 
 
 def is_stand_in(url):
-    """Whether `url` is that of the picture by which Flickr says that there is no photo (any more)."""
+    """Whether `url` is that of the picture by which Flickr says that there is no photo (any
+    more)."""
     return PurePosixPath(parse_url(url).path or "/").name.startswith("photo_unavailable")
 
 
@@ -174,15 +198,20 @@ def suffix_of(head):
     return None
 
 
-# ------------------------------------------------------------------------------------------------ one request
+# -------------------------------------------------------------------------------------- one request
 
 
 class Web:
-    """GET requests over connections that are kept, through the proxies that the environment names."""
+    """GET requests over connections that are kept, through the proxies that the environment
+    names."""
 
     def __init__(self, connections, patience):
         self.patience = patience
-        options = {"num_pools": 64, "maxsize": connections, "headers": {"User-Agent": USER_AGENT, "Accept": "image/*"}}
+        options = {
+            "num_pools": 64,
+            "maxsize": connections,
+            "headers": {"User-Agent": USER_AGENT, "Accept": "image/*"},
+        }
         if "SSL_CERT_FILE" not in os.environ:  # which the system's own certificates are read by
             with contextlib.suppress(ImportError):
                 import certifi
@@ -191,43 +220,60 @@ class Web:
         self.direct, self.proxied, proxies = urllib3.PoolManager(**options), {}, getproxies()
         for scheme in ("http", "https"):
             if proxy := proxies.get(scheme) or proxies.get("all"):
-                self.proxied[scheme] = proxy_manager(proxy if "://" in proxy else f"http://{proxy}", options)
+                self.proxied[scheme] = proxy_manager(
+                    proxy if "://" in proxy else f"http://{proxy}", options
+                )
         logging.getLogger("urllib3").setLevel(logging.ERROR)  # odd headers are no news to the user
 
     def get(self, url, seconds):
-        """The response, its body still to be read. Raises Failed where none comes within `seconds`."""
+        """The response, its body still to be read. Raises Failed where none comes within
+        `seconds`."""
         parts, patience, seconds = parse_url(url), self.patience, max(seconds, 0.01)
         proxied = parts.scheme in self.proxied and not proxy_bypass(parts.host)
         timeout = Timeout(connect=min(patience.connect, seconds), read=min(patience.read, seconds))
         try:
-            # Bytes as they are sent (decode_content): a photo is compressed already, and a small answer stays small.
+            # Bytes as they are sent (decode_content): a photo is compressed already, and a small
+            # answer stays small.
             return (self.proxied[parts.scheme] if proxied else self.direct).request(
-                "GET", url, preload_content=False, decode_content=False, redirect=False, retries=False, timeout=timeout
+                "GET",
+                url,
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=False,
+                timeout=timeout,
             )
         except (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError):
             raise Failed("no connection", connected=False) from None
         except ReadTimeoutError:
             raise Failed("too slow") from None
-        except Exception:  # urllib3's, http.client's, ssl's, and ValueError of what is no HTTP at all
+        except (
+            Exception
+        ):  # urllib3's, http.client's, ssl's, and ValueError of what is no HTTP at all
             raise Failed("connection lost") from None
 
 
 def proxy_manager(url, options):
     parts = parse_url(url)
     if parts.scheme not in ("http", "https"):
-        raise UserError(f"the environment's proxy is of the kind {parts.scheme!r}; expected http:// or https://")
+        raise UserError(
+            f"the environment's proxy is of the kind {parts.scheme!r}; expected http:// or https://"
+        )
     headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
     return urllib3.ProxyManager(url, proxy_headers=headers, **options)
 
 
 def parts_of(response, most, deadline):
-    """The body of a response in parts, as they come in. Raises Failed where it is cut short, too big or too late."""
+    """The body of a response in parts, as they come in. Raises Failed where it is cut short, too
+    big or too late."""
     size, too_big = 0, f"larger than {most / 1e6:g} MB (--max_megabytes)"
     if (response.length_remaining or 0) > most:
         raise Failed(too_big, attempts=1)
     while True:
         try:
-            part = response.read1(1 << 16)  # what is there: read() would wait for a server that sends byte by byte
+            part = response.read1(
+                1 << 16
+            )  # what is there: read() would wait for a server that sends byte by byte
         except ReadTimeoutError:
             raise Failed("too slow") from None
         except Exception:  # as above
@@ -243,14 +289,17 @@ def parts_of(response, most, deadline):
 
 
 def fetch(web, url, path, most, deadline):
-    """Ask for `url` once and write the image that it gives to the empty file `path`. Returns its SHA-256 and suffix.
+    """Ask for `url` once and write the image that it gives to the empty file `path`. Returns its
+    SHA-256 and suffix.
 
     Raises Gone, Failed or Elsewhere; OSError where it cannot be written.
     """
     response = web.get(url, deadline - time.monotonic())
     try:
         if response.status != 200:
-            for _ in parts_of(response, 1e5, deadline):  # a connection is kept where its last answer was read
+            for _ in parts_of(
+                response, 1e5, deadline
+            ):  # a connection is kept where its last answer was read
                 pass
         raise_for(response)
         sha256, head = hashlib.sha256(), b""
@@ -263,7 +312,9 @@ def fetch(web, url, path, most, deadline):
                 sha256.update(part)
                 file.write(part)
             file.flush()
-            os.fsync(file.fileno())  # before it takes its name, so that no power cut leaves half a photo under it
+            os.fsync(
+                file.fileno()
+            )  # before it takes its name, so that no power cut leaves half a photo under it
     except Failed:
         raise_for(response)  # says more than how its body ended
         raise
@@ -295,14 +346,14 @@ def raise_for(response):
         raise Failed(f"HTTP {status}", attempts=2)
 
 
-# ------------------------------------------------------------------------------------------------ what is known
+# ------------------------------------------------------------------------------------ what is known
 
 
 class Journal:
     """What earlier runs have found out: a line of JSON each, in the folder of the photos.
 
-    gone: {photo id: reason}; placeholders: SHA-256 of pictures that are no photos; same, of what was fetched:
-    {SHA-256: {photo id: (album, file)}}.
+    gone: {photo id: reason}; placeholders: SHA-256 of pictures that are no photos; same, of what
+    was fetched: {SHA-256: {photo id: (album, file)}}.
     """
 
     def __init__(self, images):
@@ -311,14 +362,19 @@ class Journal:
         before = self.path.read_bytes() if self.path.exists() else b""
         fetched = {}
         for line in before.splitlines():
-            with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            with contextlib.suppress(
+                ValueError, KeyError, TypeError, AttributeError, RecursionError
+            ):
                 entry = json.loads(line)  # a run that was killed can have left half a line
                 if "placeholder" in entry:
                     self.placeholders.add(str(entry["placeholder"]))
                 elif "gone" in entry:
                     self.gone[entry["id"]] = str(entry["gone"])
                 elif is_place(entry["id"], entry["file"]):
-                    self.same.setdefault(entry["sha256"], {})[entry["id"]] = str(entry["album"]), entry["file"]
+                    self.same.setdefault(entry["sha256"], {})[entry["id"]] = (
+                        str(entry["album"]),
+                        entry["file"],
+                    )
                     fetched[entry["id"]] = entry["sha256"]
                     self.gone.pop(entry["id"], None)
         self.file = open(self.path, "ab", buffering=0)
@@ -326,7 +382,11 @@ class Journal:
             self.file.write(b"\n")
         for sha256 in self.placeholders:  # a run may have been killed while it removed them
             self.remove(sha256)
-        self.gone |= {photo_id: PLACEHOLDER for photo_id, sha256 in fetched.items() if sha256 in self.placeholders}
+        self.gone |= {
+            photo_id: PLACEHOLDER
+            for photo_id, sha256 in fetched.items()
+            if sha256 in self.placeholders
+        }
 
     def add(self, **entry):
         """Write a line. Raises OSError that names the file."""
@@ -343,20 +403,24 @@ class Journal:
         self.add(id=photo_id, gone=reason)
 
     def add_fetched(self, photo, file, sha256):
-        """Note the bytes of a photo, before it takes its name. Returns whether they are a placeholder's."""
+        """Note the bytes of a photo, before it takes its name. Returns whether they are a
+        placeholder's."""
         if sha256 not in self.placeholders:
             same = self.same.setdefault(sha256, {})
             same[photo.id] = photo.album, file
             self.add(id=photo.id, album=photo.album, file=file, sha256=sha256)
             albums = Counter(album for album, _ in same.values())
-            if len(same) < SAME_BYTES or len(albums) + (albums[""] > 1) < SAME_ALBUMS:  # each unknown one its own
+            if (
+                len(same) < SAME_BYTES or len(albums) + (albums[""] > 1) < SAME_ALBUMS
+            ):  # each unknown one its own
                 return False
             self.placeholders.add(sha256)
             self.add(placeholder=sha256)
         return True
 
     def remove(self, sha256):
-        """Remove the files that have these bytes, still. Returns the ids of their photos, which are gone."""
+        """Remove the files that have these bytes, still. Returns the ids of their photos, which are
+        gone."""
         removed = []
         for photo_id, (_, file) in self.same.get(sha256, {}).items():
             path = self.images / file
@@ -374,25 +438,41 @@ def is_place(photo_id, file):
     return named and is_safe(photo_id) and (not folder or folder[0] in SPLITS and len(folder) == 1)
 
 
-# ------------------------------------------------------------------------------------------------ many requests
+# ------------------------------------------------------------------------------------ many requests
 
 
 class Team:
     """Many requests at once, one photo each, as many a second as is polite.
 
-    there, fetched: photo ids; gone, failed: {photo id: reason}. halted: why it was given up, or None.
+    there, fetched: photo ids; gone, failed: {photo id: reason}. halted: why it was given up, or
+    None.
     """
 
     def __init__(self, images, journal, check, connections, rate, most, patience):
-        self.images, self.journal, self.check, self.most, self.patience = images, journal, check, most, patience
+        self.images, self.journal, self.check, self.most, self.patience = (
+            images,
+            journal,
+            check,
+            most,
+            patience,
+        )
         self.connections, self.web = connections, Web(connections, patience)
         self.there, self.fetched, self.gone, self.failed, self.halted = set(), set(), {}, {}, None
-        self.waiting, self.number, self.threads = [], itertools.count(), 0  # waiting: (when, number, photo), a heap
+        self.waiting, self.number, self.threads = (
+            [],
+            itertools.count(),
+            0,
+        )  # waiting: (when, number, photo), a heap
         self.busy = {}  # job: when it was sent; a job is (photo, temporary path, deadline)
         self.jobs, self.results = SimpleQueue(), SimpleQueue()
-        self.decoding = threading.Semaphore(os.cpu_count() or 1)  # a big photo takes much memory while it is decoded
+        self.decoding = threading.Semaphore(
+            os.cpu_count() or 1
+        )  # a big photo takes much memory while it is decoded
         self.holders = {}  # folder: the one in it for temporary files
-        self.beginning, self.closed = threading.Lock(), False  # once closed, no thread begins a file any more
+        self.beginning, self.closed = (
+            threading.Lock(),
+            False,
+        )  # once closed, no thread begins a file any more
         self.least_interval = self.interval = 1 / rate if rate else 0.0
         self.next_request = self.paused_at = self.paused_until = float("-inf")
         self.unconnected = self.pauses = 0  # in a row
@@ -429,7 +509,11 @@ class Team:
             if wait > 0:
                 return wait
             photo = heapq.heappop(self.waiting)[-1]
-            job = photo, self.holder(photo.folder) / str(next(self.number)), now + self.patience.photo - photo.seconds
+            job = (
+                photo,
+                self.holder(photo.folder) / str(next(self.number)),
+                now + self.patience.photo - photo.seconds,
+            )
             self.busy[job] = now
             self.next_request = now + self.interval
             if self.threads < len(self.busy):
@@ -440,8 +524,9 @@ class Team:
     def overdue(self):
         """Jobs that take much longer than they may, and that as their result.
 
-        A body is watched by who reads it. But nothing interrupts a thread that waits for a name to be looked up, or for
-        headers byte by byte: it is left to itself, and another takes its place.
+        A body is watched by who reads it. But nothing interrupts a thread that waits for a name to
+        be looked up, or for headers byte by byte: it is left to itself, and another takes its
+        place.
         """
         now = time.monotonic()
         jobs = [job for job in self.busy if now > job[-1] + self.patience.read]
@@ -455,12 +540,16 @@ class Team:
             folder.mkdir(parents=True, exist_ok=True)
             for left in folder.glob(f"{HOLDER}*{UNFINISHED}"):  # by a run that was killed
                 shutil.rmtree(left, ignore_errors=True)
-            self.holders[folder] = Path(tempfile.mkdtemp(prefix=HOLDER, suffix=UNFINISHED, dir=folder))
+            self.holders[folder] = Path(
+                tempfile.mkdtemp(prefix=HOLDER, suffix=UNFINISHED, dir=folder)
+            )
         return self.holders[folder]
 
     def add_thread(self):
         self.threads += 1
-        threading.Thread(target=self.work, daemon=True).start()  # daemon: a stop waits for no server
+        threading.Thread(
+            target=self.work, daemon=True
+        ).start()  # daemon: a stop waits for no server
 
     def work(self):
         """What each of the threads does: jobs, until there are no more."""
@@ -475,7 +564,9 @@ class Team:
                 with self.decoding:
                     broken = self.check(path)
                 result = Failed(BROKEN, broken=sha256) if broken else (sha256, suffix)
-            except BaseException as error:  # an answer, or the disk's failure, which is the caller's to raise
+            except (
+                BaseException
+            ) as error:  # an answer, or the disk's failure, which is the caller's to raise
                 result = error
             if isinstance(result, BaseException):
                 with contextlib.suppress(OSError):
@@ -519,14 +610,20 @@ class Team:
             return Failed("redirected to no web address", attempts=1)
         if is_stand_in(photo.at):
             return Gone(UNAVAILABLE)
-        return Failed("redirected without end", attempts=1) if photo.redirects > REDIRECTS else Elsewhere(photo.at)
+        return (
+            Failed("redirected without end", attempts=1)
+            if photo.redirects > REDIRECTS
+            else Elsewhere(photo.at)
+        )
 
     def keep(self, photo, path, sha256, suffix):
         """Give the photo its name, unless it is a placeholder; returns None, or Gone."""
         place = photo.folder / (photo.id + suffix)
         if self.journal.add_fetched(photo, place.relative_to(self.images).as_posix(), sha256):
             path.unlink()
-            for photo_id in self.journal.remove(sha256):  # none, but when it has turned out to be one just now
+            for photo_id in self.journal.remove(
+                sha256
+            ):  # none, but when it has turned out to be one just now
                 for found in (self.there, self.fetched):
                     if photo_id in found:
                         found.remove(photo_id)
@@ -537,7 +634,8 @@ class Team:
         return None
 
     def try_again(self, photo, failure, now):
-        """Have a photo that has failed wait for its next attempt, or give it up: returns whether that."""
+        """Have a photo that has failed wait for its next attempt, or give it up: returns whether
+        that."""
         photo.attempts += 1
         photo.at, photo.redirects, photo.reason = "", 0, str(failure)
         if failure.broken and failure.broken == photo.broken:  # as before: no accident on the way
@@ -545,7 +643,10 @@ class Team:
             self.gone[photo.id] = BROKEN
             return True
         photo.broken = failure.broken
-        if photo.attempts >= (failure.attempts or self.patience.attempts) or photo.seconds >= self.patience.photo:
+        if (
+            photo.attempts >= (failure.attempts or self.patience.attempts)
+            or photo.seconds >= self.patience.photo
+        ):
             self.failed[photo.id] = photo.reason
             return True
         wait = self.patience.backoff * 2 ** (photo.attempts - 1) * random.uniform(0.5, 1)
@@ -565,9 +666,13 @@ class Team:
         if failed and str(result) == "HTTP 429":
             wait = min(max(result.wait, self.patience.backoff), self.patience.longest)
             self.paused_until = max(self.paused_until, now + wait)
-            if sent > self.paused_at:  # those that were under way together ask for one and the same pause
+            if (
+                sent > self.paused_at
+            ):  # those that were under way together ask for one and the same pause
                 self.pauses, self.paused_at = self.pauses + 1, now
-                self.interval = min(max(2 * self.interval, 0.02), max(self.patience.backoff, self.least_interval))
+                self.interval = min(
+                    max(2 * self.interval, 0.02), max(self.patience.backoff, self.least_interval)
+                )
             if self.pauses >= NO_MERCY:
                 self.halted = "the server asks to slow down (HTTP 429), however long the pauses"
         elif not failed:
@@ -575,21 +680,39 @@ class Team:
             self.interval = max(self.least_interval, 0.98 * self.interval)
 
 
-# ------------------------------------------------------------------------------------------------ all of them
+# -------------------------------------------------------------------------------------- all of them
 
 
 def download(
-    images, needed, urls, there, check, connections=16, rate=20.0, max_megabytes=50.0, retry_gone=False, patience=None
+    images,
+    needed,
+    urls,
+    there,
+    check,
+    connections=16,
+    rate=20.0,
+    max_megabytes=50.0,
+    retry_gone=False,
+    patience=None,
 ):
-    """Fetch the photos that stories need and that no file stands for, into images/<split>/. Returns the exit status.
+    """Fetch the photos that stories need and that no file stands for, into images/<split>/. Returns
+    the exit status.
 
-    needed: {split: {photo id: album id}}; urls: {photo id: URL}; there(split): ids of photos that are there;
-    check(path): why a file is no photo, or None. Raises UserError where another process fetches into the same folder,
-    OSError where nothing more can be written: what was fetched stays.
+    needed: {split: {photo id: album id}}; urls: {photo id: URL}; there(split): ids of photos that
+    are there; check(path): why a file is no photo, or None. Raises UserError where another process
+    fetches into the same folder, OSError where nothing more can be written: what was fetched stays.
     """
     images, status = Path(images), 0
     with alone(images, "--images"):
-        team = Team(images, Journal(images), check, connections, rate, max_megabytes * 1e6, patience or PATIENCE)
+        team = Team(
+            images,
+            Journal(images),
+            check,
+            connections,
+            rate,
+            max_megabytes * 1e6,
+            patience or PATIENCE,
+        )
         photos = plan(team, needed, urls, there, retry_gone)
         try:
             with (
@@ -600,7 +723,10 @@ def download(
                 warnings.simplefilter("ignore")  # Pillow's about odd metadata would tear the bar
                 team.run(photos, bar)
         except Stopped as stop:
-            warn(f"stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: the same command goes on")
+            warn(
+                f"stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: the same "
+                "command goes on"
+            )
             status = 128 + stop.args[0]
         finally:
             team.journal.file.close()
@@ -614,11 +740,13 @@ def download(
 
 
 def plan(team, needed, urls, there, retry_gone):
-    """The photos to ask for; the team learns of those that are there, gone, or not to be asked for."""
+    """The photos to ask for; the team learns of those that are there, gone, or not to be asked
+    for."""
     photos, seen, journal = [], set(), team.journal
     flat = not any((team.images / split).is_dir() for split in SPLITS) and any(map(there, needed))
     for split, albums in needed.items():
-        # Where the photos lie in the folder itself, a folder of a split beside them would hide them.
+        # Where the photos lie in the folder itself, a folder of a split beside them would hide
+        # them.
         folder, found = team.images if flat else team.images / split, there(split)
         for photo_id, album in albums.items():
             if photo_id in seen:
@@ -671,7 +799,9 @@ def report_of(team):
     def by_reason(reasons):
         groups = {}
         for photo_id, reason in reasons.items():
-            text = photo_id.encode(errors="backslashreplace").decode()  # JSON may hold half a character, no file does
+            text = photo_id.encode(
+                errors="backslashreplace"
+            ).decode()  # JSON may hold half a character, no file does
             groups.setdefault(reason, []).append(text)
         return dict(sorted(groups.items()))
 

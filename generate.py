@@ -7,9 +7,10 @@ python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank      of t
 python generate.py FOLDER --html story.html       a page to keep, the photos inside
 python generate.py FOLDER --format json           stdout is the story alone: as text (default), json, html or vist
 
-Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again, --redraw draws those
-of some beats anew, --interpolate goes from one telling's plans to another's. A plan is kept as drawn, (z − μ) / σ, in
-units of the prior that it meets: so it can be told again in a story that has become another one before it.
+Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again,
+--redraw draws those of some beats anew, --interpolate goes from one telling's plans to another's. A
+plan is kept as drawn, (z − μ) / σ, in units of the prior that it meets: so it can be told again in
+a story that has become another one before it.
 """
 
 import argparse
@@ -26,11 +27,12 @@ from cli import OUTPUT_DIR, UserError
 
 MOST_TELLINGS = 10_000  # of a folder
 
-# ------------------------------------------------------------------------------------------- options
+# ------------------------------------------------------------------------------------------ options
 
 
 def temperature(text):
-    """argparse type: a number from 0.01 to 100; beyond, floating point has no probabilities left."""
+    """argparse type: a number from 0.01 to 100; beyond, floating point has no probabilities
+    left."""
     value = float(text)
     if not 0.01 <= value <= 100:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 0.01 to 100")
@@ -39,44 +41,96 @@ def temperature(text):
 
 def parser():
     parser = cli.Parser(prog="generate.py", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
+    parser.add_argument(
+        "folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each"
+    )
     parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
-    parser.add_argument("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir (its best one)")
-    parser.add_argument("--follow_links", action="store_true", help="take photos that are links out of their folder")
-    parser.add_argument("--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time")
     parser.add_argument(
-        "--decoding", choices=("greedy", "beam", "nucleus"), default="greedy", help="how words are chosen"
-    )
-    parser.add_argument("--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam")
-    parser.add_argument("--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus")
-    parser.add_argument("--temperature", type=temperature, default=1.0, help="of --decoding nucleus")
-    parser.add_argument(
-        "--plan", choices=("mean", "sample"),
-        help="the prior's mean, or a sample of it (default: mean for one telling, sample for several)",
-    )  # fmt: skip
-    parser.add_argument("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
-    parser.add_argument("--num_stories", type=cli.positive_int, default=1, help="tellings of each folder")
-    parser.add_argument("--rerank", action="store_true", help="of the --num_stories keep the one that scores best")
-    parser.add_argument("--rerank_by", choices=cli.SCORES, default=cli.CDE_W, help="score of --rerank")
-    parser.add_argument("--save_plans", metavar="FILE", help="keep the plans that the stories are told by")
-    parser.add_argument("--plans", metavar="FILE", help="tell by the plans of a file that --save_plans has written")
-    parser.add_argument(
-        "--redraw", type=cli.positive_int, nargs="+", metavar="BEAT", help="beats whose plan of --plans is drawn anew"
+        "--checkpoint",
+        default=OUTPUT_DIR,
+        help="checkpoint, or train.py's output_dir (its best one)",
     )
     parser.add_argument(
-        "--interpolate", action="store_true", help="--num_stories from the first of --plans' tellings to the second"
+        "--follow_links", action="store_true", help="take photos that are links out of their folder"
     )
-    parser.add_argument("--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens")
-    parser.add_argument("--batch_size", type=cli.positive_int, default=32, help="stories written together")
+    parser.add_argument(
+        "--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time"
+    )
+    parser.add_argument(
+        "--decoding",
+        choices=("greedy", "beam", "nucleus"),
+        default="greedy",
+        help="how words are chosen",
+    )
+    parser.add_argument(
+        "--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam"
+    )
+    parser.add_argument(
+        "--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus"
+    )
+    parser.add_argument(
+        "--temperature", type=temperature, default=1.0, help="of --decoding nucleus"
+    )
+    parser.add_argument(
+        "--plan",
+        choices=("mean", "sample"),
+        help="the prior's mean, or a sample of it (default: mean for one telling, sample for "
+        "several)",
+    )
+    parser.add_argument(
+        "--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample"
+    )
+    parser.add_argument(
+        "--num_stories", type=cli.positive_int, default=1, help="tellings of each folder"
+    )
+    parser.add_argument(
+        "--rerank", action="store_true", help="of the --num_stories keep the one that scores best"
+    )
+    parser.add_argument(
+        "--rerank_by", choices=cli.SCORES, default=cli.CDE_W, help="score of --rerank"
+    )
+    parser.add_argument(
+        "--save_plans", metavar="FILE", help="keep the plans that the stories are told by"
+    )
+    parser.add_argument(
+        "--plans", metavar="FILE", help="tell by the plans of a file that --save_plans has written"
+    )
+    parser.add_argument(
+        "--redraw",
+        type=cli.positive_int,
+        nargs="+",
+        metavar="BEAT",
+        help="beats whose plan of --plans is drawn anew",
+    )
+    parser.add_argument(
+        "--interpolate",
+        action="store_true",
+        help="--num_stories from the first of --plans' tellings to the second",
+    )
+    parser.add_argument(
+        "--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens"
+    )
+    parser.add_argument(
+        "--batch_size", type=cli.positive_int, default=32, help="stories written together"
+    )
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
     parser.add_argument(
-        "--format", choices=("text", "json", "html", "vist"), default="text",
-        help="of what is printed: the story as it is written, the object of --output, the page of --html, "
+        "--format",
+        choices=("text", "json", "html", "vist"),
+        default="text",
+        help="of what is printed: the story as it is written, the object of --output, the page of "
+        "--html, "
         "the submission of --vist_output",
-    )  # fmt: skip
-    parser.add_argument("--output", default="stories.json", metavar="FILE", help="where the stories go, always")
-    parser.add_argument("--html", metavar="FILE", help="write them as one page, the photos inside, too")
-    parser.add_argument("--vist_output", metavar="FILE", help="write them as a submission to the VIST Challenge too")
+    )
+    parser.add_argument(
+        "--output", default="stories.json", metavar="FILE", help="where the stories go, always"
+    )
+    parser.add_argument(
+        "--html", metavar="FILE", help="write them as one page, the photos inside, too"
+    )
+    parser.add_argument(
+        "--vist_output", metavar="FILE", help="write them as a submission to the VIST Challenge too"
+    )
     return parser
 
 
@@ -92,8 +146,14 @@ def parse(arguments=None):
         raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
     flag = "--html" if options.html else "--format html" if options.format == "html" else None
     if flag and options.data_path:
-        raise UserError(f"{flag}: a preprocessed split holds no pictures for a page; expected folders of photos")
-    goes = {os.path.abspath(name): flag for flag in ("data_path", "plans") if (name := getattr(options, flag))}
+        raise UserError(
+            f"{flag}: a preprocessed split holds no pictures for a page; expected folders of photos"
+        )
+    goes = {
+        os.path.abspath(name): flag
+        for flag in ("data_path", "plans")
+        if (name := getattr(options, flag))
+    }
     for flag in ("output", "vist_output", "html", "save_plans"):
         if name := getattr(options, flag):
             other = goes.setdefault(os.path.abspath(name), flag)
@@ -103,7 +163,10 @@ def parse(arguments=None):
                     "data_path": "the split is there",
                     "plans": "the plans are there",
                 }
-                raise UserError(f"--{flag} {name}: {what.get(other, f'--{other} goes there')}; expected another name")
+                raise UserError(
+                    f"--{flag} {name}: {what.get(other, f'--{other} goes there')}; expected "
+                    "another name"
+                )
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")
@@ -111,9 +174,13 @@ def parse(arguments=None):
         raise UserError("--interpolate: expected --num_stories of 2 or more, and no --redraw")
     if options.decoding != "nucleus" and options.num_stories > 1 and not options.interpolate:
         if options.plan == "mean":
-            raise UserError(f"{several}: all would be alike; add --plan sample or --decoding nucleus")
+            raise UserError(
+                f"{several}: all would be alike; add --plan sample or --decoding nucleus"
+            )
         if options.plans and not options.redraw:
-            raise UserError(f"{several}: all would be alike; expected --redraw or --interpolate with --plans")
+            raise UserError(
+                f"{several}: all would be alike; expected --redraw or --interpolate with --plans"
+            )
     return options
 
 
@@ -149,23 +216,25 @@ from dataset import (
 from model import load_checkpoint
 from stories import one_line
 
-# ------------------------------------------------------------------------------------------ one batch
+# ---------------------------------------------------------------------------------------- one batch
 
 
 @torch.inference_mode()
 def tell(model, special, photos, photo_mask, settings, noise=None, told=None, listener=None):
     """Write one sentence a photo, beat by beat on a key/value cache.
 
-    photos (B, T, ...) and photo_mask (B, T) as `dataset.collate` makes them; settings a GenerationConfig; noise
-    (B, T, Z) makes the plans samples of the prior, None its mean; told, B lists of the sentences (lists of token ids)
-    that the stories begin with, equally many each, at most T: only the beats after them are written; listener,
-    called after each beat with its B sentences.
-    Returns the words, B lists of T lists of token ids, and how many sentences were cut at settings.max_new_tokens.
-    Raises ValueError where the stories told so far are not equally long.
+    photos (B, T, ...) and photo_mask (B, T) as `dataset.collate` makes them; settings a
+    GenerationConfig; noise (B, T, Z) makes the plans samples of the prior, None its mean; told, B
+    lists of the sentences (lists of token ids) that the stories begin with, equally many each, at
+    most T: only the beats after them are written; listener, called after each beat with its B
+    sentences. Returns the words, B lists of T lists of token ids, and how many sentences were cut
+    at settings.max_new_tokens. Raises ValueError where the stories told so far are not equally
+    long.
 
-    Each beat is two calls of the decoder: one reads what was said since the last photo and the photos up to the next
-    (all positions at once), which gives the plan; then transformers' generate() writes the sentence under it. Its words
-    stay in the cache, but where beams have mixed there: then they leave it, and are read again with the next photo.
+    Each beat is two calls of the decoder: one reads what was said since the last photo and the
+    photos up to the next (all positions at once), which gives the plan; then transformers'
+    generate() writes the sentence under it. Its words stay in the cache, but where beams have mixed
+    there: then they leave it, and are read again with the next photo.
     """
     B, T = photo_mask.shape
     device = photos.device
@@ -175,20 +244,35 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
     cache = DynamicCache(config=decoder.config)
     history = torch.empty(B, 0, dtype=torch.long, device=device)  # token ids, [img] for image slots
     mask = torch.empty(B, 0, dtype=torch.long, device=device)  # 0 where a row is padded
-    image_states = dyn_states = torch.empty(B, 0, model.width, device=device, dtype=slots.dtype)  # B, beats read, D
-    unwritten = torch.zeros(B, 1, model.width, device=device, dtype=slots.dtype)  # in place of the coming h_t^d
+    image_states = dyn_states = torch.empty(
+        B, 0, model.width, device=device, dtype=slots.dtype
+    )  # B, beats read, D
+    unwritten = torch.zeros(
+        B, 1, model.width, device=device, dtype=slots.dtype
+    )  # in place of the coming h_t^d
     sentences = [list(story) for story in told] if told else [[] for _ in range(B)]
     if len(set(map(len, sentences))) > 1:
-        raise ValueError(f"stories of {sorted(set(map(len, sentences)))} sentences; expected equally many of each")
+        raise ValueError(
+            f"stories of {sorted(set(map(len, sentences)))} sentences; expected equally many of "
+            "each"
+        )
     forbidden = torch.zeros(decoder.config.vocab_size, device=device)
     forbidden[[i for i in special if i != special.eos]] = -torch.inf
-    known = torch.zeros(B, 1, dtype=torch.long, device=device)  # positions of the last sentence that the cache holds
+    known = torch.zeros(
+        B, 1, dtype=torch.long, device=device
+    )  # positions of the last sentence that the cache holds
     rows, beams, cut_short = torch.arange(B, device=device)[:, None], settings.num_beams or 1, 0
     for t in range(len(sentences[0]), T):
         # Read the sentences that the cache lacks, each after its photo, then this beat's photo.
-        seen, heard = image_states.shape[1], dyn_states.shape[1]  # beats whose photo, whose sentence was read
+        seen, heard = (
+            image_states.shape[1],
+            dyn_states.shape[1],
+        )  # beats whose photo, whose sentence was read
         unread = [pack(story[heard:], special, K) for story in sentences]
-        said = [p["input_ids"][start:] for p, start in zip(unread, known.flatten().tolist(), strict=True)]
+        said = [
+            p["input_ids"][start:]
+            for p, start in zip(unread, known.flatten().tolist(), strict=True)
+        ]
         said = pad_sequence(said, True, special.pad).to(device)
         chunk = torch.cat([said, said.new_full((B, K), special.img)], dim=1)
         dyn_at = torch.stack([p["dyn_at"] for p in unread]).to(device) - known
@@ -225,15 +309,21 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
             ids = decoder.generate(
                 ids,
                 attention_mask=torch.cat([mask, mask.new_ones(B, 1)], dim=1),
-                token_type_ids=torch.full_like(ids, special.txt),  # only the new positions' are read
+                token_type_ids=torch.full_like(
+                    ids, special.txt
+                ),  # only the new positions' are read
                 past_key_values=cache,
                 generation_config=settings,
             )
         written = ids[:, history.shape[1] + 1 :]
         if beams > 1:
-            cache.crop(history.shape[1] - cache.get_seq_length())  # a negative number: how many positions go
+            cache.crop(
+                history.shape[1] - cache.get_seq_length()
+            )  # a negative number: how many positions go
             cache.batch_select_indices(beams * rows[:, 0])
-        kept = ids[:, history.shape[1] : cache.get_seq_length()]  # [bos] and words; rows that ended early are padded
+        kept = ids[
+            :, history.shape[1] : cache.get_seq_length()
+        ]  # [bos] and words; rows that ended early are padded
         history = torch.cat([history, kept], dim=1)
         mask = torch.cat([mask, (kept != special.pad).long()], dim=1)
         known = K + (kept != special.pad).sum(1, keepdim=True)
@@ -246,7 +336,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
     return sentences, cut_short
 
 
-# --------------------------------------------------------------------------------------------- plans
+# -------------------------------------------------------------------------------------------- plans
 
 
 class Telling(NamedTuple):
@@ -258,32 +348,44 @@ class Telling(NamedTuple):
 
 
 def plan_noise(number, beats, plan_size, seed, temperature, again=False):
-    """A telling's plans (beats, Z) in units of their prior: a function of its number, not of its batch.
+    """A telling's plans (beats, Z) in units of their prior: a function of its number, not of its
+    batch.
 
     again: other plans than those that the same seed has drawn first.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)  # it reads 32 bits
+    generator = torch.Generator().manual_seed(
+        seed * 1_000_003 + number + again * 2**31
+    )  # it reads 32 bits
     return temperature * torch.randn(beats, plan_size, generator=generator)
 
 
 def between(one, other, share):
-    """From plans (beats, Z) to others: along the great circle, since halfway down the chord plans would be too near the
-    mean to be samples (White 2016); where there is no circle, along the chord."""
+    """From plans (beats, Z) to others: along the great circle, since halfway down the chord plans
+    would be too near the mean to be samples (White 2016); where there is no circle, along the
+    chord."""
     angle = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos()[:, None]
     weights = torch.sin((1 - share) * angle) / angle.sin(), torch.sin(share * angle) / angle.sin()
-    curved = (angle.sin() > 1e-3) & (one * one).any(-1, keepdim=True) & (other * other).any(-1, keepdim=True)
+    curved = (
+        (angle.sin() > 1e-3)
+        & (one * one).any(-1, keepdim=True)
+        & (other * other).any(-1, keepdim=True)
+    )
     weights = [torch.where(curved, x, straight) for x, straight in zip(weights, (1 - share, share))]
     return weights[0] * one + weights[1] * other
 
 
 def read_plans(path, plan_size):
-    """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of any other."""
+    """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of
+    any other."""
     expected = "a file that --save_plans has written"
     found = cli.read_json(path, expected, unique=True)
     plans = {}
     try:
         if found["plan_size"] != plan_size:
-            raise UserError(f"--plans {path}: plans of width {found['plan_size']}; this model's have {plan_size}")
+            raise UserError(
+                f"--plans {path}: plans of width {found['plan_size']}; this model's have "
+                f"{plan_size}"
+            )
         for story in found["stories"]:
             plan = torch.tensor(story["plans"], dtype=torch.float32)
             if plan.shape[1:] != (plan_size,) or not (plan.abs() < 1000).all():  # nor is NaN
@@ -300,7 +402,11 @@ def write_plans(path, stories, asked, plan_size, checkpoint):
     """The plans that stories were told by, a line a story."""
     lines = []
     for story, telling in zip(stories, asked, strict=True):
-        plan = torch.zeros(len(story["sentences"]), plan_size) if telling.plan is None else telling.plan
+        plan = (
+            torch.zeros(len(story["sentences"]), plan_size)
+            if telling.plan is None
+            else telling.plan
+        )
         ids = {name: story[name] for name in ("story_id", "album_id", "telling") if name in story}
         lines.append(ids | {"plans": plan.tolist()})
     write_story_lines(path, {"checkpoint": checkpoint, "plan_size": plan_size}, lines)
@@ -312,7 +418,9 @@ def tellings(albums, options, plan_size):
     ids = Counter(str(album["story_id"]) for album in albums)
     if (options.plans or options.save_plans) and max(ids.values()) > 1:
         flag = "--plans" if options.plans else "--save_plans"
-        raise UserError(f"{flag}: two stories are named {ids.most_common(1)[0][0]!r}; expected each name once")
+        raise UserError(
+            f"{flag}: two stories are named {ids.most_common(1)[0][0]!r}; expected each name once"
+        )
     for i, album in enumerate(albums):
         beats, many = len(album["rows"]), options.num_stories
         kept = stored_plans(stored, album, beats, options) if options.plans else [None]
@@ -327,7 +435,9 @@ def tellings(albums, options, plan_size):
         else:
             plans = [drawn(n) for n in range(many * len(kept))]
         if options.plans and not options.interpolate:
-            plans = [redrawn(kept[n // many], new, options.redraw or ()) for n, new in enumerate(plans)]
+            plans = [
+                redrawn(kept[n // many], new, options.redraw or ()) for n, new in enumerate(plans)
+            ]
         asked += [Telling(i, number, plan) for number, plan in enumerate(plans, start=1)]
     return asked
 
@@ -338,9 +448,13 @@ def stored_plans(stored, album, beats, options):
     if kept is None:
         raise UserError(f"--plans {options.plans}: none of {where}; it has {next(iter(stored))!r}")
     if len(kept[0]) != beats or len({len(plan) for plan in kept}) > 1:
-        raise UserError(f"--plans {options.plans}: of {len(kept[0])} beats; {where} has {beats} photos")
+        raise UserError(
+            f"--plans {options.plans}: of {len(kept[0])} beats; {where} has {beats} photos"
+        )
     if options.interpolate and len(kept) < 2:
-        raise UserError(f"--interpolate: --plans {options.plans} has one telling of {where}; expected two")
+        raise UserError(
+            f"--interpolate: --plans {options.plans} has one telling of {where}; expected two"
+        )
     if beyond := [beat for beat in options.redraw or () if beat > beats]:
         raise UserError(f"--redraw {beyond[0]}: {where} has {beats} photos")
     return kept
@@ -354,7 +468,7 @@ def redrawn(plan, new, beats):
     return plan
 
 
-# ------------------------------------------------------------------------------------------- folders
+# ------------------------------------------------------------------------------------------ folders
 
 
 NAMED = 10  # photos left aside that are named; the others are counted
@@ -362,19 +476,23 @@ NAMED = 10  # photos left aside that are named; the others are counted
 
 def natural(name):
     """Sorting key by which photo2 comes before photo10."""
-    return [(part.isdecimal(), int(part) if part.isdecimal() else part.lower()) for part in re.split(r"(\d+)", name)]
+    return [
+        (part.isdecimal(), int(part) if part.isdecimal() else part.lower())
+        for part in re.split(r"(\d+)", name)
+    ]
 
 
 def read_folder(folder, encoder, order, follow_links=False):
     """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
 
-    follow_links: take photos that are links out of the folder. Raises UserError where the folder holds none. What is
-    left aside is said.
+    follow_links: take photos that are links out of the folder. Raises UserError where the folder
+    holds none. What is left aside is said.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a folder of photos"
+            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a "
+            "folder of photos"
         )
     paths, aside = photo_files(folder, follow_links=follow_links)
     found, linked = [], sum("a link out" in reason for reason in aside.values())
@@ -384,16 +502,26 @@ def read_folder(folder, encoder, order, follow_links=False):
         except BrokenPhoto as error:
             aside[path] = str(error)
     suffixes = PHOTO_SUFFIXES + UNREAD_SUFFIXES
-    others = sum(path.is_file() and path.suffix.lower() not in suffixes for path in folder.iterdir())
+    others = sum(
+        path.is_file() and path.suffix.lower() not in suffixes for path in folder.iterdir()
+    )
     if others:
-        cli.warn(f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and are left aside")
+        cli.warn(
+            f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
+            "are left aside"
+        )
     if aside:
         named = [f"{path.name} ({reason})" for path, reason in aside.items()]
         named = named[:NAMED] + ([f"and {len(named) - NAMED} more"] if len(named) > NAMED else [])
         takes = "; --follow_links takes links out of it" if linked else ""
-        cli.warn(f"{folder}: {len(aside)} photos cannot be read and are left aside: {', '.join(named)}{takes}")
+        cli.warn(
+            f"{folder}: {len(aside)} photos cannot be read and are left aside: "
+            f"{', '.join(named)}{takes}"
+        )
     if not found:
-        raise UserError(f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files")
+        raise UserError(
+            f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files"
+        )
     if order == "time":
         times = {path: time_taken(path) for path, _ in found}
         undated = sum(time is None for time in times.values())
@@ -402,10 +530,14 @@ def read_folder(folder, encoder, order, follow_links=False):
         found.sort(key=lambda entry: (times[entry[0]] is None, times[entry[0]] or ""))
     name = photo_name(folder.resolve()) or str(folder)
     return {
-        "story_id": name, "album_id": name, "photo_ids": [photo_name(path) for path, _ in found],
-        "folder": str(folder), "rows": list(range(len(found))), "photos": torch.stack([pixels for _, pixels in found]),
+        "story_id": name,
+        "album_id": name,
+        "photo_ids": [photo_name(path) for path, _ in found],
+        "folder": str(folder),
+        "rows": list(range(len(found))),
+        "photos": torch.stack([pixels for _, pixels in found]),
         "paths": [path for path, _ in found],
-    }  # fmt: skip
+    }
 
 
 def read_albums(path, encoder):
@@ -416,25 +548,30 @@ def read_albums(path, encoder):
         rows = [beat["photo"] for beat in story["beats"] if beat["photo"] is not None]
         if beyond := [row for row in rows if row >= len(photos)]:
             found = f"{path}: story {story['story_id']}: photo {beyond[0]}"
-            raise UserError(f"{found}; expected one of the {len(photos)} rows in {photos.path.name}")
+            raise UserError(
+                f"{found}; expected one of the {len(photos)} rows in {photos.path.name}"
+            )
     return [
         {
-            "story_id": story["story_id"], "album_id": story.get("album_id") or story["story_id"], "photos": photos,
+            "story_id": story["story_id"],
+            "album_id": story.get("album_id") or story["story_id"],
+            "photos": photos,
             "photo_ids": [beat.get("photo_id") for beat in story["beats"]],
             "rows": [beat["photo"] for beat in story["beats"]],
         }
         for story in split["stories"]
-    ]  # fmt: skip
+    ]
 
 
-# ---------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 
 def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
-    """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut short is said.
+    """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut short is
+    said.
 
-    screen: a Screen that shows them while they are written. Of a team's processes each writes its share of the batches,
-    and all of them have all stories in the end.
+    screen: a Screen that shows them while they are written. Of a team's processes each writes its
+    share of the batches, and all of them have all stories in the end.
     """
     special = special_ids(tokenizer)
     sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
@@ -442,24 +579,36 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
         do_sample=options.decoding == "nucleus",
         num_beams=options.num_beams if options.decoding == "beam" else 1,
         **(sampling if options.decoding == "nucleus" else {}),
-        min_new_tokens=1, max_new_tokens=options.max_words,
-        bos_token_id=special.bos, eos_token_id=special.eos, pad_token_id=special.pad,
-    )  # fmt: skip
+        min_new_tokens=1,
+        max_new_tokens=options.max_words,
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        pad_token_id=special.pad,
+    )
     beat_length = story_length([[]], model.config.image_slots) + options.max_words
     for album in albums:
         if len(album["rows"]) * beat_length > model.max_length:
             where = album.get("folder", f"story {album['story_id']}")
             raise UserError(
-                f"{where}: {len(album['rows'])} photos; this model has room for {model.max_length // beat_length} "
-                f"sentences of --max_words {options.max_words}: take fewer photos or a smaller --max_words"
+                f"{where}: {len(album['rows'])} photos; this model has room for "
+                f"{model.max_length // beat_length} "
+                f"sentences of --max_words {options.max_words}: take fewer photos or a smaller "
+                "--max_words"
             )
     beats = lambda k: len(albums[asked[k].album]["rows"])
     order = sorted(range(len(asked)), key=beats)
-    # A batch holds stories of one length. Its words depend on nothing but itself, so that any process may write it.
-    batches = [batch for _, alike in groupby(order, beats) for batch in cut(list(alike), options.batch_size)]
+    # A batch holds stories of one length. Its words depend on nothing but itself, so that any
+    # process may write it.
+    batches = [
+        batch
+        for _, alike in groupby(order, beats)
+        for batch in cut(list(alike), options.batch_size)
+    ]
     mine, device, written = batches[team.index :: team.count], model.device, []
     as_text = lambda sentences: [sentence.strip() for sentence in tokenizer.batch_decode(sentences)]
-    watched = screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()  # no need of a bar
+    watched = (
+        screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()
+    )  # no need of a bar
     idle = len(asked) < 2 or team.index > 0 or watched
     bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
     for batch in mine:
@@ -467,10 +616,20 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
         photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
         plans = [asked[k].plan for k in batch]
         noise = None if plans[0] is None else torch.stack(plans).to(device)
-        show = screen and (lambda said: [screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)])
-        torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)  # for nucleus sampling of words
+        show = screen and (
+            lambda said: [screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)]
+        )
+        torch.manual_seed(
+            (options.seed * 1_000_003 + batch[0]) % 2**32
+        )  # for nucleus sampling of words
         words, cut_short = tell(
-            model, special, torch.stack(photos).to(device), torch.stack(mask).to(device), settings, noise, listener=show
+            model,
+            special,
+            torch.stack(photos).to(device),
+            torch.stack(mask).to(device),
+            settings,
+            noise,
+            listener=show,
         )
         written.append((batch, [as_text(sentences) for sentences in words], cut_short))
         bar.update(len(batch))
@@ -483,10 +642,15 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
 
 
 def headings(albums, asked):
-    """What is known of the stories asked for before they are written: their ids and photos, the telling's number."""
+    """What is known of the stories asked for before they are written: their ids and photos, the
+    telling's number."""
     last = {telling.album: telling.number for telling in asked}
     return [
-        {name: albums[i][name] for name in ("story_id", "album_id", "photo_ids", "folder") if name in albums[i]}
+        {
+            name: albums[i][name]
+            for name in ("story_id", "album_id", "photo_ids", "folder")
+            if name in albums[i]
+        }
         | ({"telling": number} if last[i] > 1 else {})
         for i, number, _ in asked
     ]
@@ -494,16 +658,32 @@ def headings(albums, asked):
 
 def score(model, tokenizer, albums, asked, stories, names, batch_size):
     """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-    from CDE_score import SCORES, features, traces, written_alike  # and all that draws its pictures: only here
+    from CDE_score import (
+        SCORES,
+        features,
+        traces,
+        written_alike,
+    )  # and all that draws its pictures: only here
 
     photos, places, told = [], [], []
     for album in albums:
         there = [row for row in album["rows"] if row is not None]
         places.append(dict(zip(there, range(len(photos), len(photos) + len(there)))))
-        photos += features(album["photos"], there, model.image_encoder, model.device) if there else []
+        photos += (
+            features(album["photos"], there, model.image_encoder, model.device) if there else []
+        )
     for story, telling in zip(stories, asked, strict=True):
-        place, beats = places[telling.album], zip(albums[telling.album]["rows"], story["sentences"], strict=True)
-        told.append({"beats": [{"photo": place.get(row), "sentence": one_line(said)} for row, said in beats]})
+        place, beats = (
+            places[telling.album],
+            zip(albums[telling.album]["rows"], story["sentences"], strict=True),
+        )
+        told.append(
+            {
+                "beats": [
+                    {"photo": place.get(row), "sentence": one_line(said)} for row, said in beats
+                ]
+            }
+        )
     if model.config.text != "original":  # as CDE_score.py would read them
         told = written_alike(told, Counter())
     photos = torch.stack(photos) if photos else None
@@ -513,21 +693,23 @@ def score(model, tokenizer, albums, asked, stories, names, batch_size):
 
 
 def best_of(asked, scores):
-    """The place of each album's story with the least score; of its first, where none has a score."""
+    """The place of each album's story with the least score; of its first, where none has a
+    score."""
     alike = groupby(range(len(asked)), lambda k: asked[k].album)
     return [min(places, key=lambda k: np.nan_to_num(scores[k], nan=np.inf)) for _, places in alike]
 
 
 def readable(sentence):
-    """A sentence as people write it: VIST's text is lower-case with spaces before the punctuation."""
+    """A sentence as people write it: VIST's text is lower-case with spaces before the
+    punctuation."""
     sentence = re.sub(r"\s+([.,!?;:]|n't|'\w+)", r"\1", sentence)
     sentence = re.sub(r"\bi\b", "I", sentence)
     return re.sub(r"(^|[.!?]\s+)([a-z])", lambda match: match[0].upper(), sentence)
 
 
 class Screen:
-    """Stories on stdout, in the order asked and sentence by sentence: the one whose turn it is appears while it is
-    written, the others wait."""
+    """Stories on stdout, in the order asked and sentence by sentence: the one whose turn it is
+    appears while it is written, the others wait."""
 
     def __init__(self, stories):
         self.stories, self.said = stories, [[] for _ in stories]
@@ -544,8 +726,12 @@ class Screen:
             for t in range(self.shown, len(said)):
                 if t == 0:
                     telling = f", telling {story['telling']}" if "telling" in story else ""
-                    self.print(("\n" if self.turn else "") + cli.printable(f"{story['album_id']}{telling}"))
-                self.print(f"  {names[t]:<{max(map(len, names))}}  {cli.printable(readable(said[t]))}")
+                    self.print(
+                        ("\n" if self.turn else "") + cli.printable(f"{story['album_id']}{telling}")
+                    )
+                self.print(
+                    f"  {names[t]:<{max(map(len, names))}}  {cli.printable(readable(said[t]))}"
+                )
             self.shown = len(said)
             if self.shown < len(names):
                 return
@@ -562,8 +748,12 @@ def page_of(albums, asked, stories):
 
     told = defaultdict(dict)
     for story, telling in zip(stories, asked, strict=True):
-        told[telling.album][telling.number] = [readable(sentence) for sentence in story["sentences"]]
-    return page([Album(albums[i]["album_id"], albums[i]["paths"], tellings) for i, tellings in told.items()])
+        told[telling.album][telling.number] = [
+            readable(sentence) for sentence in story["sentences"]
+        ]
+    return page(
+        [Album(albums[i]["album_id"], albums[i]["paths"], tellings) for i, tellings in told.items()]
+    )
 
 
 def vist_submission(stories):
@@ -589,16 +779,25 @@ def main():
     for name in ("plan", "plans", "save_plans"):
         value = getattr(options, name)
         if kind != "cvae" and value not in (None, "mean"):
-            raise UserError(f"--{name} {value}: {options.checkpoint} was trained with --plan {kind}; expected cvae")
+            raise UserError(
+                f"--{name} {value}: {options.checkpoint} was trained with --plan {kind}; expected "
+                "cvae"
+            )
     if options.plan is None:
-        options.plan = "sample" if kind == "cvae" and (options.num_stories > 1 or options.redraw) else "mean"
+        options.plan = (
+            "sample" if kind == "cvae" and (options.num_stories > 1 or options.redraw) else "mean"
+        )
     if kind != "cvae" and options.num_stories > 1 and options.decoding != "nucleus":
-        found = f"--num_stories {options.num_stories}: {options.checkpoint} was trained with --plan {kind}"
+        found = (
+            f"--num_stories {options.num_stories}: {options.checkpoint} was trained with --plan "
+            f"{kind}"
+        )
         raise UserError(f"{found}, so that all would be alike; add --decoding nucleus")
     lacks = {cli.CDE_W: not model.config.foresight, cli.SURPRISE: model.config.plan != "cvae"}
     if options.rerank and lacks.get(options.rerank_by):
         raise UserError(
-            f"--rerank_by {options.rerank_by}: the model in {options.checkpoint} lacks it; expected another"
+            f"--rerank_by {options.rerank_by}: the model in {options.checkpoint} lacks it; "
+            "expected another"
         )
     how = model.image_encoder, options.order, options.follow_links
     albums = (
@@ -610,7 +809,9 @@ def main():
     on_screen = slice(0 if options.format != "text" else None if options.folders else 1)
     with join_team() as team:
         model.to(team.device)
-        at_once = team.count == 1 and not options.rerank  # else the sentences are elsewhere, or to be chosen among
+        at_once = (
+            team.count == 1 and not options.rerank
+        )  # else the sentences are elsewhere, or to be chosen among
         screen = Screen(headings(albums, asked)[on_screen]) if at_once else None
         stories = write_stories(model, tokenizer, albums, asked, options, team, screen)
     if team.index:
@@ -622,7 +823,9 @@ def main():
         if unscored := sum(bool(np.isnan(scores[k])) for k in best):
             cli.warn(f"--rerank: {unscored} stories have no {by}; their first telling is kept")
         stories = [
-            stories[k] | {"best_of": many[asked[k].album], by: None if np.isnan(scores[k]) else scores[k]} for k in best
+            stories[k]
+            | {"best_of": many[asked[k].album], by: None if np.isnan(scores[k]) else scores[k]}
+            for k in best
         ]
         asked = [asked[k] for k in best]
     if not at_once:
@@ -631,10 +834,14 @@ def main():
             for sentence in story["sentences"]:
                 screen.add(k, sentence)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
-    cli.write_json(options.output, written)  # first of all: nothing that goes wrong from here on loses them
+    cli.write_json(
+        options.output, written
+    )  # first of all: nothing that goes wrong from here on loses them
     page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
     if options.format != "text" and sys.stdout:
-        sys.stdout.reconfigure(encoding="utf-8")  # like the files, whatever a terminal here would read
+        sys.stdout.reconfigure(
+            encoding="utf-8"
+        )  # like the files, whatever a terminal here would read
         objects = {"json": written, "vist": vist_submission(stories)}
         cli.say(page if options.format == "html" else cli.to_json(objects[options.format]))
 

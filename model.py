@@ -1,7 +1,8 @@
 """plan-CVAE: a conditional VAE around GPT-2 that draws a plan before each sentence of a story.
 
-Shapes: B stories in a batch, T beats, L sequence length, K image slots a photo, D decoder width, Z plan width,
-V vocabulary, F photo feature size, N predicted words in the batch. A batch is what `dataset.collate` makes.
+Shapes: B stories in a batch, T beats, L sequence length, K image slots a photo, D decoder width, Z
+plan width, V vocabulary, F photo feature size, N predicted words in the batch. A batch is what
+`dataset.collate` makes.
 """
 
 import copy
@@ -47,8 +48,8 @@ transformers_logging.disable_progress_bar()  # a bar for half a second of weight
 def keep_memory():
     """Have the C library keep freed memory for what comes next, where it is glibc.
 
-    It gives the pages of large tensors back at once, and those of the next come as zeros, one by one: in training on a
-    CPU a third of the time.
+    It gives the pages of large tensors back at once, and those of the next come as zeros, one by
+    one: in training on a CPU a third of the time.
     """
     with suppress(AttributeError, OSError, TypeError):
         malloc = ctypes.CDLL(None).mallopt
@@ -66,7 +67,7 @@ def best_device():
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-# ---------------------------------------------------------------------------------------------- photos
+# ------------------------------------------------------------------------------------------- photos
 
 
 class ImageEncoderConfig(PreTrainedConfig):
@@ -81,13 +82,18 @@ class ImageEncoderConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         if self.arch not in RESNETS:
-            raise UserError(f"--image_encoder {self.arch}: unknown; expected one of {', '.join(RESNETS)}")
+            raise UserError(
+                f"--image_encoder {self.arch}: unknown; expected one of {', '.join(RESNETS)}"
+            )
         if not 1 <= self.stages <= 4:
             raise UserError(f"image encoder stages {self.stages}: expected 1 to 4")
         if not 1 <= self.image_size <= LARGEST_PHOTO:
             raise UserError(f"--image_size {self.image_size}: expected 1 to {LARGEST_PHOTO} pixels")
         if not 1 <= self.grid <= self.image_size:
-            raise UserError(f"--encoder_grid {self.grid}: expected 1 to the {self.image_size} pixels of a photo's side")
+            raise UserError(
+                f"--encoder_grid {self.grid}: expected 1 to the {self.image_size} pixels of a "
+                "photo's side"
+            )
 
 
 class ImageEncoder(PreTrainedModel):
@@ -112,14 +118,20 @@ class ImageEncoder(PreTrainedModel):
 
     @classmethod
     def build(cls, arch, weights, image_size, stages=4, grid=1):
-        """An encoder with `weights`: "imagenet" (torchvision's), "none" (random), or a local state-dict file.
+        """An encoder with `weights`: "imagenet" (torchvision's), "none" (random), or a local
+        state-dict file.
 
         Raises UserError where the name is unknown or the weights cannot be loaded.
         """
         config = ImageEncoderConfig(arch=arch, image_size=image_size, stages=stages, grid=grid)
-        advice = "--encoder_weights takes imagenet, a local state dict, a trained model, or none (random weights)"
+        advice = (
+            "--encoder_weights takes imagenet, a local state dict, a trained model, or none "
+            "(random weights)"
+        )
         with loading(f"--encoder_weights {weights}", advice):
-            resnet = torchvision_models.get_model(arch, weights="DEFAULT" if weights == "imagenet" else None)
+            resnet = torchvision_models.get_model(
+                arch, weights="DEFAULT" if weights == "imagenet" else None
+            )
             if weights not in ("imagenet", "none"):
                 resnet.load_state_dict(read_state_dict(weights))
                 if wrong := not_finite(resnet):
@@ -129,11 +141,14 @@ class ImageEncoder(PreTrainedModel):
     def preprocess(self, image):
         """A PIL RGB image -> uint8 (3, S, S): the square in its middle, reduced to S."""
         size, side = self.config.image_size, min(image.size)
-        square = vision.center_crop(image, [side, side])  # first, so that a strip does not grow before it is cut
+        square = vision.center_crop(
+            image, [side, side]
+        )  # first, so that a strip does not grow before it is cut
         return vision.pil_to_tensor(vision.resize(square, [size, size], antialias=True))
 
     def folded(self):
-        """A copy to encode frozen photos with: each batch norm folded into the convolution before it, channels last.
+        """A copy to encode frozen photos with: each batch norm folded into the convolution before
+        it, channels last.
 
         Its features are the encoder's up to rounding (1e-6), a fifth sooner on CPUs.
         """
@@ -147,7 +162,10 @@ class ImageEncoder(PreTrainedModel):
 
     def forward(self, pixels):
         """uint8 pixels (N, 3, S, S) -> features (N, F)."""
-        mean, std = (torch.tensor(x, device=pixels.device).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (
+            torch.tensor(x, device=pixels.device).view(3, 1, 1)
+            for x in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         x = ((pixels.float() / 255 - mean) / std).contiguous(memory_format=torch.channels_last)
         x = self.trunk(x.to(self.dtype))  # N, C, S/4 or less, S/4 or less
         return self.pool(x).flatten(1)
@@ -164,7 +182,7 @@ def read_state_dict(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-# ------------------------------------------------------------------------------------------- the model
+# ---------------------------------------------------------------------------------------- the model
 
 
 class PlanCVAEConfig(PreTrainedConfig):
@@ -178,9 +196,12 @@ class PlanCVAEConfig(PreTrainedConfig):
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
     foresight: bool = False  # the foreseen state tells the words to come, in no order
-    detach_dynamics_target: bool = False  # True: the dynamics loss does not move the states that it predicts
+    detach_dynamics_target: bool = (
+        False  # True: the dynamics loss does not move the states that it predicts
+    )
     eos_token_id: int | None = None  # [eos]; ends a sentence and is not a word of it
-    text: str = "normalized"  # how its stories are written: normalized (VIST's tokens) or original (as typed)
+    # how its stories are written: normalized (VIST's tokens) or original (as typed)
+    text: str = "normalized"
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -198,7 +219,8 @@ class Gaussian:
     log_var: torch.Tensor
 
     def sample(self, noise):
-        """A sample, from standard normal noise of the mean's shape (or with more dimensions in front)."""
+        """A sample, from standard normal noise of the mean's shape (or with more dimensions in
+        front)."""
         return self.mean + noise * (0.5 * self.log_var).exp()
 
     def log_prob(self, z):
@@ -216,20 +238,26 @@ class Gaussian:
 
     def relative_to(self, other):
         """This Gaussian of z as one of (z − μ) / σ, μ and σ those of `other`: in its units."""
-        return Gaussian((self.mean - other.mean) * (-0.5 * other.log_var).exp(), self.log_var - other.log_var)
+        return Gaussian(
+            (self.mean - other.mean) * (-0.5 * other.log_var).exp(), self.log_var - other.log_var
+        )
 
     def information(self, noise):
-        """Mutual information (T), in nats, of z_t and which of N stories it is the plan of, all equally likely.
+        """Mutual information (T), in nats, of z_t and which of N stories it is the plan of, all
+        equally likely.
 
-        Of Gaussians (N, T, Z), by one sample each, from noise (N, T, Z): the mean over n of log q(z|n) minus the log of
-        the mean of q(z|m) over all m (Hoffman and Johnson 2016). It cannot tell more than log N.
+        Of Gaussians (N, T, Z), by one sample each, from noise (N, T, Z): the mean over n of log
+        q(z|n) minus the log of the mean of q(z|m) over all m (Hoffman and Johnson 2016). It cannot
+        tell more than log N.
         """
         found = []
         of_beats = (x.double().unbind(1) for x in (self.sample(noise), self.mean, self.log_var))
         for z, mean, log_var in zip(*of_beats):
             precision = (-log_var).exp()
             constant = (mean.square() * precision + log_var).sum(1)
-            pairs = -0.5 * (z.square() @ precision.T - 2 * z @ (mean * precision).T + constant)  # N of z, N of m
+            pairs = -0.5 * (
+                z.square() @ precision.T - 2 * z @ (mean * precision).T + constant
+            )  # N of z, N of m
             found.append((pairs.diagonal() - pairs.logsumexp(1)).mean() + np.log(len(z)))
         return torch.stack(found)
 
@@ -245,48 +273,69 @@ class Draws(NamedTuple):
     def of(cls, numbers, beat_mask, plan_size, seed, samples=()):
         """Those of stories by number (B), each a function of (seed, number, its own beats) alone.
 
-        So they depend neither on the batch a story is in, nor on its place there, nor on the process that trains it.
-        seed: whole numbers; samples: () or (how many,), in front of the plans' shape.
+        So they depend neither on the batch a story is in, nor on its place there, nor on the
+        process that trains it. seed: whole numbers; samples: () or (how many,), in front of the
+        plans' shape.
         """
         B, T = beat_mask.shape
-        plans, of_beats, of_stories = (np.zeros(x, np.float32) for x in ((*samples, B, T, plan_size), (B, T), (B, 1)))
-        for b, (number, beats) in enumerate(zip(numbers.tolist(), beat_mask.sum(1).tolist(), strict=True)):
+        plans, of_beats, of_stories = (
+            np.zeros(x, np.float32) for x in ((*samples, B, T, plan_size), (B, T), (B, 1))
+        )
+        for b, (number, beats) in enumerate(
+            zip(numbers.tolist(), beat_mask.sum(1).tolist(), strict=True)
+        ):
             chance = np.random.default_rng([*seed, abs(number)])
             of_stories[b], of_beats[b, :beats] = chance.random(), chance.random(beats)
-            plans[..., b, :beats, :] = chance.standard_normal((*samples, beats, plan_size), dtype=np.float32)
+            plans[..., b, :beats, :] = chance.standard_normal(
+                (*samples, beats, plan_size), dtype=np.float32
+            )
         return cls(*map(torch.from_numpy, (plans, of_beats, of_stories)))
 
 
 class WordLoss(torch.autograd.Function):
-    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without holding the logits of all words.
+    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without holding the logits of all
+    words.
 
-    Logits over a vocabulary, their softmax and their gradient are the largest tensors of a language model by far. Here
-    they live for a chunk of rows, whose gradient is taken while its logits are at hand, so that nothing is computed
-    twice (as in the Liger kernels, Hsu et al. 2024). Rows that several words share are one chunk: they are few.
+    Logits over a vocabulary, their softmax and their gradient are the largest tensors of a language
+    model by far. Here they live for a chunk of rows, whose gradient is taken while its logits are
+    at hand, so that nothing is computed twice (as in the Liger kernels, Hsu et al. 2024). Rows that
+    several words share are one chunk: they are few.
     """
 
-    CHUNK = 512  # rows; with fewer, the gradient of W is passed over more often (128: 16 % slower on two cores)
+    # rows; with fewer, the gradient of W is passed over more often (128: 16 % slower on two cores)
+    CHUNK = 512
 
     @classmethod
     def of(cls, words, row, weight, *pairs):
         """What `forward` returns; no gradient is computed where none is asked for."""
-        return cls.apply(words, row, weight, *(pairs if torch.is_grad_enabled() else [x.detach() for x in pairs]))
+        return cls.apply(
+            words, row, weight, *(pairs if torch.is_grad_enabled() else [x.detach() for x in pairs])
+        )
 
     @staticmethod
     def forward(ctx, words, row, weight, *pairs):
-        """Σ_n weight_n · −log softmax(row of word n)[word n], and each row's share of it, which has no gradient.
+        """Σ_n weight_n · −log softmax(row of word n)[word n], and each row's share of it, which has
+        no gradient.
 
-        words (N); row (N), or None where row n is word n's; weight (N) or (); pairs: x (rows, D), W_1 (V, D), y, W_2 ….
+        words (N); row (N), or None where row n is word n's; weight (N) or (); pairs: x (rows, D),
+        W_1 (V, D), y, W_2 ….
         """
         rows, device = len(pairs[0]), words.device
         ctx.wanted = ctx.needs_input_grad[3:]
-        dtype = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else pairs[0].dtype
+        dtype = (
+            torch.get_autocast_dtype(device.type)
+            if torch.is_autocast_enabled(device.type)
+            else pairs[0].dtype
+        )
         weight = weight.float().expand(len(words))
-        chunk = WordLoss.CHUNK if row is None else rows  # which words are of a chunk is known where each has its row
+        chunk = (
+            WordLoss.CHUNK if row is None else rows
+        )  # which words are of a chunk is known where each has its row
         row = torch.arange(rows, device=device) if row is None else row
         shares = torch.zeros(rows, device=device)
         weights = shares.index_add(0, row, weight)  # of the rows
-        # fp16 has no room for errors divided by the number of words before its scaler has multiplied them.
+        # fp16 has no room for errors divided by the number of words before its scaler has
+        # multiplied them.
         ctx.unit = weights.max().clamp(min=1e-30) if dtype == torch.float16 else None
         gradients = [torch.empty_like(x) if want else None for x, want in zip(pairs, ctx.wanted)]
         with torch.autocast(device.type, enabled=False):
@@ -305,12 +354,19 @@ class WordLoss(torch.autograd.Function):
                 at = place * logs.shape[1] + words[of]  # in the flattened table
                 shares[here].index_add_(0, place, -weight[of] * logs.flatten().index_select(0, at))
                 if any(ctx.wanted):
-                    # The gradient of a row is its weight times (softmax − share of each word); the weights go to the
-                    # narrow side of the products, since every pass over the table costs.
-                    logs.exp_().flatten().index_add_(0, at, -weight[of] / weights[row[of]].clamp(min=1e-30))
+                    # The gradient of a row is its weight times (softmax − share of each word); the
+                    # weights go to the narrow side of the products, since every pass over the table
+                    # costs.
+                    logs.exp_().flatten().index_add_(
+                        0, at, -weight[of] / weights[row[of]].clamp(min=1e-30)
+                    )
                     error = logs if dtype == logs.dtype else logits.copy_(logs)
-                    of_rows = weights[here, None] if ctx.unit is None else weights[here, None] / ctx.unit
-                    WordLoss.add_gradients(gradients, error, inputs, matrices, of_rows.to(dtype), here)
+                    of_rows = (
+                        weights[here, None] if ctx.unit is None else weights[here, None] / ctx.unit
+                    )
+                    WordLoss.add_gradients(
+                        gradients, error, inputs, matrices, of_rows.to(dtype), here
+                    )
         ctx.gradients = gradients
         ctx.mark_non_differentiable(shares)
         return shares.sum(), shares
@@ -322,7 +378,9 @@ class WordLoss(torch.autograd.Function):
             if of_x is not None:
                 of_x[here] = error @ matrix * weights
             if of_matrix is not None and error.dtype == of_matrix.dtype:
-                of_matrix.addmm_(error.T, x * weights, beta=min(1, here.start))  # the first only overwrites
+                of_matrix.addmm_(
+                    error.T, x * weights, beta=min(1, here.start)
+                )  # the first only overwrites
             elif of_matrix is not None:  # products of half precision are added in full
                 (of_matrix.add_ if here.start else of_matrix.copy_)(error.T @ (x * weights))
 
@@ -330,7 +388,9 @@ class WordLoss(torch.autograd.Function):
     def backward(ctx, scale, _):
         gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place: once
         if gradients is None:
-            raise RuntimeError("WordLoss: a second backward pass; expected one, its gradients are gone")
+            raise RuntimeError(
+                "WordLoss: a second backward pass; expected one, its gradients are gone"
+            )
         if ctx.unit is not None:
             scale = scale * ctx.unit
         if scale.device.type != "cpu" or scale != 1:  # a GPU would have to wait to know
@@ -352,25 +412,35 @@ class States:
 
 @dataclass
 class PlanCVAEOutput(ModelOutput):
-    """The loss, and its terms for the record: sums over the batch in nats, of which kl and dynamics have gradients."""
+    """The loss, and its terms for the record: sums over the batch in nats, of which kl and dynamics
+    have gradients."""
 
-    loss: torch.Tensor | None = None  # (nll + β·kl + the others, each times its weight) / predicted tokens
+    loss: torch.Tensor | None = (
+        None  # (nll + β·kl + the others, each times its weight) / predicted tokens
+    )
     nll: torch.Tensor | None = None  # −log p(words | z, what came before)
     kl: torch.Tensor | None = None  # KL(posterior ‖ prior), without free bits
     bow: torch.Tensor | None = None  # −log p(words | z), in no order (Zhao et al. 2017)
-    ahead: torch.Tensor | None = None  # −log p(words of the sentences to come | z), in no order, a mean over them
+    ahead: torch.Tensor | None = (
+        None  # −log p(words of the sentences to come | z), in no order, a mean over them
+    )
     photo: torch.Tensor | None = None  # −log p(words | photo), in no order
-    foresight: torch.Tensor | None = None  # −log p(words | h̃_t), in no order: the state foreseen before them
+    foresight: torch.Tensor | None = (
+        None  # −log p(words | h̃_t), in no order: the state foreseen before them
+    )
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
     kl_per_beat: torch.Tensor | None = None  # T
     posterior: Gaussian | None = None  # in the prior's units, without gradients
     cosine: torch.Tensor | None = None  # B, T: cos(Δh, Δh̃)
-    log_weights: torch.Tensor | None = None  # samples, B, T: the importance-weighted bound is made of, on request
+    log_weights: torch.Tensor | None = (
+        None  # samples, B, T: the importance-weighted bound is made of, on request
+    )
 
 
 class PlanCVAE(PreTrainedModel):
-    """The story model. Build one with `PlanCVAE.build`, load one with `PlanCVAE.from_pretrained(directory)`."""
+    """The story model. Build one with `PlanCVAE.build`, load one with
+    `PlanCVAE.from_pretrained(directory)`."""
 
     config_class = PlanCVAEConfig
     main_input_name = "input_ids"
@@ -380,11 +450,16 @@ class PlanCVAE(PreTrainedModel):
         super().__init__(config)
         self.image_encoder = ImageEncoder(ImageEncoderConfig(**config.image_encoder))
         self.decoder = GPT2LMHeadModel(GPT2Config(**config.decoder))
-        D, K, Z, V = self.width, config.image_slots, config.plan_size, self.decoder.config.vocab_size
+        D, K, Z, V = (
+            self.width,
+            config.image_slots,
+            config.plan_size,
+            self.decoder.config.vocab_size,
+        )
         feature_size = self.image_encoder.config.feature_size
 
-        # One linear layer over standardised features: a narrow hidden layer lost what sets photos of a kind apart (the
-        # hero's colour) long before the words had learned to ask for it.
+        # One linear layer over standardised features: a narrow hidden layer lost what sets photos
+        # of a kind apart (the hero's colour) long before the words had learned to ask for it.
         self.register_buffer("feature_mean", torch.zeros(feature_size))
         self.register_buffer("feature_var", torch.ones(feature_size))
         self.photo_projection = nn.Linear(feature_size, K * D)
@@ -392,13 +467,21 @@ class PlanCVAE(PreTrainedModel):
         self.photo_head = nn.Linear(D, D)
 
         # The latent dynamic module reads states, not words: it has no word embeddings.
-        no_words = {"vocab_size": 1, "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-        self.dynamics = GPT2Model(GPT2Config(**{**config.decoder, **no_words, "n_layer": config.dynamics_layers}))
+        no_words = {
+            "vocab_size": 1,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            "pad_token_id": None,
+        }
+        self.dynamics = GPT2Model(
+            GPT2Config(**{**config.decoder, **no_words, "n_layer": config.dynamics_layers})
+        )
         self.dynamics.wte = None
         self.dynamics_head = nn.Linear(D, D)
         self.first_dyn = nn.Parameter(torch.zeros(D))  # h_0^d
 
-        # An ablation has no parameters that it does not use (several GPUs would wait for their gradients).
+        # An ablation has no parameters that it does not use (several GPUs would wait for their
+        # gradients).
         if config.plan != "none":
             self.prior_mlp = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, 2 * Z))
             self.plan_head = nn.Linear(Z, V, bias=False)  # W_z
@@ -415,8 +498,9 @@ class PlanCVAE(PreTrainedModel):
     def _init_weights(self, module):
         """What stands around GPT-2 and the encoder, which initialise themselves."""
         if isinstance(module, nn.Linear):
-            # torch's own scale, 1/sqrt(fan in). GPT-2's 0.02 is for layers that add to a residual stream; through the
-            # few units of a plan it would leave a signal so small that the words never learn to listen to it.
+            # torch's own scale, 1/sqrt(fan in). GPT-2's 0.02 is for layers that add to a residual
+            # stream; through the few units of a plan it would leave a signal so small that the
+            # words never learn to listen to it.
             module.reset_parameters()
         elif module is self:  # "nothing yet" and "no photo" start as one more small embedding
             nn.init.normal_(self.no_photo, std=0.02)
@@ -424,7 +508,8 @@ class PlanCVAE(PreTrainedModel):
 
     @classmethod
     def build(cls, decoder, image_encoder, **fields):
-        """A model around a GPT2LMHeadModel and an ImageEncoder, pretrained or not; fields are PlanCVAEConfig's."""
+        """A model around a GPT2LMHeadModel and an ImageEncoder, pretrained or not; fields are
+        PlanCVAEConfig's."""
         config = PlanCVAEConfig(
             decoder=decoder.config.to_dict(), image_encoder=image_encoder.config.to_dict(), **fields
         )
@@ -434,7 +519,8 @@ class PlanCVAE(PreTrainedModel):
         return model
 
     def _upload_modified_files(self, working_dir, *args, **kwargs):
-        """What push_to_hub() sends: with the card of the checkpoint that the model is of, in place of an empty one."""
+        """What push_to_hub() sends: with the card of the checkpoint that the model is of, in place
+        of an empty one."""
         card, sent = Path(self.name_or_path, "README.md"), Path(working_dir, "README.md")
         there = sent.read_text(encoding="utf-8")  # the hub's own, or transformers' empty one
         ours = "automatically generated" in there or CARD_TITLE in there
@@ -458,10 +544,11 @@ class PlanCVAE(PreTrainedModel):
             self.image_encoder.eval()
         return self
 
-    # ------------------------------------------------------------------------------------------ stages
+    # --------------------------------------------------------------------------------------- stages
 
     def project_photos(self, photos, photo_mask):
-        """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> image slots (B, T, K, D).
+        """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> image slots (B, T, K,
+        D).
 
         Where no photo is there at all, `photos` may be (B, T, 0).
         """
@@ -474,7 +561,9 @@ class PlanCVAE(PreTrainedModel):
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
                 if photos.dim() == 5 and photo_mask.any():
                     seen = self.image_encoder(photos[photo_mask])  # the photos there are
-                    features[photo_mask.flatten()] = self.standardise(seen.to(features.dtype), from_pixels=True)
+                    features[photo_mask.flatten()] = self.standardise(
+                        seen.to(features.dtype), from_pixels=True
+                    )
                 elif photos.dim() == 5 and self.training and self.config.train_encoder:
                     # Other processes may have photos, and wait for this one's gradients.
                     features = features + 0 * self.image_encoder(photos[:1, 0]).to(features.dtype)
@@ -484,16 +573,20 @@ class PlanCVAE(PreTrainedModel):
     def standardise(self, features, from_pixels):
         """Features (N, F) with mean 0 and variance 1 each.
 
-        Features computed beforehand have their moments from the start (train.py takes them from the training split).
-        Those of pixels move while the encoder learns: they have the batch's, with running ones for later.
+        Features computed beforehand have their moments from the start (train.py takes them from the
+        training split). Those of pixels move while the encoder learns: they have the batch's, with
+        running ones for later.
         """
         of_batch = self.training and from_pixels and len(features) > 1
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=of_batch)
 
     def embed(self, input_ids, segment_ids, slots, image_at, beats):
-        """What the decoder reads (B, L, D): word embeddings with the image slots in their places, and the segments'."""
+        """What the decoder reads (B, L, D): word embeddings with the image slots in their places,
+        and the segments'."""
         (B, L), (T, K) = input_ids.shape, slots.shape[1:3]
-        words, segments = self.decoder.transformer.wte(torch.stack([input_ids, segment_ids]))  # one gradient for both
+        words, segments = self.decoder.transformer.wte(
+            torch.stack([input_ids, segment_ids])
+        )  # one gradient for both
         slots = slots.flatten(0, 1).index_select(0, beats)  # M, K, D: of the beats there are
         first = image_at.flatten().index_select(0, beats) + beats // T * L + 1 - K
         at = first[:, None] + torch.arange(K, device=first.device)
@@ -501,20 +594,27 @@ class PlanCVAE(PreTrainedModel):
         return words.view(B, L, -1) + segments
 
     def decode(self, embeddings, **cache):
-        """GPT-2's states (B, L, D). Stories are padded on the right, so the causal mask alone keeps pads unread."""
+        """GPT-2's states (B, L, D). Stories are padded on the right, so the causal mask alone keeps
+        pads unread."""
         return self.decoder.transformer(inputs_embeds=embeddings, **cache)
 
     def follow(self, image_states, dyn_states):
-        """The latent dynamics over boundary states (B, T, D) each -> h̃_t^d (B, T, D), foreseen at each photo.
+        """The latent dynamics over boundary states (B, T, D) each -> h̃_t^d (B, T, D), foreseen at
+        each photo.
 
         The prediction for beat t reads photos 1..t and sentences 1..t-1.
         """
         B, T, D = image_states.shape
-        both = torch.stack([image_states, dyn_states], dim=2).view(B, 2 * T, D)  # h_1^v, h_1^d, h_2^v, …
-        return self.dynamics_head(self.dynamics(inputs_embeds=both, use_cache=False).last_hidden_state[:, ::2])
+        both = torch.stack([image_states, dyn_states], dim=2).view(
+            B, 2 * T, D
+        )  # h_1^v, h_1^d, h_2^v, …
+        return self.dynamics_head(
+            self.dynamics(inputs_embeds=both, use_cache=False).last_hidden_state[:, ::2]
+        )
 
     def changes(self, dyn_states, predicted):
-        """Observed Δh_t and expected Δh̃_t (B, T, D), both from where sentence t-1 left the story."""
+        """Observed Δh_t and expected Δh̃_t (B, T, D), both from where sentence t-1 left the
+        story."""
         first = self.first_dyn.to(dyn_states.dtype).expand(len(dyn_states), 1, -1)
         before = torch.cat([first, dyn_states[:, :-1]], dim=1)
         return dyn_states - before, predicted - before
@@ -534,10 +634,12 @@ class PlanCVAE(PreTrainedModel):
 
     @contextmanager
     def planned(self, bias):
-        """Within it the decoder writes under plans: the bias (B, V) is added to every logit of its own generate().
+        """Within it the decoder writes under plans: the bias (B, V) is added to every logit of its
+        own generate().
 
-        The bias enters where the logits arise, before any softmax, so that it is right for greedy, beam and nucleus
-        alike. (transformers applies a logits processor to beam search only after the softmax.)
+        The bias enters where the logits arise, before any softmax, so that it is right for greedy,
+        beam and nucleus alike. (transformers applies a logits processor to beam search only after
+        the softmax.)
         """
 
         def add(head, inputs, logits):  # logits: B times the beams, positions, V
@@ -550,21 +652,25 @@ class PlanCVAE(PreTrainedModel):
             hook.remove()
 
     def word_loss(self, hidden, z, words, word_beat, weight):
-        """−log p(words | z) of words (N) after states (N, D), times weight: the linear layer over [h; z], W_h tied.
+        """−log p(words | z) of words (N) after states (N, D), times weight: the linear layer over
+        [h; z], W_h tied.
 
         z: B, T, Z, or None. Returns the sum, and the summands (N), which have no gradient.
         """
         pairs = [hidden, self.decoder.lm_head.weight]
         if z is not None:
-            # index_select, not [word_beat]: on several CPU threads the gradient of the latter adds in no fixed order
+            # index_select, not [word_beat]: on several CPU threads the gradient of the latter adds
+            # in no fixed order
             z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
             pairs += [z.index_select(0, word_beat), self.plan_head.weight]
         return WordLoss.of(words, None, weight, *pairs)
 
     def plan_bag_loss(self, z, words, word_beat, weight):
-        """−log p(words of sentence t, in no order | z_t) under softmax(W_z z + b): by what the plan adds to the logits.
+        """−log p(words of sentence t, in no order | z_t) under softmax(W_z z + b): by what the plan
+        adds to the logits.
 
-        So the bag teaches the very matrix by which the decoder listens to the plan. Returns what `word_loss` does.
+        So the bag teaches the very matrix by which the decoder listens to the plan. Returns what
+        `word_loss` does.
         """
         z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
         pairs = [z, self.plan_head.weight, z.new_ones(len(z), 1), self.bow_bias[:, None]]
@@ -573,22 +679,25 @@ class PlanCVAE(PreTrainedModel):
     def bag_loss(self, tellers, num_tokens):
         """−log p(words, in no order | what is known at a beat).
 
-        tellers: {name: (what is known (B, T, D), its weight, words (n), the row in B · T of each, how much each
-        counts)}. Returns the loss, weighted and divided by num_tokens, and {name: its summand, not weighted}, which
-        have no gradient.
+        tellers: {name: (what is known (B, T, D), its weight, words (n), the row in B · T of each,
+        how much each counts)}. Returns the loss, weighted and divided by num_tokens, and {name: its
+        summand, not weighted}, which have no gradient.
         """
         known, weights, words, rows, counts = zip(*tellers.values())
         size = known[0].shape[0] * known[0].shape[1]
         row = torch.cat([of + i * size for i, of in enumerate(rows)])
         weight = torch.cat([weight * of / num_tokens for weight, of in zip(weights, counts)])
         known = torch.cat([of.flatten(0, 1) for of in known])  # tellers · B · T, D
-        loss, shares = WordLoss.of(torch.cat(words), row, weight, known, self.decoder.lm_head.weight)
+        loss, shares = WordLoss.of(
+            torch.cat(words), row, weight, known, self.decoder.lm_head.weight
+        )
         sums = shares.view(len(tellers), size).sum(1) * num_tokens
         return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
 
     @staticmethod
     def words_ahead(words, word_beat, beat_mask, inside):
-        """The words of the sentences after each beat: words (n), beats in B · T (n), 1 / number of those sentences."""
+        """The words of the sentences after each beat: words (n), beats in B · T (n), 1 / number of
+        those sentences."""
         T = beat_mask.shape[1]
         place, last = word_beat % T, beat_mask.sum(1)[word_beat // T] - 1
         said, rows, counts = [], [], []
@@ -600,15 +709,18 @@ class PlanCVAE(PreTrainedModel):
         return [torch.cat(x) if x else words[:0] for x in (said, rows, counts)]
 
     def foreseen_words(self, predicted):
-        """Log-probabilities (B, T, V) of each word of the coming sentence, in no order, from h̃_t (B, T, D)."""
+        """Log-probabilities (B, T, V) of each word of the coming sentence, in no order, from h̃_t
+        (B, T, D)."""
         return self.decoder.lm_head(self.foresight_head(predicted)).float().log_softmax(-1)
 
-    # ----------------------------------------------------------------------------------------- forward
+    # -------------------------------------------------------------------------------------- forward
 
     def states(self, input_ids, segment_ids, image_at, dyn_at, beats, photos, photo_mask, **_):
         """Everything that is read off a batch of whole stories, as States."""
         slots = self.project_photos(photos, photo_mask)  # B, T, K, D
-        hidden = self.decode(self.embed(input_ids, segment_ids, slots, image_at, beats), use_cache=False)[0]
+        hidden = self.decode(
+            self.embed(input_ids, segment_ids, slots, image_at, beats), use_cache=False
+        )[0]
         image_states, dyn = (self.states_at(hidden, at) for at in (image_at, dyn_at))  # B, T, D
         predicted = self.follow(image_states, dyn)
         return States(slots, hidden, dyn, predicted, *self.changes(dyn, predicted))
@@ -623,13 +735,18 @@ class PlanCVAE(PreTrainedModel):
     def plans(self, states, unseen=None):
         """The prior, and the posterior (None unless plan is cvae), of every beat.
 
-        unseen: (B, T), the beats whose posterior does not see the expected change. What it then knows of the sentence
-        it knows from the state after it, so that this state comes to tell the sentence.
+        unseen: (B, T), the beats whose posterior does not see the expected change. What it then
+        knows of the sentence it knows from the state after it, so that this state comes to tell the
+        sentence.
         """
         prior = self.prior(states.expected_change) if self.config.plan != "none" else None
         if self.config.plan != "cvae":
             return prior, None
-        expected = states.expected_change if unseen is None else states.expected_change * ~unseen[..., None]
+        expected = (
+            states.expected_change
+            if unseen is None
+            else states.expected_change * ~unseen[..., None]
+        )
         return prior, self.posterior(states.observed_change, expected)
 
     def forward(
@@ -654,12 +771,13 @@ class PlanCVAE(PreTrainedModel):
     ):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
-        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged; bow_weight, ahead_weight,
-        photo_weight, foresight_weight and dynamics_weight weigh their terms, and a weight of 0 leaves it uncomputed;
-        posterior_dropout is the share of beats whose posterior sees the observed change alone, photo_dropout that of
-        stories told without their photos. num_tokens divides the loss where this batch is a part of a larger one
-        (gradient accumulation, several processes). draws: what is random, Draws, or None to draw it here; iwae_noise
-        (samples, B, T, Z) adds log_weights.
+        beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged;
+        bow_weight, ahead_weight, photo_weight, foresight_weight and dynamics_weight weigh their
+        terms, and a weight of 0 leaves it uncomputed; posterior_dropout is the share of beats whose
+        posterior sees the observed change alone, photo_dropout that of stories told without their
+        photos. num_tokens divides the loss where this batch is a part of a larger one (gradient
+        accumulation, several processes). draws: what is random, Draws, or None to draw it here;
+        iwae_noise (samples, B, T, Z) adds log_weights.
         """
         if draws is None:
             (B, T), on = beat_mask.shape, {"device": beat_mask.device}
@@ -668,10 +786,16 @@ class PlanCVAE(PreTrainedModel):
         if photo_dropout:
             batch["photo_mask"] = batch["photo_mask"] & (draws.stories >= photo_dropout)
         states = self.states(**batch)
-        prior, posterior = self.plans(states, draws.beats < posterior_dropout if posterior_dropout else None)
-        num_tokens = torch.as_tensor(len(words) if num_tokens is None else num_tokens, device=words.device)
+        prior, posterior = self.plans(
+            states, draws.beats < posterior_dropout if posterior_dropout else None
+        )
+        num_tokens = torch.as_tensor(
+            len(words) if num_tokens is None else num_tokens, device=words.device
+        )
         zero = states.hidden.new_zeros((), dtype=torch.float32)
-        out = PlanCVAEOutput(nll=zero, kl=zero, bow=zero, ahead=zero, photo=zero, foresight=zero, dynamics=zero)
+        out = PlanCVAEOutput(
+            nll=zero, kl=zero, bow=zero, ahead=zero, photo=zero, foresight=zero, dynamics=zero
+        )
         charged_kl = zero
         z = None
         if posterior is not None:
@@ -679,7 +803,9 @@ class PlanCVAE(PreTrainedModel):
             kl = posterior.kl(prior) * beat_mask[:, :, None]  # B, T, Z
             out.kl, out.kl_per_beat = kl.sum(), kl.sum((0, 2)).detach()
             out.posterior = posterior.relative_to(prior).detach()
-            charged_kl = (kl.clamp(min=free_bits) * beat_mask[:, :, None]).sum() if free_bits else out.kl
+            charged_kl = (
+                (kl.clamp(min=free_bits) * beat_mask[:, :, None]).sum() if free_bits else out.kl
+            )
         elif prior is not None:
             z = prior.mean
 
@@ -689,15 +815,25 @@ class PlanCVAE(PreTrainedModel):
         out.tokens = torch.tensor(len(words), device=words.device)
         inside = words != self.config.eos_token_id
         if bow_weight and z is not None:
-            in_no_order, bow = self.plan_bag_loss(z, words, word_beat, bow_weight * inside / num_tokens)
+            in_no_order, bow = self.plan_bag_loss(
+                z, words, word_beat, bow_weight * inside / num_tokens
+            )
             loss, out.bow = loss + in_no_order, bow.sum() * num_tokens / bow_weight
-        tellers = {}  # what is known at each beat, the term's weight, the words to tell, of which beat, and how much
+        # what is known at each beat, the term's weight, the words to tell, of which beat, and how
+        # much
+        tellers = {}
         if ahead_weight and z is not None:
             later = self.words_ahead(words, word_beat, beat_mask, inside)
             tellers["ahead"] = self.ahead_mlp(z.to(self.dtype)), ahead_weight, *later
         if photo_weight:  # there is nothing to learn from a photo that is not there
             seen = inside * batch["photo_mask"].flatten()[word_beat]
-            tellers["photo"] = self.photo_head(states.slots.mean(2)), photo_weight, words, word_beat, seen
+            tellers["photo"] = (
+                self.photo_head(states.slots.mean(2)),
+                photo_weight,
+                words,
+                word_beat,
+                seen,
+            )
         if foresight_weight and self.config.foresight:
             known = self.foresight_head(states.predicted)
             tellers["foresight"] = known, foresight_weight, words, word_beat, inside
@@ -715,39 +851,55 @@ class PlanCVAE(PreTrainedModel):
         ).detach()
         out.loss = loss + (beta * charged_kl + dynamics_weight * out.dynamics) / num_tokens
         if iwae_noise is not None:
-            out.log_weights = self.log_weights(prior, posterior, iwae_noise, hidden, words, word_beat, beat_mask)
+            out.log_weights = self.log_weights(
+                prior, posterior, iwae_noise, hidden, words, word_beat, beat_mask
+            )
         return out
 
     @torch.no_grad()
     def log_weights(self, prior, posterior, noise, hidden, words, word_beat, beat_mask):
-        """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, B, T, Z): (samples, B, T), in nats.
+        """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, B, T, Z): (samples, B, T), in
+        nats.
 
-        They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat by beat: the states
-        that beat t follows from know the words before it, not their plans, so that p(y) = Π_t ∫ p(z_t) p(y_t | z_t)
-        dz_t, and a bound of each factor is one of the whole, tighter than that of all plans drawn together. Every other
-        plan is drawn from the prior, so that r = (q + p) / 2 and no posterior that is too sure of itself loosens the
-        bound (a defensive mixture, Hesterberg 1995). Without a posterior z is the plan that is used, and the terms are
-        log p(y_t).
+        They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat
+        by beat: the states that beat t follows from know the words before it, not their plans, so
+        that p(y) = Π_t ∫ p(z_t) p(y_t | z_t) dz_t, and a bound of each factor is one of the whole,
+        tighter than that of all plans drawn together. Every other plan is drawn from the prior, so
+        that r = (q + p) / 2 and no posterior that is too sure of itself loosens the bound (a
+        defensive mixture, Hesterberg 1995). Without a posterior z is the plan that is used, and the
+        terms are log p(y_t).
         """
         if posterior is None:
             z = None if prior is None else prior.mean[None]
             return self.log_p(hidden, z, words, word_beat, beat_mask).expand(len(noise), -1, -1)
         z = torch.cat([posterior.sample(noise[::2]), prior.sample(noise[1::2])])
-        share = torch.tensor([len(noise[::2]), len(noise[1::2])], device=z.device).log() - np.log(len(noise))
+        share = torch.tensor([len(noise[::2]), len(noise[1::2])], device=z.device).log() - np.log(
+            len(noise)
+        )
         log_q, log_p = posterior.log_prob(z), prior.log_prob(z)
         ratio = log_p - torch.logaddexp(log_q + share[0], log_p + share[1])
         return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio * beat_mask
 
     def log_p(self, hidden, z, words, word_beat, beat_mask):
-        """log p(words of beat t | z_t), in nats: (samples, B, T) of z (samples, B, T, Z); (1, B, T) where that is None.
+        """log p(words of beat t | z_t), in nats: (samples, B, T) of z (samples, B, T, Z); (1, B, T)
+        where that is None.
 
-        hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all logits held.
+        hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all
+        logits held.
         """
         log_p = hidden.new_zeros(1 if z is None else len(z), beat_mask.numel(), dtype=torch.float32)
         for part in torch.arange(len(words), device=words.device).split(WordLoss.CHUNK):
-            base, said, beat = self.decoder.lm_head(hidden[part]).float(), words[part], word_beat[part]
+            base, said, beat = (
+                self.decoder.lm_head(hidden[part]).float(),
+                words[part],
+                word_beat[part],
+            )
             for of_sample, plans in zip(log_p, [None] if z is None else z):
-                logits = base if plans is None else base + self.plan_bias(plans.flatten(0, 1)[beat]).float()
+                logits = (
+                    base
+                    if plans is None
+                    else base + self.plan_bias(plans.flatten(0, 1)[beat]).float()
+                )
                 of_sample.index_add_(0, beat, -F.cross_entropy(logits, said, reduction="none"))
         return log_p.view(-1, *beat_mask.shape)
 
@@ -756,50 +908,78 @@ AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
 AutoModel.register(PlanCVAEConfig, PlanCVAE)
 
 
-# ------------------------------------------------------------------------------------------------ loading
+# ------------------------------------------------------------------------------------------ loading
 
 
 def load_checkpoint(path, flag="--checkpoint"):
-    """The model and tokenizer of a checkpoint, or of the best (else the latest) one in a training's output_dir.
+    """The model and tokenizer of a checkpoint, or of the best (else the latest) one in a training's
+    output_dir.
 
     Raises UserError, which names the flag, where there is none or it is damaged.
     """
     path = Path(path)
     for place in (path, path / BEST, path / LATEST):
         recover(place)  # a training may have been killed while it replaced one
-    found = next((p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None)
+    found = next(
+        (p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None
+    )
     if found is None:
-        raise UserError(f"{flag} {path}: no checkpoint there; expected a directory that train.py wrote")
+        raise UserError(
+            f"{flag} {path}: no checkpoint there; expected a directory that train.py wrote"
+        )
     where = f"{flag} {found}"
-    model = load_whole(PlanCVAE, found, where, "expected the complete directory that train.py wrote")
+    model = load_whole(
+        PlanCVAE, found, where, "expected the complete directory that train.py wrote"
+    )
     vocab_size = model.decoder.config.vocab_size
-    with loading(where, "expected the complete directory that train.py wrote", tried=""), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(found, local_files_only=True, trust_remote_code=False)
+    with (
+        loading(where, "expected the complete directory that train.py wrote", tried=""),
+        quiet_transformers(),
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(
+            found, local_files_only=True, trust_remote_code=False
+        )
         ids, rules = tokenizer.get_vocab().values(), tokenizer.backend_tokenizer.to_str()
         tokenizer(["a"])  # what is wrong with its settings shows only then
     if len(tokenizer) != vocab_size or max(ids) >= vocab_size:
-        raise UserError(f"{where}: its tokenizer has {len(tokenizer)} tokens, its model {vocab_size}")
-    if not rules or tokenizer.pad_token_id is None or tokenizer.eos_token_id != model.config.eos_token_id:
-        raise UserError(f"{where}: its tokenizer is not its model's ([eos], [pad]); expected train.py's own files")
+        raise UserError(
+            f"{where}: its tokenizer has {len(tokenizer)} tokens, its model {vocab_size}"
+        )
+    if (
+        not rules
+        or tokenizer.pad_token_id is None
+        or tokenizer.eos_token_id != model.config.eos_token_id
+    ):
+        raise UserError(
+            f"{where}: its tokenizer is not its model's ([eos], [pad]); expected train.py's own "
+            "files"
+        )
     return model, tokenizer
 
 
 def load_encoder(path):
     """The photo encoder that dataset.py has left in a folder, in eval mode. Raises UserError."""
-    return load_whole(ImageEncoder, path, str(path), "expected the encoder that dataset.py left there")
+    return load_whole(
+        ImageEncoder, path, str(path), "expected the encoder that dataset.py left there"
+    )
 
 
 def load_whole(kind, path, where, otherwise):
-    """A model of class `kind` from its directory, in eval mode: all of its weights are there, fit and are finite.
+    """A model of class `kind` from its directory, in eval mode: all of its weights are there, fit
+    and are finite.
 
     where and otherwise: what errors begin and end with. Raises UserError.
     """
     path = Path(path)
     about = read_json(path / "config.json", "the configuration of a model")
     if not isinstance(about, dict) or about.get("model_type") != kind.config_class.model_type:
-        raise UserError(f"{where}: its config.json is not of a {kind.config_class.model_type}; {otherwise}")
+        raise UserError(
+            f"{where}: its config.json is not of a {kind.config_class.model_type}; {otherwise}"
+        )
     if not (path / "model.safetensors").is_file():  # a pickle could run code
-        raise UserError(f"{where}: no model.safetensors in it (other formats are not read); {otherwise}")
+        raise UserError(
+            f"{where}: no model.safetensors in it (other formats are not read); {otherwise}"
+        )
     with loading(where, otherwise, tried=""), quiet_transformers():
         try:
             config = kind.config_class.from_pretrained(path, local_files_only=True)
@@ -812,10 +992,20 @@ def load_whole(kind, path, where, otherwise):
         if wrong := [name for name, size in wanted if shapes.get(name) != size]:
             raise UserError(unfitting(where, wrong))
         model, report = kind.from_pretrained(
-            path, config=config, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+            path,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
             output_loading_info=True,
-        )  # fmt: skip
-        if wrong := sorted({*report["missing_keys"], *report["unexpected_keys"], *map(str, report["mismatched_keys"])}):
+        )
+        if wrong := sorted(
+            {
+                *report["missing_keys"],
+                *report["unexpected_keys"],
+                *map(str, report["mismatched_keys"]),
+            }
+        ):
             raise UserError(unfitting(where, wrong))
         if wrong := not_finite(model):
             raise UserError(f"{where}: {wrong} in model.safetensors is not finite; {otherwise}")
@@ -824,13 +1014,15 @@ def load_whole(kind, path, where, otherwise):
 
 def unfitting(where, wrong):
     return (
-        f"{where}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): damaged, or written by "
+        f"{where}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): "
+        "damaged, or written by "
         f"another version of this code; expected one that train.py has written since"
     )
 
 
 def sizes(config):
-    """(name, shape) of the weights whose shapes say how large a network is; the last block's among them."""
+    """(name, shape) of the weights whose shapes say how large a network is; the last block's among
+    them."""
     if isinstance(config, ImageEncoderConfig):
         return []  # a ResNet of at most 152 layers
     decoder, eye = GPT2Config(**config.decoder), ImageEncoderConfig(**config.image_encoder)
@@ -841,7 +1033,10 @@ def sizes(config):
         ("decoder.transformer.wpe.weight", (decoder.n_positions, D)),
         ("photo_projection.weight", (config.image_slots * D, F)),
     ]
-    for network, blocks in (("decoder.transformer", decoder.n_layer), ("dynamics", config.dynamics_layers)):
+    for network, blocks in (
+        ("decoder.transformer", decoder.n_layer),
+        ("dynamics", config.dynamics_layers),
+    ):
         for block in {0, blocks - 1} - {-1}:
             found.append((f"{network}.h.{block}.mlp.c_fc.weight", (D, decoder.n_inner or 4 * D)))
     if config.plan != "none":
@@ -856,7 +1051,8 @@ def not_finite(model):
 
 @contextmanager
 def quiet_transformers():
-    """Without transformers' own tables of what is wrong with weights: an error says it in a line."""
+    """Without transformers' own tables of what is wrong with weights: an error says it in a
+    line."""
     before = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(50)
     try:

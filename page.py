@@ -1,8 +1,8 @@
 """Stories as one page to keep: each photo beside its sentence, everything inside one HTML file.
 
-The page runs nothing and fetches nothing. Photos are data URIs, each there once; tellings are chosen by radio buttons
-and CSS; all that was not written here is escaped, and the Content-Security-Policy forbids scripts and addresses should
-that ever fail.
+The page runs nothing and fetches nothing. Photos are data URIs, each there once; tellings are
+chosen by radio buttons and CSS; all that was not written here is escaped, and the
+Content-Security-Policy forbids scripts and addresses should that ever fail.
 """
 
 import base64
@@ -121,7 +121,9 @@ footer { padding: 2rem 0 3rem; text-align: center; font-size: .9375rem; font-sty
 
 def page(albums):
     """The page of Albums, as HTML."""
-    tellings = {f"of-{number}" for album in albums if len(album.tellings) > 1 for number in album.tellings}
+    tellings = {
+        f"of-{number}" for album in albums if len(album.tellings) > 1 for number in album.tellings
+    }
     return PAGE.substitute(
         title=text(", ".join(title(album) for album in albums)),
         style="\n".join([STYLE, *map(chosen_alone, sorted(tellings))]),
@@ -130,12 +132,14 @@ def page(albums):
 
 
 def chosen_alone(telling):
-    """A telling is hidden while another one is chosen. (A browser that knows no :has() shows all.)"""
+    """A telling is hidden while another one is chosen. (A browser that knows no :has() shows
+    all.)"""
     return f"section:has(.choose-{telling}:not(:checked)) .{telling} {{ display: none; }}"
 
 
 def text(value):
-    """A text for anywhere in the page, attributes included: nothing in it is HTML, nothing half a character."""
+    """A text for anywhere in the page, attributes included: nothing in it is HTML, nothing half a
+    character."""
     return escape(one_line(value), quote=True)
 
 
@@ -152,7 +156,11 @@ def section(number, album):
         f'<h1 id="album-{number}" dir="auto">{text(title(album))}</h1>',
     ]
     if several:
-        parts += ["<fieldset>", "<legend>Tellings</legend>", '<span aria-hidden="true">Telling</span>']
+        parts += [
+            "<fieldset>",
+            "<legend>Tellings</legend>",
+            '<span aria-hidden="true">Telling</span>',
+        ]
         for place, telling in enumerate(album.tellings):
             checked = "" if place else " checked"
             parts.append(
@@ -161,7 +169,11 @@ def section(number, album):
             )
         parts.append("</fieldset>")
     for beat, path in enumerate(album.photos):
-        parts += ["<figure>", photo(path, f"Photo {beat + 1} of {len(album.photos)}, {path.name}"), "<figcaption>"]
+        parts += [
+            "<figure>",
+            photo(path, f"Photo {beat + 1} of {len(album.photos)}, {path.name}"),
+            "<figcaption>",
+        ]
         for telling, sentences in album.tellings.items():
             which = f' class="of-{telling}"' if several else ""
             parts.append(f'<p dir="auto"{which}>{text(sentences[beat])}</p>')
@@ -170,7 +182,8 @@ def section(number, album):
 
 
 def photo(path, alt):
-    """The img of a photo. The sentence is beside it already, so that `alt` says which photo it is."""
+    """The img of a photo. The sentence is beside it already, so that `alt` says which photo it
+    is."""
     try:
         image = load_photo(path, LONGEST)
     except BrokenPhoto as error:  # it could be read before the story was written
@@ -179,15 +192,24 @@ def photo(path, alt):
     image.thumbnail((LONGEST, LONGEST), Image.Resampling.LANCZOS)
     image, (width, height), file = in_srgb(image), image.size, io.BytesIO()
     image.info.clear()  # comments, positions, cameras: what is in the picture is enough
-    image.save(file, "JPEG", quality=QUALITY if max(image.size) > LONGEST // 2 else 95, optimize=True, progressive=True)
+    image.save(
+        file,
+        "JPEG",
+        quality=QUALITY if max(image.size) > LONGEST // 2 else 95,
+        optimize=True,
+        progressive=True,
+    )
     address = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
     size = f'width="{width}" height="{height}" style="--width: {width}px; --ratio: {width / height:.4f}"'
     return f'<img src="{address}" {size} alt="{text(alt)}">'
 
 
 def in_srgb(image):
-    """An RGB image in the colours that browsers take for granted: its own colour profile does not come along."""
-    with suppress(Exception):  # no profile, a broken one, or one of other channels than these: as it is
+    """An RGB image in the colours that browsers take for granted: its own colour profile does not
+    come along."""
+    with suppress(
+        Exception
+    ):  # no profile, a broken one, or one of other channels than these: as it is
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))
     return image

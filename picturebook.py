@@ -1,10 +1,13 @@
-"""A drawn world in VIST's own format: picture-book stories whose every photo and sentence is known to the last word.
+"""A drawn world in VIST's own format: picture-book stories whose every photo and sentence is known
+to the last word.
 
-For people who have no data yet, and for measuring what real data cannot tell. `python picturebook.py` draws the
-dataset; `python picturebook.py --check stories.json` says how far a system's stories follow their pictures.
+For people who have no data yet, and for measuring what real data cannot tell. `python
+picturebook.py` draws the dataset; `python picturebook.py --check stories.json` says how far a
+system's stories follow their pictures.
 
-Five heroes x five colours x six places x six objects x six plots of five beats, told in two moods. The pictures show
-all of it but the mood: a model has to read the rest off the pictures, and can only choose the mood.
+Five heroes x five colours x six places x six objects x six plots of five beats, told in two moods.
+The pictures show all of it but the mood: a model has to read the rest off the pictures, and can
+only choose the mood.
 """
 
 import json
@@ -26,8 +29,13 @@ from tqdm import tqdm
 from cli import Parser, UserError, positive_int, read_json, run, warn, whole, write_json
 from stories import read_stories
 
-COLOURS = {"red": (222, 62, 58), "yellow": (250, 200, 48), "green": (76, 176, 80), "blue": (58, 128, 222),
-           "purple": (146, 88, 196)}
+COLOURS = {
+    "red": (222, 62, 58),
+    "yellow": (250, 200, 48),
+    "green": (76, 176, 80),
+    "blue": (58, 128, 222),
+    "purple": (146, 88, 196),
+}
 SLOTS = {
     "hero": ("fox", "rabbit", "bear", "frog", "penguin"),
     "colour": tuple(COLOURS),
@@ -44,17 +52,21 @@ WORLD_FILE = "a picture book's world.json (python picturebook.py draws one)"
 CREAM, WHITE, INK, PINK = (255, 249, 236), (255, 255, 255), (52, 44, 60), (246, 160, 160)
 WOOD, DARK_WOOD, GREY, ORANGE = (176, 124, 82), (128, 86, 58), (168, 172, 184), (242, 140, 44)
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The pen: everything is drawn as polygons in a frame that can be moved, scaled, mirrored and tilted.
+# --------------------------------------------------------------------------------------------------
+# The pen: everything is drawn as polygons in a frame that can be moved, scaled, mirrored and
+# tilted.
 
 
 def circle(corners):
-    return [(math.cos(2 * math.pi * k / corners), math.sin(2 * math.pi * k / corners)) for k in range(corners)]
+    return [
+        (math.cos(2 * math.pi * k / corners), math.sin(2 * math.pi * k / corners))
+        for k in range(corners)
+    ]
 
 
 def arc(steps):
     """Half a circle, from right to left."""
-    return circle(2 * steps)[:steps + 1]
+    return circle(2 * steps)[: steps + 1]
 
 
 def star(points, inner):
@@ -72,7 +84,8 @@ def mix(one, other, share):
 class Pen:
     """Draws in a frame of its own: `matrix` takes (x, y) to pixels (a x + b y + c, d x + e y + f).
 
-    halo: draw every shape this many pixels larger and in cream, for a paper edge; tint: the light it all stands in.
+    halo: draw every shape this many pixels larger and in cream, for a paper edge; tint: the light
+    it all stands in.
     """
 
     def __init__(self, draw, matrix, halo=0, tint=WHITE):
@@ -80,15 +93,31 @@ class Pen:
         self.scale = math.sqrt(abs(matrix[0] * matrix[4] - matrix[1] * matrix[3]))
 
     def at(self, x, y, size=100, flip=False, tilt=0):
-        """A pen whose origin is (x, y) of this frame, whose 100 units are `size` of this frame's; `tilt` in degrees."""
+        """A pen whose origin is (x, y) of this frame, whose 100 units are `size` of this frame's;
+        `tilt` in degrees."""
         a, b, c, d, e, f = self.matrix
         cos, sin = (size / 100 * trig(math.radians(tilt)) for trig in (math.cos, math.sin))
         u, v = (-cos, sin) if flip else (cos, -sin)
-        return Pen(self.draw, (a * u + b * sin, a * v + b * cos, a * x + b * y + c,
-                               d * u + e * sin, d * v + e * cos, d * x + e * y + f), self.halo, self.tint)
+        return Pen(
+            self.draw,
+            (
+                a * u + b * sin,
+                a * v + b * cos,
+                a * x + b * y + c,
+                d * u + e * sin,
+                d * v + e * cos,
+                d * x + e * y + f,
+            ),
+            self.halo,
+            self.tint,
+        )
 
     def colour(self, fill):
-        return CREAM if self.halo else tuple(part * light // 255 for part, light in zip(fill, self.tint))
+        return (
+            CREAM
+            if self.halo
+            else tuple(part * light // 255 for part, light in zip(fill, self.tint))
+        )
 
     def pixels(self, points):
         a, b, c, d, e, f = self.matrix
@@ -111,7 +140,9 @@ class Pen:
         if small and self.halo:  # a detail inside something larger, which has the paper edge
             return
         corners = DOT if small else ROUND
-        self.draw.polygon([(a * u + b * v + c, d * u + e * v + f) for u, v in corners], self.colour(fill))
+        self.draw.polygon(
+            [(a * u + b * v + c, d * u + e * v + f) for u, v in corners], self.colour(fill)
+        )
 
     def line(self, fill, width, *points):
         pixels, width = self.pixels(points), max(1, round(width * self.scale + 2 * self.halo))
@@ -119,18 +150,26 @@ class Pen:
         self.draw.line(pixels, fill, width, joint="curve")
         if width > 3:
             for x, y in (pixels[0], pixels[-1]):
-                self.draw.ellipse((x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill)
+                self.draw.ellipse(
+                    (x - width / 2, y - width / 2, x + width / 2, y + width / 2), fill
+                )
 
     def box(self, fill, left, top, right, bottom):
         self.shape(fill, (left, top), (right, top), (right, bottom), (left, bottom))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Heroes: feet at the origin, 100 units tall.
 
-HANDS = {"stand": ((-31, -20), (31, -20)), "hold": ((-30, -20), (38, -38)), "wave": ((-30, -20), (41, -66)),
-         "cheer": ((-41, -66), (41, -66)), "hug": ((-14, -24), (14, -24)), "walk": ((-33, -28), (33, -24)),
-         "hold2": ((-34, -32), (34, -32))}
+HANDS = {
+    "stand": ((-31, -20), (31, -20)),
+    "hold": ((-30, -20), (38, -38)),
+    "wave": ((-30, -20), (41, -66)),
+    "cheer": ((-41, -66), (41, -66)),
+    "hug": ((-14, -24), (14, -24)),
+    "walk": ((-33, -28), (33, -24)),
+    "hold2": ((-34, -32), (34, -32)),
+}
 HEADS = {"fox": -62, "rabbit": -54, "bear": -62, "frog": -60, "penguin": -64}
 
 
@@ -171,8 +210,17 @@ def face(pen, hero, light, asleep):
     middle = HEADS[hero]
     eye, eye_x, eye_y = WHITE, 11, middle - 3
     if hero == "fox":
-        pen.shape(CREAM, (-30, middle + 1), (-14, middle + 2), (0, middle + 12), (14, middle + 2), (30, middle + 1),
-                  (14, middle + 20), (0, middle + 26), (-14, middle + 20))
+        pen.shape(
+            CREAM,
+            (-30, middle + 1),
+            (-14, middle + 2),
+            (0, middle + 12),
+            (14, middle + 2),
+            (30, middle + 1),
+            (14, middle + 20),
+            (0, middle + 26),
+            (-14, middle + 20),
+        )
         pen.oval(INK, 0, middle + 20, 5, 4.5)
     elif hero == "rabbit":
         pen.oval(CREAM, 0, middle + 11, 12, 9)
@@ -184,7 +232,15 @@ def face(pen, hero, light, asleep):
         pen.line(INK, 1.6, (-6, middle + 13), (0, middle + 15), (6, middle + 13))
     elif hero == "frog":
         eye_x, eye_y = 18, middle - 22
-        pen.line(INK, 2.4, (-22, middle + 4), (-12, middle + 10), (0, middle + 12), (12, middle + 10), (22, middle + 4))
+        pen.line(
+            INK,
+            2.4,
+            (-22, middle + 4),
+            (-12, middle + 10),
+            (0, middle + 12),
+            (12, middle + 10),
+            (22, middle + 4),
+        )
         for side in (-1, 1):
             pen.oval(WHITE, side * eye_x, eye_y, 9, 9)
     else:
@@ -194,7 +250,13 @@ def face(pen, hero, light, asleep):
         pen.shape(ORANGE, (-9, middle + 3), (9, middle + 3), (0, middle + 13))
     for side in (-1, 1):
         if asleep:
-            pen.line(INK, 2, (side * eye_x - 5, eye_y), (side * eye_x, eye_y + 3), (side * eye_x + 5, eye_y))
+            pen.line(
+                INK,
+                2,
+                (side * eye_x - 5, eye_y),
+                (side * eye_x, eye_y + 3),
+                (side * eye_x + 5, eye_y),
+            )
         else:
             pen.oval(INK, side * eye_x, eye_y, 4.2, 5.2)
             pen.oval(eye, side * eye_x + 1.4, eye_y - 1.8, 1.5, 1.7)
@@ -209,7 +271,13 @@ def draw_hero(pen, page, pose="stand", asleep=False, hat=False, helmet=False, fl
     middle = HEADS[hero]
     tail_and_ears(pen, hero, fur, light)
     body(pen, hero, fur, dark, light, pose)
-    pen.oval(fur, 0, middle, {"frog": 34, "rabbit": 26}.get(hero, 31), {"frog": 21, "rabbit": 23}.get(hero, 26))
+    pen.oval(
+        fur,
+        0,
+        middle,
+        {"frog": 34, "rabbit": 26}.get(hero, 31),
+        {"frog": 21, "rabbit": 23}.get(hero, 26),
+    )
     if not pen.halo:  # nothing of a face reaches over the edge
         face(pen, hero, light, asleep)
     if hat:
@@ -219,10 +287,12 @@ def draw_hero(pen, page, pose="stand", asleep=False, hat=False, helmet=False, fl
         cap.box(WHITE, -13, -14, 13, 2)
         cap.line(GREY, 1.5, (-13, -2), (13, -2))
     if helmet:
-        pen.line(mix(GREY, WHITE, 0.5), 5, *((40 * u, middle - 4 + 38 * v) for u, v in ROUND + ROUND[:1]))
+        pen.line(
+            mix(GREY, WHITE, 0.5), 5, *((40 * u, middle - 4 + 38 * v) for u, v in ROUND + ROUND[:1])
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Objects: their middle at the origin, 100 units tall, in colours of their own.
 
 
@@ -254,7 +324,9 @@ def boat(pen):
 def drum(pen):
     pen.box((250, 234, 200), -38, -22, 38, 32)
     pen.oval((250, 234, 200), 0, 32, 38, 12)
-    pen.line((120, 60, 40), 5, (-36, 34), (-24, -10), (-12, 38), (0, -8), (12, 38), (24, -10), (36, 34))
+    pen.line(
+        (120, 60, 40), 5, (-36, 34), (-24, -10), (-12, 38), (0, -8), (12, 38), (24, -10), (36, 34)
+    )
     pen.oval((120, 60, 40), 0, -20, 41, 15)
     pen.oval(WHITE, 0, -22, 36, 11)
     pen.line(WOOD, 6, (-34, -52), (-6, -22))
@@ -280,19 +352,30 @@ def robot(pen):
 def pumpkin(pen):
     deep = (226, 112, 24)
     pen.line((96, 120, 60), 9, (0, -24), (6, -46))
-    for x, fill in ((-26, deep), (26, deep), (-13, (244, 140, 38)), (13, (244, 140, 38)), (0, (252, 162, 60))):
+    for x, fill in (
+        (-26, deep),
+        (26, deep),
+        (-13, (244, 140, 38)),
+        (13, (244, 140, 38)),
+        (0, (252, 162, 60)),
+    ):
         pen.oval(fill, x, 8, 20, 34)
 
 
 OBJECTS = {draw.__name__: draw for draw in (kite, balloon, boat, drum, robot, pumpkin)}
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # Places: sky, far and near layers; the ground is clear from 66 down.
 
 
 def hill(pen, rng, fill, y, height):
     phase, length = rng.uniform(0, 6.3), rng.uniform(11, 17)
-    pen.shape(fill, *((x, y - height * math.sin(phase + x / length)) for x in range(-4, 109, 7)), (104, 104), (-4, 104))
+    pen.shape(
+        fill,
+        *((x, y - height * math.sin(phase + x / length)) for x in range(-4, 109, 7)),
+        (104, 104),
+        (-4, 104),
+    )
 
 
 def forest(pen, rng):
@@ -303,7 +386,9 @@ def forest(pen, rng):
             tall, wide = height * rng.uniform(0.82, 1.15), height * 0.2
             pen.box(DARK_WOOD, x - 1.5, base - 8, x + 1.5, base + 3)
             for low, high in ((6, 0.52), (0.34 * tall, 0.8), (0.62 * tall, 1)):
-                pen.shape(fill, (x - wide, base - low), (x, base - high * tall), (x + wide, base - low))
+                pen.shape(
+                    fill, (x - wide, base - low), (x, base - high * tall), (x + wide, base - low)
+                )
                 wide *= 0.8
             x += step * rng.uniform(0.8, 1.25)
     hill(pen, rng, (118, 158, 104), 72, 1.5)
@@ -333,11 +418,22 @@ def village(pen, rng):
     x = rng.uniform(-10, -2)
     while x < 100:
         wide, tall = rng.uniform(18, 24), rng.uniform(22, 34)
-        top, wall, roof = 70 - tall, rng.choice(walls), mix((190, 96, 74), (150, 84, 80), rng.random())
+        top, wall, roof = (
+            70 - tall,
+            rng.choice(walls),
+            mix((190, 96, 74), (150, 84, 80), rng.random()),
+        )
         pen.box(wall, x, top, x + wide, 72)
-        pen.shape(roof, (x - 2.5, top + 1), (x + wide / 2, top - rng.uniform(12, 18)), (x + wide + 2.5, top + 1))
+        pen.shape(
+            roof,
+            (x - 2.5, top + 1),
+            (x + wide / 2, top - rng.uniform(12, 18)),
+            (x + wide + 2.5, top + 1),
+        )
         for window in (0.18, 0.6):
-            pen.box((120, 144, 166), x + wide * window, top + 6, x + wide * (window + 0.22), top + 13)
+            pen.box(
+                (120, 144, 166), x + wide * window, top + 6, x + wide * (window + 0.22), top + 13
+            )
         pen.box(DARK_WOOD, x + wide * 0.38, 59, x + wide * 0.64, 72)
         x += wide + rng.uniform(0.5, 4)
     pen.box((214, 202, 186), -4, 70, 104, 104)
@@ -371,8 +467,13 @@ def harbour(pen, rng):
     tower.oval((132, 128, 136), 0, -2, 40, 9)
     for band in range(5):
         low, high = 15 - 1.4 * band, 13.6 - 1.4 * band
-        tower.shape(((226, 116, 100), WHITE)[band % 2], (-low, -14 * band), (low, -14 * band), (high, -14 * band - 14),
-                    (-high, -14 * band - 14))
+        tower.shape(
+            ((226, 116, 100), WHITE)[band % 2],
+            (-low, -14 * band),
+            (low, -14 * band),
+            (high, -14 * band - 14),
+            (-high, -14 * band - 14),
+        )
     tower.box((255, 232, 150), -7, -84, 7, -70)
     tower.shape((96, 90, 104), (-10, -84), (0, -96), (10, -84))
     pen.box((172, 146, 122), -4, 74, 104, 104)
@@ -397,31 +498,42 @@ def mountains(pen, rng):
 
 
 PLACES = {draw.__name__: draw for draw in (forest, desert, village, meadow, harbour, mountains)}
-PLACE_SKIES = {"forest": ((196, 226, 214), (232, 244, 226)), "desert": ((252, 214, 170), (255, 238, 210)),
-               "village": ((214, 214, 240), (250, 236, 232)), "meadow": ((158, 212, 244), (226, 242, 248)),
-               "harbour": ((190, 228, 240), (244, 250, 244)), "mountains": ((206, 214, 240), (244, 236, 244))}
+PLACE_SKIES = {
+    "forest": ((196, 226, 214), (232, 244, 226)),
+    "desert": ((252, 214, 170), (255, 238, 210)),
+    "village": ((214, 214, 240), (250, 236, 232)),
+    "meadow": ((158, 212, 244), (226, 242, 248)),
+    "harbour": ((190, 228, 240), (244, 250, 244)),
+    "mountains": ((206, 214, 240), (244, 236, 244)),
+}
 WEATHERS = {  # the sky's top and foot, and the light on the place
     "sunset": ((246, 139, 100), (255, 208, 146), (255, 206, 170)),
     "night": ((42, 48, 104), (96, 96, 168), (122, 128, 196)),
     "rain": ((133, 145, 170), (168, 178, 196), (184, 192, 208)),
-    "snow": ((192, 207, 231), (230, 236, 249), (240, 244, 252))}
+    "snow": ((192, 207, 231), (230, 236, 249), (240, 244, 252)),
+}
 
 
 def gradient(size, top, foot):
     ramp = Image.new("RGB", (1, 2))
     ramp.putdata([top, foot])
-    return ramp.resize((1, size), Image.Resampling.BILINEAR).resize((size, size), Image.Resampling.NEAREST)
+    return ramp.resize((1, size), Image.Resampling.BILINEAR).resize(
+        (size, size), Image.Resampling.NEAREST
+    )
 
 
 def draw_background(page, place, sky):
-    """The sky and the place in this weather; heroes and things keep their own colours, so they are drawn after it."""
+    """The sky and the place in this weather; heroes and things keep their own colours, so they are
+    drawn after it."""
     pixels, rng, pen = page.pixels, page.rng, page.pen
     if sky == "space":
         page.image.paste(gradient(pixels, (22, 20, 52), (58, 44, 98)))
         stars(pen, rng, 40)
         pen.oval((198, 196, 210), 50, 112, 86, 38)
         for _ in range(5):
-            pen.oval((170, 168, 186), rng.uniform(5, 95), rng.uniform(82, 97), rng.uniform(4, 8), 2.4)
+            pen.oval(
+                (170, 168, 186), rng.uniform(5, 95), rng.uniform(82, 97), rng.uniform(4, 8), 2.4
+            )
         return
     top, foot, light = WEATHERS.get(sky, (*PLACE_SKIES[place], WHITE))
     page.image.paste(gradient(pixels, top, foot))
@@ -431,7 +543,10 @@ def draw_background(page, place, sky):
         stars(pen, rng, 22)
     else:
         for _ in range(rng.randint(1, 3)):
-            cloud(pen.at(rng.uniform(5, 95), rng.uniform(6, 28), rng.uniform(14, 22)), mix(foot, WHITE, 0.6))
+            cloud(
+                pen.at(rng.uniform(5, 95), rng.uniform(6, 28), rng.uniform(14, 22)),
+                mix(foot, WHITE, 0.6),
+            )
     PLACES[place](Pen(pen.draw, pen.matrix, tint=light), rng)
     if sky == "snow":
         hill(pen, rng, (226, 234, 246), 76, 2)
@@ -440,7 +555,9 @@ def draw_background(page, place, sky):
 
 def stars(pen, rng, count):
     for _ in range(count):
-        pen.oval((255, 246, 206), rng.uniform(1, 99), rng.uniform(1, 60), *[rng.uniform(0.4, 0.9)] * 2)
+        pen.oval(
+            (255, 246, 206), rng.uniform(1, 99), rng.uniform(1, 60), *[rng.uniform(0.4, 0.9)] * 2
+        )
 
 
 def cloud(pen, fill):
@@ -448,8 +565,9 @@ def cloud(pen, fill):
         pen.oval(fill, x, y, rx, ry)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Things: feet at the origin and 100 units tall, unless they float (then their middle is at the origin).
+# --------------------------------------------------------------------------------------------------
+# Things: feet at the origin and 100 units tall, unless they float (then their middle is at the
+# origin).
 
 
 def draw_object(pen, page):
@@ -471,7 +589,9 @@ def moon(pen, page):
 def wind(pen, page):
     for y, left, right in ((-44, -60, 24), (-14, -74, 0), (16, -48, 44), (44, -70, 16)):
         radii = [13 - 0.6 * t for t in range(16)]
-        curl = [(right + r * math.sin(t / 3), y - 13 + r * math.cos(t / 3)) for t, r in enumerate(radii)]
+        curl = [
+            (right + r * math.sin(t / 3), y - 13 + r * math.cos(t / 3)) for t, r in enumerate(radii)
+        ]
         pen.line(WHITE, 5, (left, y), *curl)
 
 
@@ -567,7 +687,12 @@ def sled(pen, page):
 
 def flakes(pen, page):
     for _ in range(46):
-        pen.oval(WHITE, page.rng.uniform(0, 100), page.rng.uniform(0, 100), *[page.rng.uniform(0.8, 1.8)] * 2)
+        pen.oval(
+            WHITE,
+            page.rng.uniform(0, 100),
+            page.rng.uniform(0, 100),
+            *[page.rng.uniform(0.8, 1.8)] * 2,
+        )
 
 
 def cottage(pen, page):
@@ -600,8 +725,16 @@ def bunting(pen, page):
 def confetti(pen, page):
     rng = page.rng
     for _ in range(30):
-        bit = pen.at(rng.uniform(0, 100), rng.uniform(16, 92), rng.uniform(1.6, 2.6), tilt=rng.uniform(0, 90))
-        bit.box(rng.choice(((250, 250, 250), (244, 120, 150), (90, 206, 206), (252, 214, 90))), -50, -50, 50, 50)
+        bit = pen.at(
+            rng.uniform(0, 100), rng.uniform(16, 92), rng.uniform(1.6, 2.6), tilt=rng.uniform(0, 90)
+        )
+        bit.box(
+            rng.choice(((250, 250, 250), (244, 120, 150), (90, 206, 206), (252, 214, 90))),
+            -50,
+            -50,
+            50,
+            50,
+        )
 
 
 def signpost(pen, page):
@@ -635,8 +768,19 @@ def glow(pen, page):
 def fire(pen, page):
     for fill, size in (((240, 110, 40), 100), ((255, 168, 50), 74), ((255, 226, 120), 46)):
         flame = pen.at(0, -10, size)
-        flame.shape(fill, (-34, -6), (-40, -40), (-24, -30), (-18, -72), (-4, -50), (6, -100), (18, -54), (28, -66),
-                    (38, -30), (34, -6))
+        flame.shape(
+            fill,
+            (-34, -6),
+            (-40, -40),
+            (-24, -30),
+            (-18, -72),
+            (-4, -50),
+            (6, -100),
+            (18, -54),
+            (28, -66),
+            (38, -30),
+            (34, -6),
+        )
     pen.line(DARK_WOOD, 13, (-44, 0), (40, -14))
     pen.line(WOOD, 13, (44, 0), (-40, -14))
 
@@ -670,7 +814,17 @@ def quilt(pen, page):
 
 
 def map_(pen, page):
-    pen.shape((246, 226, 178), (-72, -90), (-24, -100), (24, -90), (72, -100), (72, -6), (24, 4), (-24, -6), (-72, 4))
+    pen.shape(
+        (246, 226, 178),
+        (-72, -90),
+        (-24, -100),
+        (24, -90),
+        (72, -100),
+        (72, -6),
+        (24, 4),
+        (-24, -6),
+        (-72, 4),
+    )
     for x in (-24, 24):
         pen.line((214, 188, 140), 3, (x, -96), (x, -2))
     for x, y in ((-54, -26), (-38, -42), (-18, -36), (0, -54), (16, -44)):
@@ -720,7 +874,14 @@ def chest(pen, page):
 
 
 def rainbow(pen, page):
-    bands = ((232, 92, 88), (246, 166, 80), (250, 222, 110), (130, 196, 120), (108, 168, 228), (160, 124, 204))
+    bands = (
+        (232, 92, 88),
+        (246, 166, 80),
+        (250, 222, 110),
+        (130, 196, 120),
+        (108, 168, 228),
+        (160, 124, 204),
+    )
     for k, fill in enumerate(bands):
         r = 76 - 5.4 * k
         pen.line(fill, 6, *((r * u, -1.12 * r * v) for u, v in arc(18)))
@@ -769,7 +930,11 @@ def drops(pen, page):
 
 
 def gears(pen, page):
-    for x, y, r, fill in ((-56, 0, 40, (132, 140, 156)), (18, 4, 30, (206, 160, 84)), (72, -14, 24, (132, 140, 156))):
+    for x, y, r, fill in (
+        (-56, 0, 40, (132, 140, 156)),
+        (18, 4, 30, (206, 160, 84)),
+        (72, -14, 24, (132, 140, 156)),
+    ):
         for k in range(8):
             pen.at(x, y, tilt=45 * k).box(fill, -r * 0.2, -r * 1.22, r * 0.2, 0)
         pen.oval(fill, x, y, r, r)
@@ -831,7 +996,18 @@ def rocket(pen, page, flame=False):
         pen.shape((255, 226, 120), (-9, 2), (9, 2), (0, 24))
     for side in (-1, 1):
         pen.shape((236, 120, 90), (side * 16, -36), (side * 34, -4), (side * 14, -8))
-    pen.shape(CREAM, (-13, 0), (13, 0), (20, -24), (20, -52), (12, -80), (0, -100), (-12, -80), (-20, -52), (-20, -24))
+    pen.shape(
+        CREAM,
+        (-13, 0),
+        (13, 0),
+        (20, -24),
+        (20, -52),
+        (12, -80),
+        (0, -100),
+        (-12, -80),
+        (-20, -52),
+        (-20, -24),
+    )
     pen.shape((236, 120, 90), (12, -80), (0, -100), (-12, -80))
     pen.oval((96, 104, 122), 0, -54, 12, 12)
     pen.oval((190, 232, 244), 0, -54, 8.5, 8.5)
@@ -874,13 +1050,14 @@ def parachute(pen, page):
         pen.shape(fill, *low, *high)
 
 
-# These glow or drift over the whole picture: they have no paper edge, and alone may use the page's random numbers.
+# These glow or drift over the whole picture: they have no paper edge, and alone may use the page's
+# random numbers.
 LOOSE = {draw.__name__: draw for draw in (
-    sun, moon, wind, footprints, flakes, confetti, drops, glow, hole, rays, rainbow, shadow, smoke, comet)}
+    sun, moon, wind, footprints, flakes, confetti, drops, glow, hole, rays, rainbow, shadow, smoke, comet)}  # fmt: skip
 THINGS = LOOSE | {"hero": draw_hero, "object": draw_object, "map": map_} | {draw.__name__: draw for draw in (
     magnifier, branch, owl, bubble, hearts, cake, box, parcel, sled, cottage, hedgehog, bunting, signpost, backpack,
     tent, fire, monster, bed, quilt, bridge, earth, spade, chest, cart, rock, bang, crack, mushroom, gears, mole, bench,
-    notes, plaster, telescope, rocket, planet, alien, parachute)}
+    notes, plaster, telescope, rocket, planet, alien, parachute)}  # fmt: skip
 
 
 class Page:
@@ -896,10 +1073,15 @@ class Page:
         self.pen = whole_picture.at(self.pixels if mirrored else 0, 0, self.pixels, flip=mirrored)
 
     def put(self, name, x, y, size, flip=False, tilt=0, **options):
-        """Draw a thing about there, never twice alike; what fills the whole picture stays as it is."""
+        """Draw a thing about there, never twice alike; what fills the whole picture stays as it
+        is."""
         rng = self.rng
         if size < 100:
-            x, y, size = x + rng.uniform(-2.5, 2.5), y + rng.uniform(-1.5, 1.5), size * rng.uniform(0.95, 1.06)
+            x, y, size = (
+                x + rng.uniform(-2.5, 2.5),
+                y + rng.uniform(-1.5, 1.5),
+                size * rng.uniform(0.95, 1.06),
+            )
             tilt += rng.uniform(-4, 4)
         pen = self.pen.at(x, y, size, flip, tilt)
         if name not in LOOSE:
@@ -910,7 +1092,8 @@ class Page:
 
 
 def draw_picture(facts, beat, size, rng):
-    """The picture of one beat (0-4) of a story: RGB, `size` x `size` pixels. It reads no mood, so it can show none."""
+    """The picture of one beat (0-4) of a story: RGB, `size` x `size` pixels. It reads no mood, so
+    it can show none."""
     page, scene = Page(facts, size, rng), PLOTS[facts["plot"]][beat]
     draw_background(page, facts["place"], scene.sky)
     for name, x, y, height, options in scene.things:
@@ -918,20 +1101,22 @@ def draw_picture(facts, beat, size, rng):
     return page.image.reduce(2)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The stories. A beat is a scene (what is drawn, back to front) and its wordings, in two moods. Every wording of a beat
-# names the same slots; the mood is in the wording alone, so no picture can tell it.
+# --------------------------------------------------------------------------------------------------
+# The stories. A beat is a scene (what is drawn, back to front) and its wordings, in two moods.
+# Every wording of a beat names the same slots; the mood is in the wording alone, so no picture can
+# tell it.
 
 
 def thing(name, x, y, size, **options):
-    """One thing in a scene: its name in THINGS, where it stands and its height in hundredths of the picture."""
+    """One thing in a scene: its name in THINGS, where it stands and its height in hundredths of the
+    picture."""
     return name, x, y, size, options
 
 
 @dataclass(frozen=True)
 class Beat:
-    sky: str        # day, sunset, night, rain, snow or space
-    things: tuple   # drawn back to front
+    sky: str  # day, sunset, night, rain, snow or space
+    things: tuple  # drawn back to front
     cheerful: tuple
     gloomy: tuple
 
@@ -1244,14 +1429,15 @@ PLOTS = {
             "Home at last, groaned the {colour} {hero}, and landed roughly in the dull {place}.",
         )),
     ),
-}
+}  # fmt: skip
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The dataset: which stories each split tells, their words, and VIST's files.
 
 
 def tokenise(text):
-    """Lower-cased words, {slots} and punctuation marks: "A red fox." and "a red fox ." give the same."""
+    """Lower-cased words, {slots} and punctuation marks: "A red fox." and "a red fox ." give the
+    same."""
     return re.findall(r"\{\w+\}|\w+|[^\w\s]", text.lower())
 
 
@@ -1260,16 +1446,26 @@ def normalise(text):
 
 
 def world(settings):
-    """What world.json holds: the vocabularies, the plots with their wordings, and the settings drawn with."""
-    plots = {name: [{"slots": beat.slots, "wordings": {mood: getattr(beat, mood) for mood in MOODS}} for beat in beats]
-             for name, beats in PLOTS.items()}
-    return json.loads(json.dumps({"settings": settings, "slots": SLOTS, "moods": MOODS, "plots": plots}))
+    """What world.json holds: the vocabularies, the plots with their wordings, and the settings
+    drawn with."""
+    plots = {
+        name: [
+            {"slots": beat.slots, "wordings": {mood: getattr(beat, mood) for mood in MOODS}}
+            for beat in beats
+        ]
+        for name, beats in PLOTS.items()
+    }
+    return json.loads(
+        json.dumps({"settings": settings, "slots": SLOTS, "moods": MOODS, "plots": plots})
+    )
 
 
 def share_combinations(albums, seed):
-    """{split: a (hero, colour, place, object, plot) for each album} of {split: albums}; no two splits share one.
+    """{split: a (hero, colour, place, object, plot) for each album} of {split: albums}; no two
+    splits share one.
 
-    Where more albums are asked for than there are combinations, each split repeats a share of its own.
+    Where more albums are asked for than there are combinations, each split repeats a share of its
+    own.
     """
     combinations = list(product(*SLOTS.values(), PLOTS))
     random.Random(f"{seed}/combinations").shuffle(combinations)
@@ -1283,7 +1479,8 @@ def share_combinations(albums, seed):
 
 
 def plan_stories(settings):
-    """{split: [story]}: the facts of truth/*.json and where each story's pictures go, in the order of the story ids."""
+    """{split: [story]}: the facts of truth/*.json and where each story's pictures go, in the order
+    of the story ids."""
     per_album, seed = settings["stories_per_album"], settings["seed"]
     albums = {split: -(-count // per_album) for split, count in settings["stories"].items()}
     shares = share_combinations(albums, seed)
@@ -1298,8 +1495,17 @@ def plan_stories(settings):
             facts = dict(zip((*SLOTS, "plot"), shares[split][k // per_album]))
             wordings = [rng.randrange(len(getattr(beat, mood))) for beat in PLOTS[facts["plot"]]]
             photos = [str(BEATS * album + beat) for beat in range(BEATS)]
-            stories[split].append({"story_id": str(first_story + k), "album_id": str(album), "split": split, **facts,
-                                   "mood": mood, "wordings": wordings, "photo_ids": photos})
+            stories[split].append(
+                {
+                    "story_id": str(first_story + k),
+                    "album_id": str(album),
+                    "split": split,
+                    **facts,
+                    "mood": mood,
+                    "wordings": wordings,
+                    "photo_ids": photos,
+                }
+            )
         first_album, first_story = first_album + albums[split], first_story + count
     return stories
 
@@ -1307,13 +1513,18 @@ def plan_stories(settings):
 def tell(story):
     """The story's five sentences, as a person would type them."""
     beats = PLOTS[story["plot"]]
-    return [getattr(beat, story["mood"])[wording].format(**story) for beat, wording in zip(beats, story["wordings"])]
+    return [
+        getattr(beat, story["mood"])[wording].format(**story)
+        for beat, wording in zip(beats, story["wordings"])
+    ]
 
 
 def retell(stories, rng):
-    """References, {album id: [REFERENCES texts]}: what the book says of an album, then tellings of either mood in turn.
+    """References, {album id: [REFERENCES texts]}: what the book says of an album, then tellings of
+    either mood in turn.
 
-    They are tokenised as VIST's are. People, too, tell the same pictures in different ways: VIST has five stories each.
+    They are tokenised as VIST's are. People, too, tell the same pictures in different ways: VIST
+    has five stories each.
     """
     told, facts = {}, {}
     for story in stories:
@@ -1322,9 +1533,14 @@ def retell(stories, rng):
     for album, tellings in told.items():
         while len(tellings) < REFERENCES:
             mood = next(mood for mood in MOODS if mood != tellings[-1]["mood"])
-            wordings = [rng.randrange(len(getattr(beat, mood))) for beat in PLOTS[facts[album]["plot"]]]
+            wordings = [
+                rng.randrange(len(getattr(beat, mood))) for beat in PLOTS[facts[album]["plot"]]
+            ]
             tellings.append({**facts[album], "mood": mood, "wordings": wordings})
-    return {album: [" ".join(map(normalise, tell(story))) for story in tellings] for album, tellings in told.items()}
+    return {
+        album: [" ".join(map(normalise, tell(story))) for story in tellings]
+        for album, tellings in told.items()
+    }
 
 
 def annotate(stories, rng):
@@ -1339,18 +1555,35 @@ def annotate(stories, rng):
                 images.append({"id": photo, "album_id": album, "datetaken": str(taken)})
                 taken += timedelta(seconds=rng.randint(30, 600))
         for order, (photo, sentence) in enumerate(zip(story["photo_ids"], tell(story))):
-            annotations.append([{
-                "album_id": album, "original_text": sentence, "photo_flickr_id": photo,
-                "setting": "first-2-pick-and-tell", "story_id": story_id,
-                "storylet_id": str(BEATS * int(story_id) + order), "text": normalise(sentence),
-                "tier": "story-in-sequence", "worker_arranged_photo_order": order, "worker_id": "PICTUREBOOK"}])
+            annotations.append(
+                [
+                    {
+                        "album_id": album,
+                        "original_text": sentence,
+                        "photo_flickr_id": photo,
+                        "setting": "first-2-pick-and-tell",
+                        "story_id": story_id,
+                        "storylet_id": str(BEATS * int(story_id) + order),
+                        "text": normalise(sentence),
+                        "tier": "story-in-sequence",
+                        "worker_arranged_photo_order": order,
+                        "worker_id": "PICTUREBOOK",
+                    }
+                ]
+            )
     rng.shuffle(annotations)
-    return {"info": {"description": "a drawn world in VIST's format"}, "type": "story-in-sequence", "images": images,
-            "albums": list(albums.values()), "annotations": annotations}
+    return {
+        "info": {"description": "a drawn world in VIST's format"},
+        "type": "story-in-sequence",
+        "images": images,
+        "albums": list(albums.values()),
+        "annotations": annotations,
+    }
 
 
 def draw_album(story, folder, size, seed):
-    """Save a story's five pictures. Each has random numbers of its own, so the order of the work cannot change it."""
+    """Save a story's five pictures. Each has random numbers of its own, so the order of the work
+    cannot change it."""
     for beat, photo in enumerate(story["photo_ids"]):
         picture = draw_picture(story, beat, size, random.Random(f"{seed}/{photo}"))
         picture.save(folder / "images" / story["split"] / f"{photo}.jpg", quality=90)
@@ -1358,14 +1591,19 @@ def draw_album(story, folder, size, seed):
 
 def draw_albums(albums, folder, size, seed, workers):
     draw = partial(draw_album, folder=folder, size=size, seed=seed)
-    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
+    ignore_interrupt = partial(
+        signal.signal, signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the parent to answer
     with multiprocessing.Pool(workers, ignore_interrupt) as pool:
-        for _ in tqdm(pool.imap_unordered(draw, albums, chunksize=8), "drawing", len(albums), unit="album"):
+        for _ in tqdm(
+            pool.imap_unordered(draw, albums, chunksize=8), "drawing", len(albums), unit="album"
+        ):
             pass
 
 
 def write_dataset(folder, settings, workers):
-    """Write the dataset into `folder`, which does not exist yet: sis/, images/, references/, truth/ and world.json."""
+    """Write the dataset into `folder`, which does not exist yet: sis/, images/, references/, truth/
+    and world.json."""
     splits = plan_stories(settings)
     for name in ("sis", "references", "truth", *(f"images/{split}" for split in splits)):
         (folder / name).mkdir(parents=True)
@@ -1383,32 +1621,39 @@ def write_dataset(folder, settings, workers):
 
 
 def make_dataset(output, settings, workers=1, overwrite=False):
-    """Draw the dataset at `output`, whole or not at all. Returns False where it stands there already.
+    """Draw the dataset at `output`, whole or not at all. Returns False where it stands there
+    already.
 
-    settings: {"stories": {split: number}, "stories_per_album", "seed", "size" in pixels}.
-    Raises UserError where `output` holds anything else; only a picture book of other settings can be overwritten.
+    settings: {"stories": {split: number}, "stories_per_album", "seed", "size" in pixels}. Raises
+    UserError where `output` holds anything else; only a picture book of other settings can be
+    overwritten.
     """
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; expected a folder to write")
     if output.is_dir() and any(output.iterdir()):
         if not (output / "world.json").is_file():
-            raise UserError(f"--output {output}: holds something that is not a picture book; expected a new folder")
+            raise UserError(
+                f"--output {output}: holds something that is not a picture book; expected a new folder"
+            )
         if read_json(output / "world.json", WORLD_FILE) == world(settings):
             return False
         if not overwrite:
-            raise UserError(f"--output {output}: holds a picture book of other settings; --overwrite replaces it")
+            raise UserError(
+                f"--output {output}: holds a picture book of other settings; --overwrite replaces it"
+            )
     with whole(output) as folder:
         write_dataset(folder, settings, workers)
     return True
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # The check: how far a system's stories follow their pictures.
 
 
 class Book:
-    """A picture book as the check reads it: the truth by photo id, the wordings by plot, beat and mood."""
+    """A picture book as the check reads it: the truth by photo id, the wordings by plot, beat and
+    mood."""
 
     def __init__(self, folder):
         folder = Path(folder)
@@ -1420,29 +1665,46 @@ class Book:
         self.mood_of, self.wordings = {}, {}
         for plot, beats in self.plots.items():
             for position, beat in enumerate(beats):
-                moods = {self.abstract(text): mood for mood, texts in beat["wordings"].items() for text in texts}
+                moods = {
+                    self.abstract(text): mood
+                    for mood, texts in beat["wordings"].items()
+                    for text in texts
+                }
                 self.wordings[plot, position] = set(moods)
                 self.mood_of |= moods
         self.photos = {}
         for split in SPLITS:
-            for story in read_json(folder / "truth" / f"{split}.json", "a picture book's truth").values():
-                self.photos |= {photo: (story, beat) for beat, photo in enumerate(story["photo_ids"])}
-        train = read_json(folder / "sis" / "train.story-in-sequence.json", "a picture book's annotations")
+            for story in read_json(
+                folder / "truth" / f"{split}.json", "a picture book's truth"
+            ).values():
+                self.photos |= {
+                    photo: (story, beat) for beat, photo in enumerate(story["photo_ids"])
+                }
+        train = read_json(
+            folder / "sis" / "train.story-in-sequence.json", "a picture book's annotations"
+        )
         told = {}
         for (entry,) in train["annotations"]:
-            told.setdefault(entry["story_id"], {})[entry["worker_arranged_photo_order"]] = normalise(entry["text"])
+            told.setdefault(entry["story_id"], {})[entry["worker_arranged_photo_order"]] = (
+                normalise(entry["text"])
+            )
         self.training = {tuple(story[beat] for beat in range(BEATS)) for story in told.values()}
 
     def abstract(self, text):
         """A sentence or a wording with {slot} for each slot word, normalised."""
-        return " ".join(f"{{{self.slot_of[word]}}}" if word in self.slot_of else word for word in tokenise(text))
+        return " ".join(
+            f"{{{self.slot_of[word]}}}" if word in self.slot_of else word for word in tokenise(text)
+        )
 
     def place_story(self, story):
-        """(facts, {beat: sentence}) of a story by its photos; facts is None where the book has none of them.
+        """(facts, {beat: sentence}) of a story by its photos; facts is None where the book has none
+        of them.
 
         A photo that is missing from a story stands for the beat of its position.
         """
-        facts = next((truth for truth, _ in filter(None, map(self.photos.get, story["photo_ids"]))), None)
+        facts = next(
+            (truth for truth, _ in filter(None, map(self.photos.get, story["photo_ids"]))), None
+        )
         told = {}
         for beat in story["beats"]:
             found = self.photos.get(beat["photo_id"])
@@ -1450,7 +1712,8 @@ class Book:
         return facts, told
 
     def right_slots(self, facts, sentences):
-        """{slot: whether every beat that is to name it has the right word and no other word of that slot}."""
+        """{slot: whether every beat that is to name it has the right word and no other word of that
+        slot}."""
         right = dict.fromkeys(self.slots, True)
         for beat, plan in enumerate(self.plots[facts["plot"]]):
             words = set(tokenise(sentences.get(beat, "")))
@@ -1460,14 +1723,21 @@ class Book:
 
     def tally(self, told):
         """{figure: [right, of]} over [(facts, {beat: sentence})]."""
-        figures = {name: [0, len(told)] for name in (*self.slots, "all five beats", "beats", "one mood", *self.moods)}
+        figures = {
+            name: [0, len(told)]
+            for name in (*self.slots, "all five beats", "beats", "one mood", *self.moods)
+        }
         figures["beats"][1] *= BEATS
         for facts, sentences in told:
             texts = [self.abstract(sentences.get(beat, "")) for beat in range(BEATS)]
             beats = [text in self.wordings[facts["plot"], beat] for beat, text in enumerate(texts)]
             moods = set(map(self.mood_of.get, texts))
             right = {mood: moods == {mood} for mood in self.moods}
-            right |= {"all five beats": all(beats), "beats": sum(beats), "one mood": any(right.values())}
+            right |= {
+                "all five beats": all(beats),
+                "beats": sum(beats),
+                "one mood": any(right.values()),
+            }
             right |= self.right_slots(facts, sentences)
             for name, count in right.items():
                 figures[name][0] += count
@@ -1475,37 +1745,53 @@ class Book:
 
 
 def next_other(all_facts):
-    """For each story the facts of the next one with other pictures, round the end: what it should not fit."""
+    """For each story the facts of the next one with other pictures, round the end: what it should
+    not fit."""
     others = []
     for k, facts in enumerate(all_facts):
-        following = chain(all_facts[k + 1:], all_facts[:k])
-        others.append(next((other for other in following if other["photo_ids"] != facts["photo_ids"]), facts))
+        following = chain(all_facts[k + 1 :], all_facts[:k])
+        others.append(
+            next((other for other in following if other["photo_ids"] != facts["photo_ids"]), facts)
+        )
     return others
 
 
 def check_stories(stories, world_dir):
-    """How far stories follow their pictures, and the same against the pictures of another story as a control.
+    """How far stories follow their pictures, and the same against the pictures of another story as
+    a control.
 
-    stories: as stories.read_stories gives them; world_dir: the picture book.
-    Returns {"stories", "unknown": how many have no photo of this book, "figures": {name: [right, of]}, "control":
-    likewise, "distinct": different stories, "in_training": word for word in the training set}. The figures count
-    stories: with the right hero wherever one is to be named (and so on for each slot), with five sentences that are
-    each a wording of its beat ("beats" counts those sentences), with five of one mood, and with five of each mood.
-    Raises UserError where world_dir holds no picture book or no story has a photo of it.
+    stories: as stories.read_stories gives them; world_dir: the picture book. Returns {"stories",
+    "unknown": how many have no photo of this book, "figures": {name: [right, of]}, "control":
+    likewise, "distinct": different stories, "in_training": word for word in the training set}. The
+    figures count stories: with the right hero wherever one is to be named (and so on for each
+    slot), with five sentences that are each a wording of its beat ("beats" counts those sentences),
+    with five of one mood, and with five of each mood. Raises UserError where world_dir holds no
+    picture book or no story has a photo of it.
     """
     book = Book(world_dir)
     told = [placed for placed in map(book.place_story, stories) if placed[0]]
     if not told:
-        raise UserError(f"--world {world_dir}: none of the {len(stories)} stories has a photo of this picture book")
+        raise UserError(
+            f"--world {world_dir}: none of the {len(stories)} stories has a photo of this picture book"
+        )
     others = next_other([facts for facts, _ in told])
-    texts = [tuple(normalise(sentences.get(beat, "")) for beat in range(BEATS)) for _, sentences in told]
-    return {"stories": len(stories), "unknown": len(stories) - len(told), "figures": book.tally(told),
-            "control": book.tally([(facts, sentences) for facts, (_, sentences) in zip(others, told)]),
-            "distinct": len(set(texts)), "in_training": sum(text in book.training for text in texts)}
+    texts = [
+        tuple(normalise(sentences.get(beat, "")) for beat in range(BEATS)) for _, sentences in told
+    ]
+    return {
+        "stories": len(stories),
+        "unknown": len(stories) - len(told),
+        "figures": book.tally(told),
+        "control": book.tally([(facts, sentences) for facts, (_, sentences) in zip(others, told)]),
+        "distinct": len(set(texts)),
+        "in_training": sum(text in book.training for text in texts),
+    }
 
 
 def print_check(result):
-    print(f"{result['stories']} stories; {result['unknown']} left out, having no photo of this picture book")
+    print(
+        f"{result['stories']} stories; {result['unknown']} left out, having no photo of this picture book"
+    )
     print(f"{'right':24}{'of its own pictures':>24}{'of another story':>20}")
     for name, (right, of) in result["figures"].items():
         wrong, _ = result["control"][name]
@@ -1514,7 +1800,7 @@ def print_check(result):
     print(f"{'in the training set':24}{result['in_training']:>8}   word for word")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 
 
 def wrap(text, font, width):
@@ -1529,7 +1815,8 @@ def wrap(text, font, width):
 
 
 def draw_sheet(photo_paths, sentences, path, width=1280):
-    """Write a PNG of one story, `width` pixels wide: its pictures side by side, each sentence beneath its picture."""
+    """Write a PNG of one story, `width` pixels wide: its pictures side by side, each sentence
+    beneath its picture."""
     gap, letters = width // 60, width / 75
     side = (width - gap) // len(photo_paths) - gap
     font, line = ImageFont.load_default(size=letters), round(1.4 * letters)
@@ -1539,7 +1826,9 @@ def draw_sheet(photo_paths, sentences, path, width=1280):
     for k, (photo, text) in enumerate(zip(photo_paths, texts)):
         left = gap + k * (side + gap)
         with Image.open(photo) as picture:
-            sheet.paste(picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (left, gap))
+            sheet.paste(
+                picture.convert("RGB").resize((side, side), Image.Resampling.LANCZOS), (left, gap)
+            )
         for row, words in enumerate(text):
             pen.text((left + side / 2, side + 2 * gap + row * line), words, INK, font, anchor="ma")
     with whole(path) as temporary:
@@ -1547,16 +1836,34 @@ def draw_sheet(photo_paths, sentences, path, width=1280):
 
 
 def parser():
-    parser = Parser(prog="picturebook.py", description="Draw a picture book as a data set, or check stories about it.")
+    parser = Parser(
+        prog="picturebook.py",
+        description="Draw a picture book as a data set, or check stories about it.",
+    )
     parser.add_argument("--output", default=BOOK, help="folder to write")
     for split, count in SPLITS.items():
-        parser.add_argument(f"--{split}", type=positive_int, default=count, help=f"stories in {split}")
-    parser.add_argument("--stories_per_album", type=positive_int, default=1, help="tellings of the same five pictures")
+        parser.add_argument(
+            f"--{split}", type=positive_int, default=count, help=f"stories in {split}"
+        )
+    parser.add_argument(
+        "--stories_per_album",
+        type=positive_int,
+        default=1,
+        help="tellings of the same five pictures",
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument("--size", type=positive_int, default=128, help="width and height of a picture in pixels")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes that draw")
-    parser.add_argument("--overwrite", action="store_true", help="replace a picture book of other settings")
-    parser.add_argument("--check", metavar="FILE", help="draw nothing: check these stories against --world")
+    parser.add_argument(
+        "--size", type=positive_int, default=128, help="width and height of a picture in pixels"
+    )
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count(), help="processes that draw"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a picture book of other settings"
+    )
+    parser.add_argument(
+        "--check", metavar="FILE", help="draw nothing: check these stories against --world"
+    )
     parser.add_argument("--world", default=BOOK, help="picture book that --check reads")
     parser.add_argument("--json", metavar="FILE", help="also write the figures of --check here")
     return parser
@@ -1575,14 +1882,25 @@ def main():
         if arguments.json:
             write_json(arguments.json, result)
         return
-    settings = {"stories": {split: getattr(arguments, split) for split in SPLITS},
-                "stories_per_album": arguments.stories_per_album, "seed": arguments.seed, "size": arguments.size}
+    settings = {
+        "stories": {split: getattr(arguments, split) for split in SPLITS},
+        "stories_per_album": arguments.stories_per_album,
+        "seed": arguments.seed,
+        "size": arguments.size,
+    }
     if make_dataset(arguments.output, settings, arguments.workers, arguments.overwrite):
         pictures = len(list(Path(arguments.output, "images").glob("*/*.jpg")))
-        print(f"{arguments.output}: {sum(settings['stories'].values())} stories, {pictures} pictures written")
+        print(
+            f"{arguments.output}: {sum(settings['stories'].values())} stories, {pictures} pictures written"
+        )
     else:
-        print(f"{arguments.output}: this picture book is there already, drawn with these settings; nothing to do")
-    print("next: python dataset.py" + (f" --picturebook {arguments.output}" if arguments.output != BOOK else ""))
+        print(
+            f"{arguments.output}: this picture book is there already, drawn with these settings; nothing to do"
+        )
+    print(
+        "next: python dataset.py"
+        + (f" --picturebook {arguments.output}" if arguments.output != BOOK else "")
+    )
 
 
 if __name__ == "__main__":

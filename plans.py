@@ -1,10 +1,11 @@
-"""What a model's plans carry: a picture of them, what they know of a factor, and whether choosing one chooses a story.
+"""What a model's plans carry: a picture of them, what they know of a factor, and whether choosing
+one chooses a story.
 
     python plans.py                                  the model in output/, the newest test split
     python plans.py run0 run1 run2 --control         several (seeds) side by side, and what their plans do to stories
 
-The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor plot, hero …),
-of others their album's label.
+The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor
+plot, hero …), of others their album's label.
 """
 
 import math
@@ -19,20 +20,50 @@ from picturebook import BOOK, MOODS, SLOTS, Book, normalise, tell
 
 def parser():
     parser = cli.Parser(prog="plans.py", description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoints", nargs="*", default=[OUTPUT_DIR], help="checkpoints, or train.py's output_dirs")
-    parser.add_argument("--data_path", help="preprocessed split (default: the newest test split); train.json beside it")
-    parser.add_argument("--world", default=BOOK, help="the picture book that the split was made of, if it was")
-    parser.add_argument("--factor", help="a name in the book's truth, or label (default: mood of a picture book)")
-    parser.add_argument("--beat", type=cli.positive_int, default=1, help="the beat whose plans are drawn, and probed")
-    parser.add_argument("--control", action="store_true", help="write a picture book's stories under chosen plans")
-    parser.add_argument("--no_plan", nargs="*", default=[], metavar="CHECKPOINT",
-                        help="--control: models without a plan, one for each, to compare with")  # fmt: skip
-    parser.add_argument("--albums", type=cli.positive_int, default=100, help="--control: how many albums")
-    parser.add_argument("--num_stories", type=cli.positive_int, default=20, help="--control: stories of each album")
+    parser.add_argument(
+        "checkpoints",
+        nargs="*",
+        default=[OUTPUT_DIR],
+        help="checkpoints, or train.py's output_dirs",
+    )
+    parser.add_argument(
+        "--data_path",
+        help="preprocessed split (default: the newest test split); train.json beside it",
+    )
+    parser.add_argument(
+        "--world", default=BOOK, help="the picture book that the split was made of, if it was"
+    )
+    parser.add_argument(
+        "--factor", help="a name in the book's truth, or label (default: mood of a picture book)"
+    )
+    parser.add_argument(
+        "--beat",
+        type=cli.positive_int,
+        default=1,
+        help="the beat whose plans are drawn, and probed",
+    )
+    parser.add_argument(
+        "--control", action="store_true", help="write a picture book's stories under chosen plans"
+    )
+    parser.add_argument(
+        "--no_plan",
+        nargs="*",
+        default=[],
+        metavar="CHECKPOINT",
+        help="--control: models without a plan, one for each, to compare with",
+    )
+    parser.add_argument(
+        "--albums", type=cli.positive_int, default=100, help="--control: how many albums"
+    )
+    parser.add_argument(
+        "--num_stories", type=cli.positive_int, default=20, help="--control: stories of each album"
+    )
     parser.add_argument("--batch_size", type=cli.positive_int, default=100, help="stories at once")
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of everything random")
     parser.add_argument(
-        "--output", default="plan_figures", help="where the picture (.png) and the figures (.json, .md) go"
+        "--output",
+        default="plan_figures",
+        help="where the picture (.png) and the figures (.json, .md) go",
     )
     return parser
 
@@ -41,7 +72,9 @@ def parse(arguments=None):
     options = parser().parse_args(arguments)
     if options.no_plan and len(options.no_plan) != len(options.checkpoints):
         many = len(options.checkpoints)
-        raise UserError(f"--no_plan: {len(options.no_plan)} checkpoints; expected {many}, one for each")
+        raise UserError(
+            f"--no_plan: {len(options.no_plan)} checkpoints; expected {many}, one for each"
+        )
     if options.no_plan and not options.control:
         raise UserError("--no_plan: to compare with in --control; expected that too")
     return options
@@ -65,27 +98,35 @@ from report import Table
 matplotlib.use("Agg")  # draws to files, needs no screen
 from matplotlib import pyplot as plt
 
-# ------------------------------------------------------------------------------------- plans and factors
+# -------------------------------------------------------------------------------- plans and factors
 
 
 @torch.no_grad()
 def plans_of(model, data, pad_id, batch_size):
-    """Prior and posterior (N, T, Z) of every story in a StoryDataset, zeros on beats that are not there."""
+    """Prior and posterior (N, T, Z) of every story in a StoryDataset, zeros on beats that are not
+    there."""
     T, Z = int(data.beats.max()), model.config.plan_size
     tables = torch.zeros(4, len(data), T, Z)
     batches = BucketBatches(data.lengths, batch_size, shuffle=False)
     for numbers in tqdm(batches, "plans", leave=False):
-        batch = {name: value.to(model.device) for name, value in collate([data[i] for i in numbers], pad_id).items()}
+        batch = {
+            name: value.to(model.device)
+            for name, value in collate([data[i] for i in numbers], pad_id).items()
+        }
         prior, posterior = model.plans(model.states(**batch))
         t = prior.mean.shape[1]
-        for table, of in zip(tables, (prior.mean, prior.log_var, posterior.mean, posterior.log_var)):
+        for table, of in zip(
+            tables, (prior.mean, prior.log_var, posterior.mean, posterior.log_var)
+        ):
             table[numbers, :t] = of.cpu() * batch["beat_mask"].cpu()[:, :, None]
     return Gaussian(*tables[:2]), Gaussian(*tables[2:])
 
 
 def truth_of(path, options):
     """What is known about each story of a picture book's split."""
-    return cli.read_json(Path(options.world) / "truth" / Path(path).name, "the truth of a picture book (--world)")
+    return cli.read_json(
+        Path(options.world) / "truth" / Path(path).name, "the truth of a picture book (--world)"
+    )
 
 
 def as_written(split, text):
@@ -102,16 +143,19 @@ def factors_of(path, split, options):
         facts = truth_of(path, options)
         values = [facts.get(story["story_id"], {}).get(name) for story in split["stories"]]
     if len({value for value in values if value is not None}) < 2:
-        raise UserError(f"--factor {name}: fewer than two values of it in {path}; expected some to tell apart")
+        raise UserError(
+            f"--factor {name}: fewer than two values of it in {path}; expected some to tell apart"
+        )
     return name, [None if value is None else str(value) for value in values]
 
 
 def probed(train, test, seed):
-    """What plans know of a factor, at least, as a share of its entropy: (entropy − cross-entropy) / entropy.
+    """What plans know of a factor, at least, as a share of its entropy: (entropy − cross-entropy) /
+    entropy.
 
-    train, test: (Gaussian (N, Z), numbers of the factor (N)). The cross-entropy is that of a small network that has
-    read samples of the training split's posteriors, on samples of the test split's: a lower bound (Barber and Agakov
-    2003).
+    train, test: (Gaussian (N, Z), numbers of the factor (N)). The cross-entropy is that of a small
+    network that has read samples of the training split's posteriors, on samples of the test
+    split's: a lower bound (Barber and Agakov 2003).
     """
     torch.manual_seed(seed)
     (plans, of), (test_plans, test_of) = train, test
@@ -119,7 +163,9 @@ def probed(train, test, seed):
     centre, scale = plans.mean.mean(0), (plans.mean.var(0) + plans.log_var.exp().mean(0)).sqrt()
     draw = lambda q: (q.sample(torch.randn_like(q.mean)) - centre) / scale
     Z, width, epochs = plans.mean.shape[1], 256, 30
-    network = nn.Sequential(nn.Linear(Z, width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, classes))
+    network = nn.Sequential(
+        nn.Linear(Z, width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, classes)
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
@@ -132,7 +178,9 @@ def probed(train, test, seed):
         schedule.step()
     network.eval()
     with torch.no_grad():
-        uncertain = sum(F.cross_entropy(network(draw(test_plans)), test_of).item() for _ in range(20)) / 20
+        uncertain = (
+            sum(F.cross_entropy(network(draw(test_plans)), test_of).item() for _ in range(20)) / 20
+        )
     share = test_of.bincount().double() / len(test_of)
     entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
     return (entropy - uncertain) / entropy
@@ -140,10 +188,11 @@ def probed(train, test, seed):
 
 @torch.no_grad()
 def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
-    """What the plan of beat 1 knows, given the picture, of the mood and of the wording, as shares of their entropies.
+    """What the plan of beat 1 knows, given the picture, of the mood and of the wording, as shares
+    of their entropies.
 
-    No probe is needed: the book has a few first sentences for a picture, all equally likely, and q(z | picture,
-    sentence) of each says how likely it is by a plan z.
+    No probe is needed: the book has a few first sentences for a picture, all equally likely, and
+    q(z | picture, sentence) of each says how likely it is by a plan z.
     """
     told = []
     for story in split["stories"]:
@@ -151,14 +200,21 @@ def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
         wordings = book.plots[of["plot"]][0]["wordings"]
         moods = [mood for mood in wordings for _ in wordings[mood]]
         for text in (text for mood in wordings for text in wordings[mood]):
-            told.append({"beats": [story["beats"][0] | {"sentence": as_written(split, text.format(**of))}]})
+            told.append(
+                {"beats": [story["beats"][0] | {"sentence": as_written(split, text.format(**of))}]}
+            )
     data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
     _, posterior = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
     many = len(moods)
-    plans = Gaussian(*(x[:, 0].double().view(-1, many, x.shape[-1]) for x in (posterior.mean, posterior.log_var)))
+    plans = Gaussian(
+        *(x[:, 0].double().view(-1, many, x.shape[-1]) for x in (posterior.mean, posterior.log_var))
+    )
     every = Gaussian(plans.mean[:, None], plans.log_var[:, None])  # pictures, 1, sentences, Z
     cheerful, unsure, unsure_of_mood = torch.tensor([mood == MOODS[0] for mood in moods]), 0, 0
-    chance, entropy = torch.Generator().manual_seed(options.seed), lambda p: -(p * p.clamp(min=1e-30).log())
+    chance, entropy = (
+        torch.Generator().manual_seed(options.seed),
+        lambda p: -(p * p.clamp(min=1e-30).log()),
+    )
     for _ in range(50):
         z = plans.sample(torch.randn(plans.mean.shape, generator=chance, dtype=torch.float64))
         said = every.log_prob(z[:, :, None]).softmax(-1)  # pictures, z of a sentence, sentences
@@ -179,7 +235,8 @@ def principal(points):
 
 
 def draw_plans(prior, posterior, values, beat, path, factor, story):
-    """Posterior and prior means of a beat, in two dimensions and two ways, and one story's way through its beats."""
+    """Posterior and prior means of a beat, in two dimensions and two ways, and one story's way
+    through its beats."""
     figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
     relative = posterior.relative_to(prior)
     names = [name for name, _ in Counter(values).most_common(10)]  # the rest stay without a colour
@@ -191,23 +248,45 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
         points = flat(of[:, beat - 1])
         for name in names:
             here = [value == name for value in values]
-            axis.scatter(*points[here].T, s=9, alpha=0.7, c=colours[name], label=f"posterior mean, {name}")
+            axis.scatter(
+                *points[here].T, s=9, alpha=0.7, c=colours[name], label=f"posterior mean, {name}"
+            )
         if of is posterior.mean:
             axis.scatter(
-                *flat(prior.mean[:, beat - 1]).T, s=9, marker="x", c="0.5", lw=0.6, label="prior mean", zorder=0
+                *flat(prior.mean[:, beat - 1]).T,
+                s=9,
+                marker="x",
+                c="0.5",
+                lw=0.6,
+                label="prior mean",
+                zorder=0,
             )
         else:
             for share in (50, 90):  # of a normal distribution in two dimensions
                 radius = math.sqrt(-2 * math.log(1 - share / 100))
-                axis.add_patch(plt.Circle(flat(torch.zeros(1, of.shape[2]))[0], radius, fill=False, ls=":", ec="0.4"))
+                axis.add_patch(
+                    plt.Circle(
+                        flat(torch.zeros(1, of.shape[2]))[0], radius, fill=False, ls=":", ec="0.4"
+                    )
+                )
                 axis.plot([], [], ":", c="0.4", label=f"{share} % of the prior")
             axis.legend(fontsize=8)
         way = flat(of[story])
         axis.plot(*way.T, "k-", lw=1)
         for t, point in enumerate(way, start=1):
-            axis.annotate(str(t), point, fontsize=9, ha="center", va="center",
-                          bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "k", "lw": 0.8})  # fmt: skip
-        axis.set(title=f"{title}: beat {beat}, and one story's beats", xlabel="1st component", ylabel="2nd component")
+            axis.annotate(
+                str(t),
+                point,
+                fontsize=9,
+                ha="center",
+                va="center",
+                bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "k", "lw": 0.8},
+            )
+        axis.set(
+            title=f"{title}: beat {beat}, and one story's beats",
+            xlabel="1st component",
+            ylabel="2nd component",
+        )
     axes[0].legend(fontsize=8, title=factor)
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
@@ -218,41 +297,55 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
 
 
 class Control:
-    """A model that tells a picture book's albums under chosen plans, and what becomes of the stories."""
+    """A model that tells a picture book's albums under chosen plans, and what becomes of the
+    stories."""
 
     def __init__(self, model, tokenizer, book, options):
         self.model, self.tokenizer, self.options, self.book = model, tokenizer, options, book
         self.albums = generate.read_albums(options.data_path, model.image_encoder)[: options.albums]
 
     def write(self, plans, *arguments):
-        """Stories by generate.py's options; plans: {(album, telling)} -> plans (T, Z) or None, or None for its own."""
-        own = {name: str(getattr(self.options, name)) for name in ("data_path", "batch_size", "seed")}
-        settings = generate.parse([*(f"--{name}={value}" for name, value in own.items()), *arguments])
+        """Stories by generate.py's options; plans: {(album, telling)} -> plans (T, Z) or None, or
+        None for its own."""
+        own = {
+            name: str(getattr(self.options, name)) for name in ("data_path", "batch_size", "seed")
+        }
+        settings = generate.parse(
+            [*(f"--{name}={value}" for name, value in own.items()), *arguments]
+        )
         if plans is None:
             asked = generate.tellings(self.albums, settings, self.model.config.plan_size)
         else:
             asked = [generate.Telling(i, n, plan) for (i, n), plan in plans.items()]
         team = Team(0, 1, 1, self.model.device, lambda: None)
-        return asked, generate.write_stories(self.model, self.tokenizer, self.albums, asked, settings, team)
+        return asked, generate.write_stories(
+            self.model, self.tokenizer, self.albums, asked, settings, team
+        )
 
     def placed(self, stories):
         for story in stories:
             beats = zip(story["photo_ids"], story["sentences"])
-            beats = [{"photo_id": photo, "position": t, "sentence": said} for t, (photo, said) in enumerate(beats)]
+            beats = [
+                {"photo_id": photo, "position": t, "sentence": said}
+                for t, (photo, said) in enumerate(beats)
+            ]
             yield self.book.place_story({"photo_ids": story["photo_ids"], "beats": beats})
 
     def checked(self, stories):
-        """Shares of stories with every slot right, whole, in one mood, cheerful; different stories an album."""
+        """Shares of stories with every slot right, whole, in one mood, cheerful; different stories
+        an album."""
         figures = self.book.tally(list(self.placed(stories)))
         share = {name: right / of for name, (right, of) in figures.items()}
         different = defaultdict(set)
         for story in stories:
             different[story["story_id"]].add(tuple(story["sentences"]))
         return {
-            "slots right (the worst slot)": min(share[slot] for slot in SLOTS), "whole": share["all five beats"],
-            "one mood": share["one mood"], "cheerful": share["cheerful"],
+            "slots right (the worst slot)": min(share[slot] for slot in SLOTS),
+            "whole": share["all five beats"],
+            "one mood": share["one mood"],
+            "cheerful": share["cheerful"],
             "distinct stories of each": sum(map(len, different.values())) / len(different),
-        }  # fmt: skip
+        }
 
     def is_whole(self, story):
         """Whether a story has the wordings of its pictures, all in one mood."""
@@ -264,20 +357,35 @@ class Control:
         return next((mood for mood in MOODS if figures[mood][0]), None)
 
     def changed(self, split, strengths=(1.0, 1.5, 2.0)):
-        """{strength: share of albums whose story takes the mood of the plan of beat 1, both ways}, all else left alone.
+        """{strength: share of albums whose story takes the mood of the plan of beat 1, both ways},
+        all else left alone.
 
-        The plans are those that the model reads off a cheerful and a gloomy first sentence about the album's picture,
-        `strength` times as far from the mean; the other beats have the mean.
+        The plans are those that the model reads off a cheerful and a gloomy first sentence about
+        the album's picture, `strength` times as far from the mean; the other beats have the mean.
         """
         photos = self.albums[0]["photos"]
         facts = truth_of(self.options.data_path, self.options)
         told = []
         for story in split["stories"][: len(self.albums)]:
             for mood in MOODS:
-                sentences = [as_written(split, text) for text in tell(facts[story["story_id"]] | {"mood": mood})]
-                told.append({"beats": [b | {"sentence": s} for b, s in zip(story["beats"], sentences, strict=True)]})
-        data = StoryDataset(told, photos, self.tokenizer, self.model.config.image_slots, self.model.max_length)
-        prior, posterior = plans_of(self.model, data, self.tokenizer.pad_token_id, self.options.batch_size)
+                sentences = [
+                    as_written(split, text)
+                    for text in tell(facts[story["story_id"]] | {"mood": mood})
+                ]
+                told.append(
+                    {
+                        "beats": [
+                            b | {"sentence": s}
+                            for b, s in zip(story["beats"], sentences, strict=True)
+                        ]
+                    }
+                )
+        data = StoryDataset(
+            told, photos, self.tokenizer, self.model.config.image_slots, self.model.max_length
+        )
+        prior, posterior = plans_of(
+            self.model, data, self.tokenizer.pad_token_id, self.options.batch_size
+        )
         first = posterior.relative_to(prior).mean[:, 0]
         found = {}
         for strength in strengths:
@@ -292,10 +400,20 @@ class Control:
         return found
 
     def reranked(self):
-        """Of --num_stories by word sampling: the share that is whole and in one mood of all, and of those that are the
-        best of their album by each score; and how much that is of what the best possible choice would gain."""
-        asked, stories = self.write(None, "--decoding", "nucleus", "--top_p", "1", "--plan", "mean",
-                                    "--num_stories", str(self.options.num_stories))  # fmt: skip
+        """Of --num_stories by word sampling: the share that is whole and in one mood of all, and of
+        those that are the best of their album by each score; and how much that is of what the best
+        possible choice would gain."""
+        asked, stories = self.write(
+            None,
+            "--decoding",
+            "nucleus",
+            "--top_p",
+            "1",
+            "--plan",
+            "mean",
+            "--num_stories",
+            str(self.options.num_stories),
+        )
         whole = [self.is_whole(story) for story in stories]
         any_whole = defaultdict(bool)
         for telling, good in zip(asked, whole):
@@ -303,26 +421,45 @@ class Control:
         mean, possible = sum(whole) / len(whole), sum(any_whole.values()) / len(any_whole)
         found = {"word sampling: whole and in one mood": mean, "the best possible choice": possible}
         names = [name for name in SCORES if name != CDE_W or self.model.config.foresight]
-        how = (self.model, self.tokenizer, self.albums, asked, stories, names, self.options.batch_size)
+        how = (
+            self.model,
+            self.tokenizer,
+            self.albums,
+            asked,
+            stories,
+            names,
+            self.options.batch_size,
+        )
         for name, scores in generate.score(*how).items():
             best = generate.best_of(asked, scores)
             kept = sum(whole[k] for k in best) / len(best)
             found[f"the best of {self.options.num_stories} by {name}"] = kept
-            found[f"{name}: share of the possible gain"] = (kept - mean) / max(1e-9, possible - mean)
+            found[f"{name}: share of the possible gain"] = (kept - mean) / max(
+                1e-9, possible - mean
+            )
         return found
 
 
 def control(model, no_plan, split):
-    """Every figure of one Control under chosen plans, beside a Control without a plan or None: {name: figure}."""
+    """Every figure of one Control under chosen plans, beside a Control without a plan or None:
+    {name: figure}."""
     options, found = model.options, {}
     many = ["--num_stories", str(options.num_stories)]
     sampled = {1.0: "sampled plans", 1.25: "plans × 1.25", 1.5: "plans × 1.5"}
-    tellings = {name: ["--plan", "sample", "--plan_temperature", str(t), *many] for t, name in sampled.items()}
+    tellings = {
+        name: ["--plan", "sample", "--plan_temperature", str(t), *many]
+        for t, name in sampled.items()
+    }
     for name, arguments in {"mean plan": ["--plan", "mean"], **tellings}.items():
-        found |= {f"{name}: {of}": value for of, value in model.checked(model.write(None, *arguments)[1]).items()}
+        found |= {
+            f"{name}: {of}": value
+            for of, value in model.checked(model.write(None, *arguments)[1]).items()
+        }
     if no_plan:
         for top_p in (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3):
-            stories = no_plan.write(None, "--plan", "mean", "--decoding", "nucleus", "--top_p", str(top_p), *many)[1]
+            stories = no_plan.write(
+                None, "--plan", "mean", "--decoding", "nucleus", "--top_p", str(top_p), *many
+            )[1]
             figures = no_plan.checked(stories)
             if figures["whole"] >= found["sampled plans: whole"]:
                 break
@@ -333,36 +470,53 @@ def control(model, no_plan, split):
     return found | model.reranked()
 
 
-# ---------------------------------------------------------------------------------------------- main
+# --------------------------------------------------------------------------------------------- main
 
 
 def loaded(checkpoint, kinds):
     """A model and its tokenizer; its plan must be one of `kinds`."""
     model, tokenizer = load_checkpoint(checkpoint)
     if model.config.plan not in kinds:
-        raise UserError(f"{checkpoint}: trained with --plan {model.config.plan}; expected {' or '.join(kinds)}")
+        raise UserError(
+            f"{checkpoint}: trained with --plan {model.config.plan}; expected {' or '.join(kinds)}"
+        )
     return model.to(best_device()), tokenizer
 
 
 def plans_and_values(path, split, options, model, tokenizer):
-    """A split's StoryDataset; prior and posterior of the stories that have the beat and the factor; their values."""
+    """A split's StoryDataset; prior and posterior of the stories that have the beat and the factor;
+    their values."""
     K, most = model.config.image_slots, model.max_length
     data = StoryDataset.load(path, tokenizer, K, most, model.image_encoder)
     values = factors_of(path, split, options)[1]
     if int(data.beats.max()) < options.beat:
-        raise UserError(f"--beat {options.beat}: the stories of {path} have {data.beats.max()} beats at most")
-    known = [i for i, value in enumerate(values) if value is not None and data.beats[i] >= options.beat]
+        raise UserError(
+            f"--beat {options.beat}: the stories of {path} have {data.beats.max()} beats at most"
+        )
+    known = [
+        i for i, value in enumerate(values) if value is not None and data.beats[i] >= options.beat
+    ]
     if len(known) < len(values):
-        cli.warn(f"{path}: {len(values) - len(known)} stories lack the factor or the beat and are left aside")
+        cli.warn(
+            f"{path}: {len(values) - len(known)} stories lack the factor or the beat and are left "
+            "aside"
+        )
     gaussians = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
-    return data, *(Gaussian(of.mean[known], of.log_var[known]) for of in gaussians), [values[i] for i in known]
+    return (
+        data,
+        *(Gaussian(of.mean[known], of.log_var[known]) for of in gaussians),
+        [values[i] for i in known],
+    )
 
 
 def main():
     options = parse()
     options.data_path = options.data_path or str(latest_split("test") or "")
     if not options.data_path:
-        raise UserError("--data_path: not named, and dataset/preprocessed/ holds no test split; run python dataset.py")
+        raise UserError(
+            "--data_path: not named, and dataset/preprocessed/ holds no test split; run python "
+            "dataset.py"
+        )
     path, train_path = Path(options.data_path), Path(options.data_path).with_name("train.json")
     split, training = read_split(path), read_split(train_path)
     of_book = split.get("source") == "picturebook" and Path(options.world).is_dir()
@@ -377,20 +531,32 @@ def main():
     for k, checkpoint in enumerate(options.checkpoints):
         model, tokenizer = loaded(checkpoint, ["cvae"])
         data, prior, posterior, values = plans_and_values(path, split, options, model, tokenizer)
-        _, _, known, train_values = plans_and_values(train_path, training, options, model, tokenizer)
+        _, _, known, train_values = plans_and_values(
+            train_path, training, options, model, tokenizer
+        )
         number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
         at_beat = []
         for of, names in ((known, train_values), (posterior, values)):
             plan = Gaussian(of.mean[:, options.beat - 1], of.log_var[:, options.beat - 1])
             at_beat.append((plan, torch.tensor([number[name] for name in names])))
-        found = {f"plan {options.beat} and its prior know of the {factor}, at least": probed(*at_beat, options.seed)}
+        found = {
+            f"plan {options.beat} and its prior know of the {factor}, at least": probed(
+                *at_beat, options.seed
+            )
+        }
         if of_book:
             facts = truth_of(path, options)
             found |= first_plan_knows(model, tokenizer, split, data.photos, book, facts, options)
         if k == 0:
-            draw_plans(prior, posterior, values, options.beat, f"{options.output}.png", factor, story=0)
+            draw_plans(
+                prior, posterior, values, options.beat, f"{options.output}.png", factor, story=0
+            )
         if options.control:
-            no_plan = Control(*loaded(options.no_plan[k], ["none"]), book, options) if options.no_plan else None
+            no_plan = (
+                Control(*loaded(options.no_plan[k], ["none"]), book, options)
+                if options.no_plan
+                else None
+            )
             found |= control(Control(model, tokenizer, book, options), no_plan, split)
         figures.append(found)
         print(f"{k + 1} of {len(options.checkpoints)}: {checkpoint}", file=sys.stderr, flush=True)
@@ -398,11 +564,16 @@ def main():
     print(table.text())
     cli.write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
     cli.write_text(f"{options.output}.md", table.markdown())
-    print(f"\nthe picture of {options.checkpoints[0]}, the figures -> {options.output}.png, .json, .md")
+    print(
+        f"\nthe picture of {options.checkpoints[0]}, the figures -> {options.output}.png, .json, "
+        ".md"
+    )
 
 
 def table_of(figures, options):
-    shown = lambda name, x: f"{x:.2f}" if "distinct" in name or "top_p" in name else f"{100 * x:.1f} %"
+    shown = lambda name, x: (
+        f"{x:.2f}" if "distinct" in name or "top_p" in name else f"{100 * x:.1f} %"
+    )
     rows = []
     for name in figures[0]:
         values = [found[name] for found in figures]
@@ -413,7 +584,8 @@ def table_of(figures, options):
         rows.append([name, *cells])
     columns = ["", *options.checkpoints, *(["mean"] if len(figures) > 1 else [])]
     caption = (
-        "What a plan knows: shares of the factor's entropy; at least: by a probe that was trained on train.json; given "
+        "What a plan knows: shares of the factor's entropy; at least: by a probe that was trained "
+        "on train.json; given "
         "the picture: exact, but for sampling."
     )
     if len(figures) > 1:

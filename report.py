@@ -1,4 +1,5 @@
-"""What was found out about systems, as tables on the screen, in Markdown, LaTeX and JSON, and as a picture."""
+"""What was found out about systems, as tables on the screen, in Markdown, LaTeX and JSON, and as a
+picture."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -15,7 +16,8 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 @dataclass
 class Table:
-    """A title, the columns' names (that of the first is the rows'), rows of texts (None: a line), and what it means."""
+    """A title, the columns' names (that of the first is the rows'), rows of texts (None: a line),
+    and what it means."""
 
     title: str
     columns: list
@@ -24,7 +26,8 @@ class Table:
 
     def text(self):
         widths = [
-            max(len(row[i]) for row in (self.columns, *filter(None, self.rows))) for i in range(len(self.columns))
+            max(len(row[i]) for row in (self.columns, *filter(None, self.rows)))
+            for i in range(len(self.columns))
         ]
         lines = [self.title]
         for row in (self.columns, *self.rows):
@@ -45,30 +48,52 @@ class Table:
         body = [" & ".join(map(latex, row)) + r" \\" if row else r"\midrule" for row in self.rows]
         return "\n".join(
             [
-                r"\begin{table}", r"\centering", rf"\caption{{{latex(self.title + '. ' + self.caption)}}}",
-                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}", r"\toprule",
-                " & ".join(map(latex, self.columns)) + r" \\", r"\midrule", *body, r"\bottomrule",
-                r"\end{tabular}", r"\end{table}",
+                r"\begin{table}",
+                r"\centering",
+                rf"\caption{{{latex(self.title + '. ' + self.caption)}}}",
+                rf"\begin{{tabular}}{{l{'r' * (len(self.columns) - 1)}}}",
+                r"\toprule",
+                " & ".join(map(latex, self.columns)) + r" \\",
+                r"\midrule",
+                *body,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
             ]
-        )  # fmt: skip
+        )
 
 
 def latex(text):
     """Text for LaTeX (booktabs), its special characters escaped."""
-    signs = {"\\": r"\textbackslash{}", "↓": r"$\downarrow$", "↑": r"$\uparrow$", "−": "$-$", "Δ": r"$\Delta$"}
+    signs = {
+        "\\": r"\textbackslash{}",
+        "↓": r"$\downarrow$",
+        "↑": r"$\uparrow$",
+        "−": "$-$",
+        "Δ": r"$\Delta$",
+    }
     signs |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
     return "".join(signs.get(c, "\\" + c if c in "&%$#_{}" else c) for c in text)
 
 
 def arrow(name, systems):
-    """Which way is better, where that is plain: down for the model's scores, up for the caption metrics."""
-    return " ↓" if any(name in system.scores for system in systems) else " ↑" if name in metrics.CAPTION else ""
+    """Which way is better, where that is plain: down for the model's scores, up for the caption
+    metrics."""
+    return (
+        " ↓"
+        if any(name in system.scores for system in systems)
+        else " ↑"
+        if name in metrics.CAPTION
+        else ""
+    )
 
 
 def shown(name, value, low=None, high=None):
     """A figure as a cell: in the field's units, with its interval."""
     scale, digits = (
-        (100, 2) if name in metrics.CAPTION else (1, 0 if name == "vocabulary" else 2 if "words" in name else 4)
+        (100, 2)
+        if name in metrics.CAPTION
+        else (1, 0 if name == "vocabulary" else 2 if "words" in name else 4)
     )
     cell = f"{scale * value:.{digits}f}"
     return cell if low is None else f"{cell} [{scale * low:.{digits}f}, {scale * high:.{digits}f}]"
@@ -77,7 +102,9 @@ def shown(name, value, low=None, high=None):
 def estimated(figures, seed):
     """{name: (value, low, high)} of metrics.Figures, or of what is that already."""
     return {
-        name: figure if isinstance(figure, tuple) else (figure.value, *metrics.interval(figure, seed=seed))
+        name: figure
+        if isinstance(figure, tuple)
+        else (figure.value, *metrics.interval(figure, seed=seed))
         for name, figure in figures.items()
     }
 
@@ -86,19 +113,37 @@ def main_table(systems, anchors, estimates, caption):
     shown_systems = [*systems, *anchors]
     rows = [
         ["stories", *(str(len(system.stories)) for system in shown_systems)],
-        ["albums", *(str(len({story["album_id"] for story in system.stories})) for system in shown_systems)],
+        [
+            "albums",
+            *(
+                str(len({story["album_id"] for story in system.stories}))
+                for system in shown_systems
+            ),
+        ],
     ]
     if any(system.scores for system in systems):
         beats = [[beat["photo"] for story in s.stories for beat in story["beats"]] for s in systems]
-        photos = [f"{len(rows) - rows.count(None)} of {len(rows)}" if any(row is not None for row in rows) else "none"
-                  for rows in beats]  # fmt: skip
+        photos = [
+            f"{len(rows) - rows.count(None)} of {len(rows)}"
+            if any(row is not None for row in rows)
+            else "none"
+            for rows in beats
+        ]
         rows.append(["photos", *photos, *("" for _ in anchors)])
     for remark in dict.fromkeys(remark for system in systems for remark in +system.remarks):
-        rows.append([f"stories {remark}", *(str(system.remarks[remark]) for system in systems), *("" for _ in anchors)])
+        rows.append(
+            [
+                f"stories {remark}",
+                *(str(system.remarks[remark]) for system in systems),
+                *("" for _ in anchors),
+            ]
+        )
     rows.append(None)
     for name in dict.fromkeys(name for system in shown_systems for name in estimates[system.name]):
         cells = [estimates[system.name].get(name) for system in shown_systems]
-        rows.append([name + arrow(name, systems), *(shown(name, *cell) if cell else "–" for cell in cells)])
+        rows.append(
+            [name + arrow(name, systems), *(shown(name, *cell) if cell else "–" for cell in cells)]
+        )
     return Table("Systems", ["", *(system.name for system in shown_systems)], rows, caption)
 
 
@@ -107,8 +152,10 @@ def equal_table(estimates):
     names = dict.fromkeys(name for of in estimates.values() for name in of)
     rows = [[name + " ↑", *(shown(name, *of[name]) for of in estimates.values())] for name in names]
     caption = (
-        "Each story against all of its album's references but one, by turns, as a human story is against the others; "
-        "the metrics rise with the number of references, so that these figures compare and those above do not."
+        "Each story against all of its album's references but one, by turns, as a human story is "
+        "against the others; "
+        "the metrics rise with the number of references, so that these figures compare and those "
+        "above do not."
     )
     return Table("On equal terms with human stories", ["", *estimates], rows, caption)
 
@@ -118,13 +165,19 @@ def control_table(systems, separations):
     rows = []
     for system in systems:
         found = separations[system.name]
-        counts = [str(max((of["stories"] for of in found.get(kind, {}).values()), default=0)) for kind in kinds]
+        counts = [
+            str(max((of["stories"] for of in found.get(kind, {}).values()), default=0))
+            for kind in kinds
+        ]
         rows.append([f"{system.name}, stories", *counts])
         for name in dict.fromkeys(name for of_kind in found.values() for name in of_kind):
             cells = [found.get(kind, {}).get(name) for kind in kinds]
             rows.append([f"{system.name}, {name}", *(of and separated(of) or "–" for of in cells)])
         rows.append(None)
-    caption = "AUC (a story scores lower than one told wrongly), its 95 % interval over albums, and Cohen's d."
+    caption = (
+        "AUC (a story scores lower than one told wrongly), its 95 % interval over albums, and "
+        "Cohen's d."
+    )
     return Table("Controls: the same stories told wrongly", ["", *kinds], rows[:-1], caption)
 
 
@@ -139,10 +192,17 @@ def difference_table(systems, differences):
     for name in names:
         cells = []
         for found in (of_pair.get(name) for of_pair in differences.values()):
-            p = found and (f"p < {2 / metrics.SAMPLES}" if found["p"] == 0 else f"p = {found['p']:.3f}")
-            cells.append(f"{shown(name, found['difference'], *found['interval'])} {p}" if found else "–")
+            p = found and (
+                f"p < {2 / metrics.SAMPLES}" if found["p"] == 0 else f"p = {found['p']:.3f}"
+            )
+            cells.append(
+                f"{shown(name, found['difference'], *found['interval'])} {p}" if found else "–"
+            )
         rows.append([name + arrow(name, systems), *cells])
-    caption = "Difference on the albums that both have, its 95 % interval and two-sided p by a paired bootstrap."
+    caption = (
+        "Difference on the albums that both have, its 95 % interval and two-sided p by a paired "
+        "bootstrap."
+    )
     return Table("Which differences hold", ["", *differences], rows, caption)
 
 
@@ -152,30 +212,44 @@ def draw_scores(systems, scores, path):
     kinds = ["as told", *dict.fromkeys(kind for system in systems for kind in system.wrong)]
     columns = min(2, len(scores))
     figure, axes = plt.subplots(
-        -(-len(scores) // columns), columns, figsize=(columns * (1.5 + 0.4 * len(kinds) * len(systems)), 6),
-        layout="constrained", squeeze=False,
-    )  # fmt: skip
+        -(-len(scores) // columns),
+        columns,
+        figsize=(columns * (1.5 + 0.4 * len(kinds) * len(systems)), 6),
+        layout="constrained",
+        squeeze=False,
+    )
     for axis in axes.flat[len(scores) :]:
         axis.remove()
     for axis, name in zip(axes.flat, scores):
         for i, system in enumerate(systems):
             for k, kind in enumerate(kinds):
-                pairs = system.albums_and(name) if k == 0 else system.wrong.get(kind, {}).get(name, [])
+                pairs = (
+                    system.albums_and(name) if k == 0 else system.wrong.get(kind, {}).get(name, [])
+                )
                 if not pairs:
                     continue
                 values = [score for _, score in pairs]
                 at, colour = i * (len(kinds) + 1) + k, f"C{k}"
                 if np.ptp(values) > 0:
-                    body = axis.violinplot(values, [at], widths=0.9, showextrema=False, points=200)["bodies"][0]
+                    body = axis.violinplot(values, [at], widths=0.9, showextrema=False, points=200)[
+                        "bodies"
+                    ][0]
                     body.set(facecolor=colour, alpha=0.5)
                 axis.plot(at, np.median(values), "o", color=colour, ms=5, label=kind)
         middle = (len(kinds) - 1) / 2
         axis.set_xticks(
-            [i * (len(kinds) + 1) + middle for i in range(len(systems))], [s.name.replace("$", r"\$") for s in systems]
+            [i * (len(kinds) + 1) + middle for i in range(len(systems))],
+            [s.name.replace("$", r"\$") for s in systems],
         )
         axis.set(ylabel=f"{name} (lower is better)")
-    handles = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
-    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(kinds), frameon=False)
+    handles = {
+        label: handle
+        for axis in axes.flat
+        for handle, label in zip(*axis.get_legend_handles_labels())
+    }
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=len(kinds), frameon=False
+    )
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
     plt.close(figure)
@@ -184,15 +258,20 @@ def draw_scores(systems, scores, path):
 def report(systems, anchors, caption, drawn, settings):
     """Print the tables; write settings["output"].json, .md, .tex and .png.
 
-    systems, anchors: CDE_score.Systems, whose figures, scores and controls are there; caption: what the tables need to
-    be read; drawn: the scores in the picture, if the systems have any; settings: what it all was made with.
+    systems, anchors: CDE_score.Systems, whose figures, scores and controls are there; caption: what
+    the tables need to be read; drawn: the scores in the picture, if the systems have any; settings:
+    what it all was made with.
     """
     seed = settings["seed"]
     estimates = {s.name: estimated(s.figures, seed) for s in systems + anchors}
     equal_terms = {s.name: estimated(s.equal_terms, seed) for s in systems + anchors}
     separations = {
         s.name: {
-            kind: {name: metrics.separation(s.albums_and(name), told, seed) for name, told in wrong.items() if told}
+            kind: {
+                name: metrics.separation(s.albums_and(name), told, seed)
+                for name, told in wrong.items()
+                if told
+            }
             for kind, wrong in s.wrong.items()
         }
         for s in systems
@@ -221,7 +300,8 @@ def report(systems, anchors, caption, drawn, settings):
         for system in systems + anchors
     }
     cli.write_json(
-        f"{output}.json", {"settings": settings, "caption": caption, "systems": found, "differences": differences}
+        f"{output}.json",
+        {"settings": settings, "caption": caption, "systems": found, "differences": differences},
     )
     for suffix, text in (("md", Table.markdown), ("tex", Table.latex)):
         cli.write_text(f"{output}.{suffix}", "\n\n".join(map(text, tables)))
@@ -235,13 +315,24 @@ def report(systems, anchors, caption, drawn, settings):
 def compare(a, b, seed):
     """{figure: metrics.paired} of the figures that two systems have of some of the same albums."""
     both = {name: (figure, b.figures.get(name)) for name, figure in a.figures.items()}
-    both = {name: pair for name, pair in both.items() if all(isinstance(figure, metrics.Figure) for figure in pair)}
-    shared = {name: pair for name, pair in both.items() if not set(pair[0].units).isdisjoint(pair[1].units)}
+    both = {
+        name: pair
+        for name, pair in both.items()
+        if all(isinstance(figure, metrics.Figure) for figure in pair)
+    }
+    shared = {
+        name: pair
+        for name, pair in both.items()
+        if not set(pair[0].units).isdisjoint(pair[1].units)
+    }
     return {name: metrics.paired(*pair, seed=seed) for name, pair in shared.items()}
 
 
 def by_story(system):
-    scores = {name: [None if np.isnan(x) else float(x) for x in values] for name, values in system.scores.items()}
+    scores = {
+        name: [None if np.isnan(x) else float(x) for x in values]
+        for name, values in system.scores.items()
+    }
     return [
         {"story_id": story["story_id"], "album_id": story["album_id"]} | dict(zip(scores, values))
         for story, values in zip(system.stories, zip(*scores.values()))

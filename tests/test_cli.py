@@ -17,7 +17,9 @@ def test_a_file_or_folder_is_replaced_whole(tmp_path):
     with pytest.raises(ValueError), cli.whole(target) as temporary:
         temporary.write_text("half")
         raise ValueError
-    assert cli.read_json(target, "a value") == {"a": 1} and [p.name for p in tmp_path.iterdir()] == ["value.json"]
+    assert cli.read_json(target, "a value") == {"a": 1} and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["value.json"]
     folder = tmp_path / "folder"
     for text in ("old", "new"):
         with cli.whole(folder) as temporary:
@@ -28,9 +30,12 @@ def test_a_file_or_folder_is_replaced_whole(tmp_path):
 
 
 def test_what_takes_its_name_is_on_the_disk(tmp_path, monkeypatch):
-    """Each file's bytes are synced before the rename, so that a power cut leaves the old ones or the new."""
+    """Each file's bytes are synced before the rename, so that a power cut leaves the old ones or
+    the new."""
     happened, replace = [], os.replace
-    monkeypatch.setattr(os, "fsync", lambda descriptor: happened.append(os.fstat(descriptor).st_ino))
+    monkeypatch.setattr(
+        os, "fsync", lambda descriptor: happened.append(os.fstat(descriptor).st_ino)
+    )
     monkeypatch.setattr(os, "replace", lambda *paths: (happened.append("renamed"), replace(*paths)))
     with cli.whole(tmp_path / "folder") as folder:
         folder.mkdir()
@@ -48,7 +53,9 @@ def test_a_file_never_replaces_a_folder(tmp_path):
     (folder / "precious.jpg").write_text("x")
     with pytest.raises(cli.UserError, match="photos: is a folder"):
         cli.write_json(folder, {})
-    assert (folder / "precious.jpg").read_text() == "x" and [p.name for p in tmp_path.iterdir()] == ["photos"]
+    assert (folder / "precious.jpg").read_text() == "x" and [
+        p.name for p in tmp_path.iterdir()
+    ] == ["photos"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe{", b"[" * 100_000])
@@ -64,7 +71,8 @@ def test_help_and_a_wrong_flag_are_answered_before_torch_is_imported(script, arg
     code = (
         "import atexit, runpy, sys\n"
         f"sys.argv = {[script, *arguments]}\n"
-        "atexit.register(lambda: print('heavy:', sorted({'torch', 'transformers', 'nltk'} & set(sys.modules))))\n"
+        "atexit.register(lambda: print('heavy:', sorted({'torch', 'transformers', 'nltk'} & "
+        "set(sys.modules))))\n"
         f"runpy.run_path({script!r}, run_name='__main__')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -73,12 +81,15 @@ def test_help_and_a_wrong_flag_are_answered_before_torch_is_imported(script, arg
 
 
 def test_a_directory_half_replaced_is_brought_back(tmp_path):
-    """As a process leaves it that was killed between the two renames: the new one comes, where it is whole."""
+    """As a process leaves it that was killed between the two renames: the new one comes, where it
+    is whole."""
     for number, names in enumerate((["replaced"], ["replaced", "latest"])):
         folder = tmp_path / str(number)
         for name in names:
             (folder / f".latest.999999999.a1b2c3d4{cli.UNFINISHED}" / name).mkdir(parents=True)
-            (folder / f".latest.999999999.a1b2c3d4{cli.UNFINISHED}" / name / "file").write_text(name)
+            (folder / f".latest.999999999.a1b2c3d4{cli.UNFINISHED}" / name / "file").write_text(
+                name
+            )
         with cli.alone(folder, "--output_dir"):
             assert (folder / "latest" / "file").read_text() == names[-1]
             assert sorted(p.name for p in folder.iterdir()) == [".lock", "latest"]
@@ -123,7 +134,10 @@ def test_a_device_is_written_to_and_a_link_followed(tmp_path):
 def test_a_failure_to_write_names_the_file(tmp_path):
     from safetensors import SafetensorError
 
-    for error in (OSError(28, "full"), SafetensorError("Error while serializing: I/O error: full (os error 28)")):
+    for error in (
+        OSError(28, "full"),
+        SafetensorError("Error while serializing: I/O error: full (os error 28)"),
+    ):
         with pytest.raises(OSError) as found, cli.whole(tmp_path / "x") as temporary:
             temporary.write_text("half")
             raise error
@@ -139,11 +153,14 @@ def test_what_is_printed_is_one_line_without_control_characters():
 
 
 @pytest.mark.parametrize(
-    "work, arrives", [("print('é →', flush=True)", b"? ?\n"), ("cli.say('é →')", b"? ?\n"), ("0", b"")]
+    "work, arrives",
+    [("print('é →', flush=True)", b"? ?\n"), ("cli.say('é →')", b"? ?\n"), ("0", b"")],
 )
 def test_what_stdout_cannot_encode_is_a_question_mark(work, arrives):
     command = [sys.executable, "-X", "utf8=0", "-c", f"import cli; cli.run(lambda: {work})"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, arrives, b"")
 
 
@@ -160,7 +177,10 @@ def test_a_reader_that_has_gone_is_no_error(work):
 @pytest.mark.parametrize(
     "error, said",
     [
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "--workers was killed"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
+            "--workers was killed",
+        ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "a smaller --batch_size"),
         (MemoryError(), "the memory does not suffice"),
     ],
@@ -172,5 +192,8 @@ def test_want_of_memory_is_one_line(error, said, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.run(main)
     assert stop.value.code == 2 and said in capsys.readouterr().err
-    with pytest.raises(RuntimeError), cli.one_line_errors():  # what is our own mistake is not hidden
+    with (
+        pytest.raises(RuntimeError),
+        cli.one_line_errors(),
+    ):  # what is our own mistake is not hidden
         raise RuntimeError("shapes do not fit")

@@ -1,4 +1,5 @@
-"""dataset.py: sequences, batches, photos, VIST and VIST-Edit, preprocessing that can be stopped and taken up again."""
+"""dataset.py: sequences, batches, photos, VIST and VIST-Edit, preprocessing that can be stopped and
+taken up again."""
 
 import copy
 import io
@@ -61,12 +62,15 @@ def chance(request):
 def random_stories(chance, count, most_beats=6):
     """Stories as lists of token ids below the special ones."""
     return [
-        [[chance.randrange(1000) for _ in range(chance.randint(0, 7))] for _ in range(chance.randint(1, most_beats))]
+        [
+            [chance.randrange(1000) for _ in range(chance.randint(0, 7))]
+            for _ in range(chance.randint(1, most_beats))
+        ]
         for _ in range(count)
     ]
 
 
-# ---------------------------------------------------------------------------------------------- tokens
+# ------------------------------------------------------------------------------------------- tokens
 
 
 def test_tokenizer_round_trip(tmp_path, tokenizer, chance):
@@ -89,7 +93,9 @@ def test_a_folder_with_gpt2s_two_files_is_a_tokenizer(tmp_path, tokenizer):
     assert encode(load_tokenizer(str(tmp_path)), [text]) == encode(tokenizer, [text])
 
 
-@pytest.mark.parametrize("text", ["the [eos] dog", "[bos][img][txt]", "<|endoftext|> [dyn] .", " [ eos ] [eos] [pad]"])
+@pytest.mark.parametrize(
+    "text", ["the [eos] dog", "[bos][img][txt]", "<|endoftext|> [dyn] .", " [ eos ] [eos] [pad]"]
+)
 def test_text_cannot_inject_control_tokens(tokenizer, text):
     tokens, tokenizer = len(tokenizer), copy.deepcopy(tokenizer)
     tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)  # as GPT-2's has
@@ -114,7 +120,7 @@ def test_a_tokenizer_that_is_not_there_names_the_flag_and_the_ways_out(tmp_path)
         load_tokenizer(str(tmp_path))
 
 
-# ---------------------------------------------------------------------------------------------- sequences
+# ---------------------------------------------------------------------------------------- sequences
 
 
 def test_pack_against_a_position_by_position_reading(chance):
@@ -128,14 +134,20 @@ def test_pack_against_a_position_by_position_reading(chance):
         # taken apart again, the ids are the story
         beats = " ".join(map(str, ids)).split(str(SPECIAL.dyn))[:-1]
         read = [[int(i) for i in beat.split()] for beat in beats]
-        assert read == [[SPECIAL.img] * slots + [SPECIAL.bos] + words + [SPECIAL.eos] for words in sentences]
+        assert read == [
+            [SPECIAL.img] * slots + [SPECIAL.bos] + words + [SPECIAL.eos] for words in sentences
+        ]
         predicted, beat = [], 0
         for i, token in enumerate(ids):
             if token not in (SPECIAL.img, SPECIAL.dyn, SPECIAL.eos):
                 predicted.append((ids[i + 1], i, beat))
-            assert packed["segment_ids"][i] == (SPECIAL.img if token == SPECIAL.img else SPECIAL.txt)
+            assert packed["segment_ids"][i] == (
+                SPECIAL.img if token == SPECIAL.img else SPECIAL.txt
+            )
             beat += token == SPECIAL.dyn
-        assert predicted == list(zip(packed["words"], packed["word_at"], packed["word_beat"], strict=True))
+        assert predicted == list(
+            zip(packed["words"], packed["word_at"], packed["word_beat"], strict=True)
+        )
         assert packed["image_at"] == [i - 1 for i in range(L) if ids[i] == SPECIAL.bos]
         assert packed["dyn_at"] == [i for i in range(L) if ids[i] == SPECIAL.dyn]
 
@@ -144,7 +156,9 @@ def test_predicted_words_decode_to_the_sentences(tokenizer, chance):
     texts = [sentence(chance) for _ in range(5)]
     packed = pack(encode(tokenizer, texts), special_ids(tokenizer), 3)
     for t, text in enumerate(texts):
-        assert tokenizer.decode(packed["words"][packed["word_beat"] == t].tolist()) == text + "[eos]"
+        assert (
+            tokenizer.decode(packed["words"][packed["word_beat"] == t].tolist()) == text + "[eos]"
+        )
 
 
 def test_collate_pads_on_the_right(chance):
@@ -153,15 +167,24 @@ def test_collate_pads_on_the_right(chance):
         T = len(sentences)
         mask = torch.tensor([chance.random() < 0.7 for _ in range(T)])
         photos = torch.randn(T, 5) * mask[:, None]
-        examples.append(pack(sentences, SPECIAL, 2) | {"photos": photos, "photo_mask": mask, "index": 10 * i})
+        examples.append(
+            pack(sentences, SPECIAL, 2) | {"photos": photos, "photo_mask": mask, "index": 10 * i}
+        )
     batch = collate(examples, SPECIAL.pad)
     L, T = (max(len(example[name]) for example in examples) for name in ("input_ids", "image_at"))
-    assert batch["photos"].shape == (7, T, 5) and batch["index"].tolist() == [10 * i for i in range(7)]
-    padding = dict(input_ids=SPECIAL.pad, segment_ids=SPECIAL.pad, image_at=0, dyn_at=0, photos=0, photo_mask=0)
+    assert batch["photos"].shape == (7, T, 5) and batch["index"].tolist() == [
+        10 * i for i in range(7)
+    ]
+    padding = dict(
+        input_ids=SPECIAL.pad, segment_ids=SPECIAL.pad, image_at=0, dyn_at=0, photos=0, photo_mask=0
+    )
     for row, example in enumerate(examples):
         for name, value in padding.items():
             length = len(example[name])
-            assert batch[name].shape[:2] == (7, T if name in ("image_at", "dyn_at", "photos", "photo_mask") else L)
+            assert batch[name].shape[:2] == (
+                7,
+                T if name in ("image_at", "dyn_at", "photos", "photo_mask") else L,
+            )
             assert torch.equal(batch[name][row, :length], example[name])
             assert (batch[name][row, length:] == value).all()
         assert batch["beat_mask"][row].tolist() == [t < len(example["image_at"]) for t in range(T)]
@@ -172,7 +195,7 @@ def test_collate_pads_on_the_right(chance):
     assert batch["photo_mask"].dtype == batch["beat_mask"].dtype == torch.bool
 
 
-# ---------------------------------------------------------------------------------------------- batches
+# ------------------------------------------------------------------------------------------ batches
 
 
 @pytest.mark.parametrize("count, batch_size", [(1, 4), (8, 4), (1003, 4), (250, 1)])
@@ -200,7 +223,9 @@ def test_buckets_save_padding_and_can_be_sorted(chance):
     lengths = [chance.randint(10, 300) for _ in range(2000)]
 
     def padding(batches):
-        return sum(max(lengths[i] for i in batch) * len(batch) for batch in batches) / sum(lengths) - 1
+        return (
+            sum(max(lengths[i] for i in batch) * len(batch) for batch in batches) / sum(lengths) - 1
+        )
 
     shuffled, straight = BucketBatches(lengths, 8, seed=0), BucketBatches(lengths, 8, shuffle=False)
     assert padding(shuffled) < 0.05 < padding([range(i, i + 8) for i in range(0, 2000, 8)])
@@ -209,12 +234,16 @@ def test_buckets_save_padding_and_can_be_sorted(chance):
     assert sorted(i for batch in straight for i in batch) == list(range(2000))
 
 
-# ---------------------------------------------------------------------------------------------- a preprocessed split
+# ----------------------------------------------------------------------------- a preprocessed split
 
 
 def write_split(folder, chance, photos, stories=12):
     beats = lambda: [  # noqa: E731
-        {"photo_id": "p", "photo": chance.choice([None, *range(len(photos))]), "sentence": sentence(chance)}
+        {
+            "photo_id": "p",
+            "photo": chance.choice([None, *range(len(photos))]),
+            "sentence": sentence(chance),
+        }
         for _ in range(chance.randint(1, 5))
     ]
     told = [{"story_id": f"s{i}", "album_id": "a", "beats": beats()} for i in range(stories)]
@@ -225,20 +254,29 @@ def write_split(folder, chance, photos, stories=12):
     return folder / "val.json"
 
 
-@pytest.mark.parametrize("photos", [torch.randn(9, 6).half(), torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "photos", [torch.randn(9, 6).half(), torch.randint(0, 256, (4, 3, 8, 8), dtype=torch.uint8)]
+)
 def test_stories_come_with_their_rows(tmp_path, tokenizer, chance, photos):
     path = write_split(tmp_path, chance, photos)
     data = StoryDataset.load(path, tokenizer, 2, 500)
     assert data[0]  # the file is open now, and the copy that a worker gets opens its own
     data = pickle.loads(pickle.dumps(data))
-    assert data.photos.kind == ("pixels" if photos.dtype == torch.uint8 else "features") and data.shortened == 0
+    assert (
+        data.photos.kind == ("pixels" if photos.dtype == torch.uint8 else "features")
+        and data.shortened == 0
+    )
     for i, story in enumerate(json.loads(path.read_text())["stories"]):
         example, beats = data[i], story["beats"]
         assert data.lengths[i] == len(example["input_ids"]) and example["index"] == i
-        assert tokenizer.decode(example["words"].tolist()) == "".join(beat["sentence"] + "[eos]" for beat in beats)
+        assert tokenizer.decode(example["words"].tolist()) == "".join(
+            beat["sentence"] + "[eos]" for beat in beats
+        )
         assert example["photo_mask"].tolist() == [beat["photo"] is not None for beat in beats]
         for t, beat in enumerate(beats):
-            expected = torch.zeros_like(photos[0]) if beat["photo"] is None else photos[beat["photo"]]
+            expected = (
+                torch.zeros_like(photos[0]) if beat["photo"] is None else photos[beat["photo"]]
+            )
             assert torch.equal(example["photos"][t], expected.to(example["photos"].dtype))
 
 
@@ -261,10 +299,16 @@ def test_words_beside_a_split_are_those_of_its_stories(tmp_path, tokenizer, chan
     assert before.shortened == after.shortened > 0 and (before.lengths == after.lengths).all()
     assert (before.beats == after.beats).all()
     for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys() and all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
+        assert a.keys() == b.keys() and all(
+            torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a
+        )
     assert stories.story_ids(path, [7, 0, 29]) == ["s7", "s0", "s29"]
-    loader = DataLoader(after, 5, num_workers=2, collate_fn=lambda items: [item["words"] for item in items])
-    assert all(torch.equal(words, after[i]["words"]) for i, words in enumerate(itertools.chain(*loader)))
+    loader = DataLoader(
+        after, 5, num_workers=2, collate_fn=lambda items: [item["words"] for item in items]
+    )
+    assert all(
+        torch.equal(words, after[i]["words"]) for i, words in enumerate(itertools.chain(*loader))
+    )
 
 
 def test_words_of_another_tokenizer_or_of_other_stories_are_not_taken(tmp_path, tokenizer, chance):
@@ -272,13 +316,17 @@ def test_words_of_another_tokenizer_or_of_other_stories_are_not_taken(tmp_path, 
     told = give_words(path, tokenizer)
     other = train_tokenizer(["the kite the kite was lost"] * 9, 270)
     said = StoryDataset.load(path, other, 2, 500)[3]["words"]
-    assert other.decode(said.tolist()) == "".join(beat["sentence"] + "[eos]" for beat in told[3]["beats"])
+    assert other.decode(said.tolist()) == "".join(
+        beat["sentence"] + "[eos]" for beat in told[3]["beats"]
+    )
     path.write_text(path.read_text().replace(told[3]["beats"][0]["sentence"], "edited by hand"))
     said = StoryDataset.load(path, tokenizer, 2, 500)[3]["words"]
     assert tokenizer.decode(said.tolist()).startswith("edited by hand[eos]")
 
 
-@pytest.mark.parametrize("damage", ["missing", "cut", "other", "empty", "beyond", "tables", "shape", "huge header"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "cut", "other", "empty", "beyond", "tables", "shape", "huge header"]
+)
 def test_damaged_words_are_one_clear_error(tmp_path, tokenizer, chance, damage):
     path = write_split(tmp_path, chance, torch.randn(5, 4).half())
     told = give_words(path, tokenizer)
@@ -301,14 +349,19 @@ def test_damaged_words_are_one_clear_error(tmp_path, tokenizer, chance, damage):
         words.write_bytes(words.read_bytes().replace(b'"shape":[', b'"shape":[-', 1))
     else:
         words.write_bytes(b"\xff" * 100)
-    with pytest.raises(UserError, match="story s3: photo 5" if damage == "beyond" else "val.words.safetensors: "):
+    with pytest.raises(
+        UserError, match="story s3: photo 5" if damage == "beyond" else "val.words.safetensors: "
+    ):
         StoryDataset.load(path, tokenizer, 2, 500)
 
 
 @pytest.mark.parametrize("dtype", Rows.TYPES.values())
 def test_rows_are_those_of_the_file(tmp_path, dtype):
     table = torch.randint(0, 100, (11, 3, 2)).to(dtype)
-    save_file({"a": torch.zeros(5), "b": table, "none": torch.zeros(0, 4).to(dtype)}, tmp_path / "x.safetensors")
+    save_file(
+        {"a": torch.zeros(5), "b": table, "none": torch.zeros(0, 4).to(dtype)},
+        tmp_path / "x.safetensors",
+    )
     rows = Rows(tmp_path / "x.safetensors", "b")
     assert len(rows) == 11 and rows.shape == (11, 3, 2)
     for wanted in (0, 7, slice(2, 5), slice(0, 0), slice(None), slice(9, 99)):
@@ -325,7 +378,10 @@ def test_a_story_that_does_not_fit_loses_trailing_beats_and_is_counted(tmp_path,
     for i in range(40):
         short, whole = data[i], long[i]
         T = len(short["image_at"])
-        assert len(short["input_ids"]) <= limit and len(short["photos"]) == len(short["photo_mask"]) == T >= 1
+        assert (
+            len(short["input_ids"]) <= limit
+            and len(short["photos"]) == len(short["photo_mask"]) == T >= 1
+        )
         cut = T == 1 and len(short["input_ids"]) < len(whole["input_ids"])
         kept = len(short["input_ids"]) - 2 * cut  # a lone sentence is cut before its [eos] [dyn]
         assert torch.equal(short["input_ids"][:kept], whole["input_ids"][:kept])
@@ -342,14 +398,26 @@ def test_a_story_that_does_not_fit_loses_trailing_beats_and_is_counted(tmp_path,
     [
         (lambda split: split.pop("format"), "format"),
         (lambda split: split.pop("photos"), "photos"),
-        (lambda split: split["photos"].update(file="none.safetensors"), "none.safetensors: no such file"),
+        (
+            lambda split: split["photos"].update(file="none.safetensors"),
+            "none.safetensors: no such file",
+        ),
         (lambda split: split.update(stories=[]), "no stories"),
         (lambda split: split["stories"][3].pop("beats"), "story s3.*beats"),
         (lambda split: split["stories"][3].pop("story_id"), "story number 3.*story_id"),
         (lambda split: split["stories"][3]["beats"][0].pop("sentence"), "story s3.*sentence"),
-        (lambda split: split["stories"][3]["beats"][0].update(photo="7"), "story s3.*row number or null"),
-        (lambda split: split["stories"][3]["beats"][0].pop("photo"), "story s3.*row number or null"),
-        (lambda split: split["stories"][3]["beats"][0].update(photo=5), "story s3: photo 5; expected one of the 5"),
+        (
+            lambda split: split["stories"][3]["beats"][0].update(photo="7"),
+            "story s3.*row number or null",
+        ),
+        (
+            lambda split: split["stories"][3]["beats"][0].pop("photo"),
+            "story s3.*row number or null",
+        ),
+        (
+            lambda split: split["stories"][3]["beats"][0].update(photo=5),
+            "story s3: photo 5; expected one of the 5",
+        ),
     ],
 )
 def test_a_malformed_split_says_what_was_expected(tmp_path, tokenizer, chance, change, message):
@@ -368,11 +436,13 @@ def test_photos_that_are_no_safetensors_file(tmp_path, tokenizer, chance):
         StoryDataset.load(path, tokenizer, 2, 500)
 
 
-# ---------------------------------------------------------------------------------------------- photos
+# ------------------------------------------------------------------------------------------- photos
 
 
 def noise(chance, height=12, width=20):
-    return np.random.default_rng(chance.randrange(2**32)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return np.random.default_rng(chance.randrange(2**32)).integers(
+        0, 256, (height, width, 3), dtype=np.uint8
+    )
 
 
 @pytest.mark.parametrize(
@@ -428,7 +498,10 @@ def test_a_big_jpeg_is_decoded_small_and_looks_the_same(tmp_path, chance):
     big.save(tmp_path / "x.jpg", quality=95)
     photo = load_photo(tmp_path / "x.jpg", 64)
     assert 128 <= min(photo.size) < 300
-    small, exact = (np.asarray(image.resize((64, 48), Image.Resampling.BOX)).astype(int) for image in (photo, big))
+    small, exact = (
+        np.asarray(image.resize((64, 48), Image.Resampling.BOX)).astype(int)
+        for image in (photo, big)
+    )
     assert np.abs(small - exact).mean() < 2
 
 
@@ -444,7 +517,8 @@ def test_broken_photos_say_why(tmp_path, chance, monkeypatch):
         b"": "empty file",
         b"photo unavailable": "not a photo",
         jpeg(chance)[:-500]: "truncated",
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "not a photo",  # nothing that Ghostscript would run
+        # nothing that Ghostscript would run
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n": "not a photo",
     }
     for content, reason in cases.items():
         path.write_bytes(content)
@@ -461,11 +535,16 @@ def test_broken_photos_say_why(tmp_path, chance, monkeypatch):
         load_photo(path, 8)
 
 
-# ---------------------------------------------------------------------------------------------- VIST
+# --------------------------------------------------------------------------------------------- VIST
 
 
 def annotation(story, photo, place, text, **more):
-    entry = {"story_id": story, "photo_flickr_id": photo, "worker_arranged_photo_order": place, "text": text}
+    entry = {
+        "story_id": story,
+        "photo_flickr_id": photo,
+        "worker_arranged_photo_order": place,
+        "text": text,
+    }
     return [entry | {"album_id": f"album of {story}"} | more]
 
 
@@ -474,10 +553,14 @@ def write_vist(folder, splits):
     for split, (annotations, photos) in splits.items():
         (folder / "images" / split).mkdir(parents=True)
         (folder / "sis").mkdir(exist_ok=True)
-        (folder / "sis" / f"{split}.story-in-sequence.json").write_text(json.dumps({"annotations": annotations}))
+        (folder / "sis" / f"{split}.story-in-sequence.json").write_text(
+            json.dumps({"annotations": annotations})
+        )
         for name, content in photos.items():
             path = folder / "images" / split / name
-            path.write_bytes(content) if isinstance(content, bytes) else Image.fromarray(content).save(path)
+            path.write_bytes(content) if isinstance(content, bytes) else Image.fromarray(
+                content
+            ).save(path)
     return folder
 
 
@@ -494,7 +577,9 @@ def test_vist_stories_follow_the_workers_order(tmp_path, chance):
     chance.shuffle(annotations)
     write_vist(tmp_path, {"val": (annotations, {})})
     (told, remarks) = read_vist(tmp_path, "normalized")[0]["val"]
-    assert {s["story_id"]: [(b["photo_id"], b["sentence"]) for b in s["beats"]] for s in told} == stories
+    assert {
+        s["story_id"]: [(b["photo_id"], b["sentence"]) for b in s["beats"]] for s in told
+    } == stories
     assert all(story["album_id"] == f"album of {story['story_id']}" for story in told)
     assert remarks == {
         "left out: two photos at one place": 1,
@@ -518,7 +603,7 @@ def test_malformed_vist_annotations(tmp_path, entry, text, message):
         read_vist(tmp_path, text)
 
 
-# ---------------------------------------------------------------------------------------------- VIST-Edit
+# ---------------------------------------------------------------------------------------- VIST-Edit
 
 MACHINE = [
     "the family went to the beach .",
@@ -538,7 +623,10 @@ MACHINE = [
         (["lunch under the umbrella ."], [2]),
         (["nothing in common"], [2]),
         (["xx", "yy"], [1, 3]),  # no word decides: spread evenly
-        (["a beach day", "a castle !", "by our kids , of sand .", "wave !", "boat !", "sunset"], [0, 1, 1, 3, 3, 4]),
+        (
+            ["a beach day", "a castle !", "by our kids , of sand .", "wave !", "boat !", "sunset"],
+            [0, 1, 1, 3, 3, 4],
+        ),
         (["the sunset was beautiful .", "the family went to the beach .", "castle"], [0, 0, 1]),
     ],
 )
@@ -550,11 +638,15 @@ def test_align_is_the_best_monotone_alignment(chance):
     vocabulary = "sea sun boat dog cat the a castle wave lunch".split()
     for _ in range(30):
         counts = chance.sample(range(1, 6), 2)
-        edit, machine = ([" ".join(chance.choices(vocabulary, k=3)) for _ in range(count)] for count in counts)
+        edit, machine = (
+            [" ".join(chance.choices(vocabulary, k=3)) for _ in range(count)] for count in counts
+        )
         path = align(edit, machine)
         total = lambda p: sum(stories.similarity(edit[i], machine[j]) for i, j in enumerate(p))  # noqa: E731
         every = itertools.combinations_with_replacement(range(len(machine)), len(edit))
-        assert path == sorted(path) and total(path) == pytest.approx(max(map(total, every)), abs=1e-4)
+        assert path == sorted(path) and total(path) == pytest.approx(
+            max(map(total, every)), abs=1e-4
+        )
 
 
 def test_similarity_is_an_f1_of_words():
@@ -567,9 +659,19 @@ def test_similarity_is_an_f1_of_words():
 def write_edits(folder, system, split, automatic, edits, photos=("10", "11", "12", "13", "14")):
     path = folder / system / split / f"{'-'.join(photos)}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    edited = [{"normalized_edited_story_text_sent": edit, "edited_story_text": " ".join(edit)} for edit in edits]
-    about = {"photo_sequence_ids": list(photos), "album_id": "7", "model": system, "data_split": split}
-    path.write_text(json.dumps(about | {"auto_story_text_normalized": automatic, "edited_stories": edited}))
+    edited = [
+        {"normalized_edited_story_text_sent": edit, "edited_story_text": " ".join(edit)}
+        for edit in edits
+    ]
+    about = {
+        "photo_sequence_ids": list(photos),
+        "album_id": "7",
+        "model": system,
+        "data_split": split,
+    }
+    path.write_text(
+        json.dumps(about | {"auto_story_text_normalized": automatic, "edited_stories": edited})
+    )
 
 
 def test_vist_edit_edits_become_stories(tmp_path):
@@ -581,35 +683,58 @@ def test_vist_edit_edits_become_stories(tmp_path):
         [],
     ]
     write_edits(tmp_path, "AREL", "dev", " ".join(MACHINE), edits)
-    write_edits(tmp_path, "GLAC", "train", "only ... four . here .", [["only .", "four ."]], photos=("1", "2", "3"))
+    write_edits(
+        tmp_path,
+        "GLAC",
+        "train",
+        "only ... four . here .",
+        [["only .", "four ."]],
+        photos=("1", "2", "3"),
+    )
     splits, machine = read_vist_edit(tmp_path, "normalized")
     assert splits.keys() == {"train", "val"}
     stories, remarks = splits["val"]
-    assert remarks["left out: no sentences"] == 1 and len(stories) == 4  # no edit with words is thrown away
+    assert (
+        remarks["left out: no sentences"] == 1 and len(stories) == 4
+    )  # no edit with words is thrown away
     for story, edit in zip(stories, edits, strict=False):
         assert " ".join(beat["sentence"] for beat in story["beats"]) == " ".join(edit)
         photos = [beat["photo_id"] for beat in story["beats"]]
         assert photos == sorted(set(photos)) and story["album_id"] == "7"
-    assert [story["story_id"] for story in stories] == [f"10-11-12-13-14-AREL-{i}" for i in range(4)]
+    assert [story["story_id"] for story in stories] == [
+        f"10-11-12-13-14-AREL-{i}" for i in range(4)
+    ]
     assert [beat["photo_id"] for beat in stories[0]["beats"]] == ["10", "11", "12", "13", "14"]
     assert [(b["photo_id"], b["sentence"]) for b in stories[1]["beats"]] == [
         ("11", "a castle of sand , built by kids ."),
         ("14", "the sunset ..."),
     ]
     (automatic,) = machine["AREL.val"]
-    assert automatic["photo_ids"] == ["10", "11", "12", "13", "14"] and automatic["sentences"] == MACHINE
+    assert (
+        automatic["photo_ids"] == ["10", "11", "12", "13", "14"]
+        and automatic["sentences"] == MACHINE
+    )
     (automatic,) = machine["GLAC.train"]  # two sentences over three photos
-    assert automatic["sentences"] == ["only ... four .", "here ."] and automatic["photo_ids"] == ["1", "3"]
+    assert automatic["sentences"] == ["only ... four .", "here ."] and automatic["photo_ids"] == [
+        "1",
+        "3",
+    ]
     original = read_vist_edit(tmp_path, "original")[0]["val"][0]
     assert [beat["sentence"] for beat in original[0]["beats"]] == edits[0]
 
 
 def test_a_machine_story_of_four_sentences_still_covers_five_photos(tmp_path):
-    edits = [[f"{word} ." for word in ("beach", "castle", "umbrella", "wave", "end")], ["castle .", "wave ."]]
+    edits = [
+        [f"{word} ." for word in ("beach", "castle", "umbrella", "wave", "end")],
+        ["castle .", "wave ."],
+    ]
     write_edits(tmp_path, "AREL", "test", " ".join(MACHINE[:4]), edits)
     (stories, remarks) = read_vist_edit(tmp_path, "normalized")[0]["test"]
     assert [beat["photo_id"] for beat in stories[0]["beats"]] == ["10", "11", "12", "13", "14"]
-    assert [beat["photo_id"] for beat in stories[1]["beats"]] == ["11", "14"]  # sentences 2 and 4 of 4
+    assert [beat["photo_id"] for beat in stories[1]["beats"]] == [
+        "11",
+        "14",
+    ]  # sentences 2 and 4 of 4
     assert remarks["kept: a machine story without one sentence per photo"] == 1
 
 
@@ -617,7 +742,10 @@ def test_a_machine_story_of_four_sentences_still_covers_five_photos(tmp_path):
 def test_spread_is_even(count, places):
     at = spread(count, places)
     assert at == sorted(at) and 0 <= at[0] and at[-1] < places
-    assert all(abs((i + 0.5) / count - (place + 0.5) / places) <= 0.5 / places + 1e-9 for i, place in enumerate(at))
+    assert all(
+        abs((i + 0.5) / count - (place + 0.5) / places) <= 0.5 / places + 1e-9
+        for i, place in enumerate(at)
+    )
 
 
 def test_malformed_vist_edit(tmp_path):
@@ -626,7 +754,7 @@ def test_malformed_vist_edit(tmp_path):
         read_vist_edit(tmp_path, "normalized")
 
 
-# ---------------------------------------------------------------------------------------------- preprocessing
+# ------------------------------------------------------------------------------------ preprocessing
 
 ENCODER = "--image_encoder resnet18 --encoder_weights none --image_size 32"
 SMALL = f"{ENCODER} --tokenizer bpe --batch_size 2 --workers 1".split()
@@ -643,16 +771,30 @@ def one_thread():
 
 @pytest.fixture
 def vist(tmp_path, chance):
-    """Two splits; of the photos of train one is missing, one broken, one has an id that leads elsewhere."""
-    photos = {f"p{i}{chance.choice(['.jpg', '.PNG', '.gif'])}": noise(chance, 40, 50) for i in range(9)}
+    """Two splits; of the photos of train one is missing, one broken, one has an id that leads
+    elsewhere."""
+    photos = {
+        f"p{i}{chance.choice(['.jpg', '.PNG', '.gif'])}": noise(chance, 40, 50) for i in range(9)
+    }
     photos["broken.jpg"] = jpeg(chance)[:-500]
     (tmp_path / "secret.jpg").write_bytes(jpeg(chance))
-    shown = [f"p{i}" for i in range(9)] + ["p3", "missing", "broken", "../../../secret", str(tmp_path / "secret")]
+    shown = [f"p{i}" for i in range(9)] + [
+        "p3",
+        "missing",
+        "broken",
+        "../../../secret",
+        str(tmp_path / "secret"),
+    ]
     chance.shuffle(shown)
     shown.insert(0, "broken")
-    annotations = [annotation(f"s{i // 3}", photo, i % 3, sentence(chance)) for i, photo in enumerate(shown)]
+    annotations = [
+        annotation(f"s{i // 3}", photo, i % 3, sentence(chance)) for i, photo in enumerate(shown)
+    ]
     other = [annotation("v", "p0", 0, "only [eos] and half a character \ud83d here .")]
-    return write_vist(tmp_path / "VIST", {"train": (annotations, photos), "val": (other, {"p0.jpg": noise(chance)})})
+    return write_vist(
+        tmp_path / "VIST",
+        {"train": (annotations, photos), "val": (other, {"p0.jpg": noise(chance)})},
+    )
 
 
 def preprocess(vist, output, *more):
@@ -677,7 +819,10 @@ def beats_of(split):
 def test_preprocessed_rows_are_the_photos_encoded(vist, tmp_path, capsys):
     output = tmp_path / "out"
     split = preprocess(vist, output)
-    assert split["format"] == 1 and split["photos"] == {"file": "train.safetensors", "kind": "features"}
+    assert split["format"] == 1 and split["photos"] == {
+        "file": "train.safetensors",
+        "kind": "features",
+    }
     rows = load_file(output / "train.safetensors")["photos"]
     encoder = ImageEncoder.from_pretrained(output / "image_encoder").eval()
     with torch.inference_mode():
@@ -689,19 +834,29 @@ def test_preprocessed_rows_are_the_photos_encoded(vist, tmp_path, capsys):
         if row is not None:
             torch.testing.assert_close(rows[row].float(), direct[name], atol=0.01, rtol=0.01)
             assert min(direct, key=lambda other: (direct[other] - rows[row]).norm()) == name
-    assert {beat["photo"] for beat in beats_of(split)} == {None, *range(1, 10)} and not rows[0].any()  # the broken one
+    assert {beat["photo"] for beat in beats_of(split)} == {None, *range(1, 10)} and not rows[
+        0
+    ].any()  # the broken one
 
     report = json.loads((output / "report.json").read_text())["splits"]["train"]
     assert report["stories"] == 5 and report["photos"]["found"] == 9
-    assert report["photos"]["broken"].keys() == {"broken"} and "truncated" in report["photos"]["broken"]["broken"]
+    assert (
+        report["photos"]["broken"].keys() == {"broken"}
+        and "truncated" in report["photos"]["broken"]["broken"]
+    )
     assert report["photos"]["missing"] == {"missing": "not found"} | unsafe
     words = [len(beat["sentence"].split()) for beat in beats_of(split)]
     assert report["words"]["total"] == sum(words) and report["words"]["max"] == max(words)
     out, slots = capsys.readouterr().out, report["positions"]["image_slots"]
     assert "9 found, 3 missing, 1 broken" in out
-    assert f"python train.py --train_data_path {output}/train.json --val_data_path {output}/val.json" in out
+    assert (
+        f"python train.py --train_data_path {output}/train.json --val_data_path {output}/val.json"
+        in out
+    )
     tokenizer = load_tokenizer(str(output / "tokenizer"))
-    assert report["positions"]["max"] == max(StoryDataset.load(output / "train.json", tokenizer, slots, 999).lengths)
+    assert report["positions"]["max"] == max(
+        StoryDataset.load(output / "train.json", tokenizer, slots, 999).lengths
+    )
     assert StoryDataset.load(output / "val.json", tokenizer, slots, 999)[0]["photo_mask"].all()
 
 
@@ -721,7 +876,11 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
     split = preprocess(vist, output, "--overwrite", "--store", "pixels", "--missing_photos", "drop")
     without = {"broken", "../../../secret", str(tmp_path / "secret")}
     every, _ = read_vist(vist, "normalized")[0]["train"]
-    complete = [story["story_id"] for story in every if not without & {beat["photo_id"] for beat in story["beats"]}]
+    complete = [
+        story["story_id"]
+        for story in every
+        if not without & {beat["photo_id"] for beat in story["beats"]}
+    ]
     assert [story["story_id"] for story in split["stories"]] == complete
     report = json.loads((output / "report.json").read_text())["splits"]["train"]
     assert report["remarks"] == {"left out: a photo missing or broken": 5 - len(complete)}
@@ -733,10 +892,13 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
 
 @pytest.mark.parametrize("older", [True, False])
 def test_words_that_are_not_there_are_made_up_for_without_the_photos(vist, tmp_path, older):
-    """Gone, or killed before they were written; or the output is of before words had a file of their own."""
+    """Gone, or killed before they were written; or the output is of before words had a file of
+    their own."""
     output = tmp_path / "out"
     split = preprocess(vist, output)
-    before = {name: (output / name).read_bytes() for name in ("train.json", "train.words.safetensors")}
+    before = {
+        name: (output / name).read_bytes() for name in ("train.json", "train.words.safetensors")
+    }
     photos = (output / "train.safetensors").stat().st_mtime_ns
     (output / "train.words.safetensors").unlink()
     if older:
@@ -769,7 +931,11 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path,
     with pytest.raises(UserError, match="--overwrite"):
         preprocess(vist, output, "--store", "pixels")
     preprocess(vist, output)
-    assert noted[4:] == ["3.json", "4.json", "0.json"]  # the three chunks done are not done again; the last is of val
+    assert noted[4:] == [
+        "3.json",
+        "4.json",
+        "0.json",
+    ]  # the three chunks done are not done again; the last is of val
     straight = tmp_path / "straight"
     for path in (path for path in straight.rglob("*") if path.is_file()):
         assert (output / path.relative_to(straight)).read_bytes() == path.read_bytes(), path
@@ -778,14 +944,27 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path,
 
 def test_vist_edit_end_to_end_without_a_single_photo(tmp_path, monkeypatch, tokenizer):
     monkeypatch.chdir(tmp_path)
-    write_edits(Path("dataset/VIST-Edit"), "AREL", "train", " ".join(MACHINE), [["castle ."], MACHINE])
+    write_edits(
+        Path("dataset/VIST-Edit"), "AREL", "train", " ".join(MACHINE), [["castle ."], MACHINE]
+    )
     Path("dataset/VIST/images").mkdir(parents=True)
-    assert dataset.main([*SMALL, "--machine_stories"]) == 0  # found under dataset/, photos where VIST's are
+    assert (
+        dataset.main([*SMALL, "--machine_stories"]) == 0
+    )  # found under dataset/, photos where VIST's are
     output = Path("dataset/preprocessed/vist_edit")
-    assert dataset.latest_split("train") == output / "train.json" and dataset.latest_split("val") is None
+    assert (
+        dataset.latest_split("train") == output / "train.json"
+        and dataset.latest_split("val") is None
+    )
     data = StoryDataset.load(output / "train.json", tokenizer, 2, 500)
-    assert data.photos.shape == (0, 512) and not data[1]["photo_mask"].any() and len(data[1]["photos"]) == 5
-    assert json.loads((output / "AREL.train.json").read_text())["stories"][0]["sentences"] == MACHINE
+    assert (
+        data.photos.shape == (0, 512)
+        and not data[1]["photo_mask"].any()
+        and len(data[1]["photos"]) == 5
+    )
+    assert (
+        json.loads((output / "AREL.train.json").read_text())["stories"][0]["sentences"] == MACHINE
+    )
 
 
 def test_the_newest_split_is_chosen(tmp_path, monkeypatch):
@@ -809,9 +988,15 @@ def test_the_newest_split_is_chosen(tmp_path, monkeypatch):
         (["--vist", "empty", "--machine_stories"], "--machine_stories: only VIST-Edit"),
         (["--batch_size", "0"], "--batch_size"),
         (["--vist", "book", "--output", "book"], "--output book: holds"),
-        (["--vist", "book", "--missing_photos", "drop"], "--missing_photos drop: each story of val lacks a photo"),
+        (
+            ["--vist", "book", "--missing_photos", "drop"],
+            "--missing_photos drop: each story of val lacks a photo",
+        ),
         (["--vist", "book", "--image_encoder", "vgg", "--tokenizer", "bpe"], "--image_encoder vgg"),
-        (["--vist", "book", "--encoder_weights", "none.pt", "--tokenizer", "bpe"], "--encoder_weights none.pt"),
+        (
+            ["--vist", "book", "--encoder_weights", "none.pt", "--tokenizer", "bpe"],
+            "--encoder_weights none.pt",
+        ),
     ],
 )
 def test_user_mistakes_are_one_line(tmp_path, monkeypatch, capsys, options, message):

@@ -1,4 +1,5 @@
-"""dataset.py --download, against a server on this machine that misbehaves in every way that the web does."""
+"""dataset.py --download, against a server on this machine that misbehaves in every way that the web
+does."""
 
 import errno
 import hashlib
@@ -36,7 +37,9 @@ NUL, LONE = "12\0", "12\ud83d"
 
 def index(images, split):
     folder = images / split
-    return {path.stem: path for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+    return (
+        {path.stem: path for path in folder.iterdir() if path.is_file()} if folder.is_dir() else {}
+    )
 
 
 def check(path):
@@ -48,7 +51,9 @@ def check(path):
 
 def fetch(images, needed, urls, **options):
     options = {"rate": 0, "max_megabytes": 1, "patience": QUICK} | options
-    status = download.download(images, needed, urls, lambda split: index(images, split), check, **options)
+    status = download.download(
+        images, needed, urls, lambda split: index(images, split), check, **options
+    )
     return status, json.loads((images / "download.json").read_text())
 
 
@@ -62,12 +67,18 @@ def child(path):
 
 def start(tmp_path, **job):
     (tmp_path / "job.json").write_text(json.dumps({"patience": vars(QUICK)} | job))
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    paths = os.pathsep.join(
+        [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     code = "import sys, test_download; test_download.child(sys.argv[1])"
     return subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "job.json"], env=os.environ | {"PYTHONPATH": paths},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-    )  # fmt: skip
+        [sys.executable, "-c", code, tmp_path / "job.json"],
+        env=os.environ | {"PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+    )
 
 
 def wait_for(condition, seconds=10):
@@ -78,15 +89,21 @@ def wait_for(condition, seconds=10):
 
 
 def files_of(images):
-    """{path from the folder: bytes} of all but what the download keeps for itself; nothing temporary is among it."""
+    """{path from the folder: bytes} of all but what the download keeps for itself; nothing
+    temporary is among it."""
     found = {path.relative_to(images).as_posix(): path for path in images.rglob("*")}
     assert not [name for name in found if "unfinished" in name]
     own = (".lock", "download.json", "download.jsonl")
-    return {name: path.read_bytes() for name, path in found.items() if path.is_file() and name not in own}
+    return {
+        name: path.read_bytes()
+        for name, path in found.items()
+        if path.is_file() and name not in own
+    }
 
 
 def jobs_of(server, kinds, split="train"):
-    """Photos of these kinds, each its own id and one of three albums: what is needed, and the URLs."""
+    """Photos of these kinds, each its own id and one of three albums: what is needed, and the
+    URLs."""
     ids = {f"{1000 + number}": kind for number, kind in enumerate(kinds)}
     urls = {photo_id: f"{server}/{kind}/{photo_id}" for photo_id, kind in ids.items()}
     return {split: {photo_id: f"album {int(photo_id) % 3}" for photo_id in ids}}, urls, ids
@@ -110,7 +127,7 @@ def server(site):
         yield address
 
 
-# ---------------------------------------------------------------------------------------------- ids and addresses
+# -------------------------------------------------------------------------------- ids and addresses
 
 
 @pytest.mark.parametrize(
@@ -144,25 +161,45 @@ def test_safe_ids(photo_id):
 
 @pytest.mark.parametrize(
     "url",
-    [None, 7, ["http://a/b"], "", "a/b", "//a/b", "http://", "http:///b", "ftp://a/b", "file:///etc/passwd", "data:,x",
-     "javascript:x", "http://a:port/b", "http://[1/b", " http://a/b", f"http://{'a' * 70}é.example/"],
-)  # fmt: skip
+    [
+        None,
+        7,
+        ["http://a/b"],
+        "",
+        "a/b",
+        "//a/b",
+        "http://",
+        "http:///b",
+        "ftp://a/b",
+        "file:///etc/passwd",
+        "data:,x",
+        "javascript:x",
+        "http://a:port/b",
+        "http://[1/b",
+        " http://a/b",
+        f"http://{'a' * 70}é.example/",
+    ],
+)
 def test_no_web_addresses(url):
     assert not is_web_address(url)
 
 
-@pytest.mark.parametrize("url", ["http://a/b", "HTTPS://a.b/c d?e=f", "http://a/\r\nX: y", "http://[::1]:8/a"])
+@pytest.mark.parametrize(
+    "url", ["http://a/b", "HTTPS://a.b/c d?e=f", "http://a/\r\nX: y", "http://[::1]:8/a"]
+)
 def test_web_addresses(url):
     assert is_web_address(url)
 
 
-@pytest.mark.parametrize("format, suffix", [("JPEG", ".jpg"), ("PNG", ".png"), ("GIF", ".gif"), ("WEBP", ".webp")])
+@pytest.mark.parametrize(
+    "format, suffix", [("JPEG", ".jpg"), ("PNG", ".png"), ("GIF", ".gif"), ("WEBP", ".webp")]
+)
 def test_suffixes_are_of_what_the_image_is(format, suffix):
     assert suffix_of(picture(9, 9, format=format)[:12]) == suffix
     assert suffix_of(b"<!doctype ht") is None and suffix_of(b"\xff\xd8") is None
 
 
-# ---------------------------------------------------------------------------------------------- a web that misbehaves
+# ---------------------------------------------------------------------------- a web that misbehaves
 
 
 def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsys):
@@ -171,7 +208,12 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
     there = list(ids)[-1]
     (images / "train").mkdir(parents=True)
     (images / "train" / f"{there}.png").write_bytes(b"mine")
-    odd = {"../../out": f"{server}/good/out", LONE: f"{server}/good/12", "none": None, "disk": "file:///etc/passwd"}
+    odd = {
+        "../../out": f"{server}/good/out",
+        LONE: f"{server}/good/12",
+        "none": None,
+        "disk": "file:///etc/passwd",
+    }
     odd["stand-in"] = "http://127.0.0.1/photo_unavailable_m.gif"
     needed["train"] |= {photo_id: "odd" for photo_id in odd}
     needed["val"] = {list(ids)[0]: "a photo of two splits"}
@@ -183,24 +225,45 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
         for name, reasons in (("gone", NEVER), ("failed for now", NOT_NOW)):
             if kind in reasons:
                 expected[name].setdefault(reasons[kind], set()).add(photo_id)
-    expected["gone"] |= {"no URL": {"none"}, "not a web address": {"disk"}, "unsafe id": {"../../out", "12\\ud83d"}}
+    expected["gone"] |= {
+        "no URL": {"none"},
+        "not a web address": {"disk"},
+        "unsafe id": {"../../out", "12\\ud83d"},
+    }
     expected["gone"]["photo unavailable"].add("stand-in")
     for name in ("gone", "failed for now"):
         assert {reason: set(of) for reason, of in report[name].items()} == expected[name]
     assert report["fetched"] == expected["fetched"] and report["there already"] == 1 and status == 1
 
-    good = {f"train/{photo_id}.jpg": site.photo(photo_id) for photo_id, kind in ids.items() if kind in RECOVER}
+    good = {
+        f"train/{photo_id}.jpg": site.photo(photo_id)
+        for photo_id, kind in ids.items()
+        if kind in RECOVER
+    }
     del good[f"train/{there}.jpg"]
     assert files_of(images) == good | {f"train/{there}.png": b"mine"}
     assert [path.name for path in tmp_path.iterdir()] == ["images"] and site.most <= 64
-    asked = {kind: site.requests[f"/{kind}/{photo_id}"] for photo_id, kind in ids.items() if photo_id != there}
-    assert all(asked[kind] == 1 for kind in NEVER if NEVER[kind].startswith("HTTP")) and asked["unavailable"] == 1
-    assert asked["truncated"] == asked["html"] == asked["teapot"] == 2 and asked["busy"] == asked["cut"] == 3
+    asked = {
+        kind: site.requests[f"/{kind}/{photo_id}"]
+        for photo_id, kind in ids.items()
+        if photo_id != there
+    }
+    assert (
+        all(asked[kind] == 1 for kind in NEVER if NEVER[kind].startswith("HTTP"))
+        and asked["unavailable"] == 1
+    )
+    assert (
+        asked["truncated"] == asked["html"] == asked["teapot"] == 2
+        and asked["busy"] == asked["cut"] == 3
+    )
     assert asked["endless"] == asked["huge"] == 1 and asked["loop"] == download.REDIRECTS + 1
     assert site.requests[download_server.STAND_IN] == 0  # its address says enough
     assert site.agents == {f"User-Agent: {download.USER_AGENT}"}
     out = capsys.readouterr().out
-    assert "  gone: HTTP 404                                           2\n" in out and "tries them again" in out
+    assert (
+        "  gone: HTTP 404                                           2\n" in out
+        and "tries them again" in out
+    )
 
     # what is there or gone is not asked for again
     before = Counter(site.requests)
@@ -208,7 +271,10 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
     again = {path.split("/")[1] for path in site.requests - before}
     assert status == 1 and again == set(NOT_NOW) and report["there already"] == 2 * len(RECOVER) + 1
     assert {reason: set(of) for reason, of in report["gone"].items()} == expected["gone"]
-    never = {split: {i: a for i, a in of.items() if ids.get(i) not in NOT_NOW} for split, of in needed.items()}
+    never = {
+        split: {i: a for i, a in of.items() if ids.get(i) not in NOT_NOW}
+        for split, of in needed.items()
+    }
     before = Counter(site.requests)
     assert fetch(images, never, urls)[0] == 0 and site.requests == before
 
@@ -221,7 +287,10 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
 
 
 def test_the_suffix_is_not_that_of_the_address(server, tmp_path):
-    urls = {str(number): f"{server}/{kind}/{number}" for number, kind in enumerate(("png", "gif", "webp", "good"))}
+    urls = {
+        str(number): f"{server}/{kind}/{number}"
+        for number, kind in enumerate(("png", "gif", "webp", "good"))
+    }
     assert fetch(tmp_path, {"val": dict.fromkeys(urls, "")}, urls)[0] == 0
     assert set(files_of(tmp_path)) == {"val/0.png", "val/1.gif", "val/2.webp", "val/3.jpg"}
 
@@ -253,21 +322,44 @@ def test_a_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
 def test_a_certificate_is_asked_for(site, tmp_path, monkeypatch):
     key, certificate, urls = tmp_path / "key.pem", tmp_path / "certificate.pem", {}
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", certificate],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            key,
+            "-out",
+            certificate,
+        ],
+        check=True,
+        capture_output=True,
+    )
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     with download_server.in_thread(site, context) as server:
         urls["1"] = f"{server}/moved/1"
         status, report = fetch(tmp_path / "images", {"train": {"1": ""}}, urls)
-        assert status == 1 and report["failed for now"] == {"no connection": ["1"]} and not site.requests
+        assert (
+            status == 1
+            and report["failed for now"] == {"no connection": ["1"]}
+            and not site.requests
+        )
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert fetch(tmp_path / "images", {"train": {"1": ""}}, urls)[0] == 0
 
 
-# ---------------------------------------------------------------------------------------------- placeholders
+# ------------------------------------------------------------------------------------- placeholders
 
 
 def test_a_pair_of_the_same_bytes_is_no_placeholder(site, server, tmp_path):
@@ -276,19 +368,26 @@ def test_a_pair_of_the_same_bytes_is_no_placeholder(site, server, tmp_path):
         urls = {photo_id: f"{server}/placeholder/{photo_id}" for photo_id in needed}
         status, report = fetch(images, {"train": needed}, urls)
         assert status == 0 and report["fetched"] == len(needed) == len(files_of(images))
-    status, report = fetch(images, {"train": needed | {"4": ""}}, urls | {"4": f"{server}/placeholder/4"})
-    assert report["gone"] == {"placeholder": ["4", "1", "2", "3"]} or set(report["gone"]["placeholder"]) == set("1234")
+    status, report = fetch(
+        images, {"train": needed | {"4": ""}}, urls | {"4": f"{server}/placeholder/4"}
+    )
+    assert report["gone"] == {"placeholder": ["4", "1", "2", "3"]} or set(
+        report["gone"]["placeholder"]
+    ) == set("1234")
     assert files_of(images) == {}
 
 
 def test_placeholders_are_remembered(site, server, tmp_path):
-    """Also when those of the same bytes came in another run; what has taken their place since stays."""
+    """Also when those of the same bytes came in another run; what has taken their place since
+    stays."""
     urls = {photo_id: f"{server}/placeholder/{photo_id}" for photo_id in "1234"}
     assert fetch(tmp_path, {"train": {"1": "", "2": ""}}, urls)[1]["fetched"] == 2
     (tmp_path / "train/2.jpg").write_bytes(b"a better one")
     status, report = fetch(tmp_path, {"train": {"1": "", "2": "", "3": ""}}, urls)
     assert status == 0 and report["there already"] == 1 and report["fetched"] == 0
-    assert set(report["gone"]["placeholder"]) == {"1", "3"} and files_of(tmp_path) == {"train/2.jpg": b"a better one"}
+    assert set(report["gone"]["placeholder"]) == {"1", "3"} and files_of(tmp_path) == {
+        "train/2.jpg": b"a better one"
+    }
     assert fetch(tmp_path, {"train": {"4": ""}}, urls)[1]["gone"] == {"placeholder": ["4"]}
     before = Counter(site.requests)
     report = fetch(tmp_path, {"train": dict.fromkeys("1234", "")}, urls)[1]
@@ -301,9 +400,14 @@ def test_a_journal_that_was_torn_or_tampered_with(server, tmp_path):
     sha256 = hashlib.sha256(BASE).hexdigest()
     outside = {"id": "secret", "album": "", "file": "../secret.jpg", "sha256": sha256}
     (tmp_path / "secret.jpg").write_bytes(BASE)
-    lines = [json.dumps(line) for line in ({"id": "1", "gone": "HTTP 404"}, outside, {"placeholder": sha256}, 7, [])]
+    lines = [
+        json.dumps(line)
+        for line in ({"id": "1", "gone": "HTTP 404"}, outside, {"placeholder": sha256}, 7, [])
+    ]
     (tmp_path / "images/download.jsonl").write_text("\n".join([*lines, '{"id": "2", "go']))
-    urls = {photo_id: f"{server}/good/{photo_id}" for photo_id in "123"} | {"3": f"{server}/missing/3"}
+    urls = {photo_id: f"{server}/good/{photo_id}" for photo_id in "123"} | {
+        "3": f"{server}/missing/3"
+    }
     report = fetch(tmp_path / "images", {"train": dict.fromkeys("123", "")}, urls)[1]
     assert report["gone"] == {"HTTP 404": ["1", "3"]} and report["fetched"] == 1
     report = fetch(tmp_path / "images", {"train": dict.fromkeys("123", "")}, {"3": urls["3"]})[1]
@@ -311,7 +415,7 @@ def test_a_journal_that_was_torn_or_tampered_with(server, tmp_path):
     assert (tmp_path / "secret.jpg").exists()
 
 
-# ---------------------------------------------------------------------------------------------- stopped
+# ------------------------------------------------------------------------------------------ stopped
 
 
 def requests_of(server):
@@ -322,7 +426,9 @@ def requests_of(server):
 
 def test_killed_and_taken_up_again(site, server, tmp_path):
     images = tmp_path / "images"
-    needed, urls, ids = jobs_of(server, ["good", "slow", "good", "cut_once", "missing", "placeholder", "good"] * 25)
+    needed, urls, ids = jobs_of(
+        server, ["good", "slow", "good", "cut_once", "missing", "placeholder", "good"] * 25
+    )
     job = {"images": str(images), "needed": needed, "urls": urls, "connections": 4}
     for least in (20, 60):
         process = start(tmp_path, **job)
@@ -330,7 +436,9 @@ def test_killed_and_taken_up_again(site, server, tmp_path):
         process.kill()
         process.communicate()
         before, there = Counter(site.requests), index(images, "train")
-        assert all(path.read_bytes() in (site.photo(photo_id), BASE) for photo_id, path in there.items())
+        assert all(
+            path.read_bytes() in (site.photo(photo_id), BASE) for photo_id, path in there.items()
+        )
     status, report = fetch(images, needed, urls)
     assert status == 0 and set(report["gone"]) == {"HTTP 404", "placeholder"}
     assert [len(of) for of in report["gone"].values()] == [25, 25]
@@ -345,19 +453,27 @@ def test_stopped_in_one_line(server, tmp_path, number):
     images = tmp_path / "images"
     needed, urls, _ = jobs_of(server, ["good", "silent"] * 10)
     patience = vars(QUICK) | {"read": 4, "photo": 4}
-    process = start(tmp_path, images=str(images), needed=needed, urls=urls, connections=20, patience=patience)
+    process = start(
+        tmp_path, images=str(images), needed=needed, urls=urls, connections=20, patience=patience
+    )
     wait_for(lambda: len([*images.glob("train/*.jpg")]) == 10)
     began = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=10)
     assert process.returncode == 128 + number and time.monotonic() - began < 2 and out == ""
-    assert err.splitlines()[-1].endswith("stopped; 10 photos fetched, 10 to go: the same command goes on")
+    assert err.splitlines()[-1].endswith(
+        "stopped; 10 photos fetched, 10 to go: the same command goes on"
+    )
     assert "Traceback" not in err and len(files_of(images)) == 10
-    assert json.loads((images / "download.json").read_text())["failed for now"].keys() == {"not asked"}
+    assert json.loads((images / "download.json").read_text())["failed for now"].keys() == {
+        "not asked"
+    }
 
 
 @pytest.mark.parametrize("what", ["fsync", "replace"])
-def test_a_full_disk_is_one_line_and_what_was_fetched_stays(server, tmp_path, monkeypatch, capsys, what):
+def test_a_full_disk_is_one_line_and_what_was_fetched_stays(
+    server, tmp_path, monkeypatch, capsys, what
+):
     needed, urls, ids = jobs_of(server, ["good"] * 30)
     original, calls = getattr(os, what), []
 
@@ -373,7 +489,11 @@ def test_a_full_disk_is_one_line_and_what_was_fetched_stays(server, tmp_path, mo
         cli.run(lambda: fetch(tmp_path, needed, urls, connections=1)[0])
     monkeypatch.undo()
     error = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and "No space left on device (free some space" in error and str(tmp_path) in error
+    assert (
+        stop.value.code == 2
+        and "No space left on device (free some space" in error
+        and str(tmp_path) in error
+    )
     kept = files_of(tmp_path)
     assert len(kept) == 10
     again = {"there already": 10, "fetched": 20, "gone": {}, "failed for now": {}}
@@ -386,8 +506,9 @@ def test_without_a_network_it_stops_early(tmp_path, capsys):
         needed, urls, _ = jobs_of(f"http://127.0.0.1:{closed.getsockname()[1]}", ["good"] * 500)
         status, report = fetch(tmp_path, needed, urls, connections=4)
     error = capsys.readouterr().err.splitlines()[-1]
-    assert status == 1 and error.endswith("no connection 30 times in a row (is there a network?): stopped; the same "
-                                          "command goes on")  # fmt: skip
+    assert status == 1 and error.endswith(
+        "no connection 30 times in a row (is there a network?): stopped; the same command goes on"
+    )
     failed = report["failed for now"]
     assert sum(map(len, failed.values())) == 500 and len(failed["no connection"]) <= 30
     assert not (tmp_path / "download.jsonl").read_bytes()
@@ -397,15 +518,21 @@ def test_a_server_that_wants_no_more_is_left_alone(site, server, tmp_path, capsy
     needed, urls, _ = jobs_of(server, ["limited_for_ever"] * 500)
     status, report = fetch(tmp_path, needed, urls, patience=Patience(backoff=0.01, longest=0.02))
     assert status == 1 and "asks to slow down (HTTP 429)" in capsys.readouterr().err
-    assert sum(site.requests.values()) <= 40 and sum(map(len, report["failed for now"].values())) == 500
+    assert (
+        sum(site.requests.values()) <= 40
+        and sum(map(len, report["failed for now"].values())) == 500
+    )
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with cli.alone(tmp_path, "--images"), pytest.raises(UserError, match="--images .*another process"):
+    with (
+        cli.alone(tmp_path, "--images"),
+        pytest.raises(UserError, match="--images .*another process"),
+    ):
         fetch(tmp_path, {"train": {}}, {})
 
 
-# ---------------------------------------------------------------------------------------------- dataset.py --download
+# ---------------------------------------------------------------------------- dataset.py --download
 
 
 @pytest.fixture
@@ -414,8 +541,16 @@ def quick(monkeypatch):
 
 
 def annotation(story_id, photo_id, place):
-    return [{"story_id": story_id, "album_id": f"album of {story_id}", "photo_flickr_id": photo_id,
-             "worker_arranged_photo_order": place, "text": "a photo .", "original_text": "A photo."}]  # fmt: skip
+    return [
+        {
+            "story_id": story_id,
+            "album_id": f"album of {story_id}",
+            "photo_flickr_id": photo_id,
+            "worker_arranged_photo_order": place,
+            "text": "a photo .",
+            "original_text": "A photo.",
+        }
+    ]
 
 
 def write_vist(folder, server):
@@ -423,13 +558,17 @@ def write_vist(folder, server):
     for number, split in enumerate(("train", "val")):
         kinds = ("good", "missing", "png", "moved", "unavailable")
         ids = {f"{number}{place}": kind for place, kind in enumerate(kinds)}
-        images = [{"id": photo_id, "url_om"[:4] + "om"[place % 2]: f"{server}/{kind}/{photo_id}"}
-                  for place, (photo_id, kind) in enumerate(ids.items())]  # fmt: skip
+        images = [
+            {"id": photo_id, "url_om"[:4] + "om"[place % 2]: f"{server}/{kind}/{photo_id}"}
+            for place, (photo_id, kind) in enumerate(ids.items())
+        ]
         told = [annotation(f"s{number}", photo_id, place) for place, photo_id in enumerate(ids)]
         told += [annotation("lone", f"../{number}", 0)]
         path = folder / "sis" / f"{split}.story-in-sequence.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"images": [*images, None, {"id": "not needed"}], "annotations": told}))
+        path.write_text(
+            json.dumps({"images": [*images, None, {"id": "not needed"}], "annotations": told})
+        )
 
 
 def test_vist_end_to_end(site, server, tmp_path, script, quick):
@@ -437,21 +576,38 @@ def test_vist_end_to_end(site, server, tmp_path, script, quick):
     done = script("dataset.py", "--download", "--rate", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     images = tmp_path / "dataset/VIST/images"
-    names = ("train/00.jpg", "train/02.png", "train/03.jpg", "val/10.jpg", "val/12.png", "val/13.jpg")
-    assert set(files_of(images)) == set(names) and (images / names[0]).read_bytes() == site.photo("00")
+    names = (
+        "train/00.jpg",
+        "train/02.png",
+        "train/03.jpg",
+        "val/10.jpg",
+        "val/12.png",
+        "val/13.jpg",
+    )
+    assert set(files_of(images)) == set(names) and (images / names[0]).read_bytes() == site.photo(
+        "00"
+    )
     assert done.stdout.splitlines() == [
         "Fetching the photos of dataset/VIST",
         "dataset/VIST/images: 12 photos needed",
-        *(f"  {name:<50} {count:>7}" for name, count in (
-            ("there already", 0), ("fetched", 6), ("gone: HTTP 404", 2), ("gone: photo unavailable", 2),
-            ("gone: unsafe id", 2))),
+        *(
+            f"  {name:<50} {count:>7}"
+            for name, count in (
+                ("there already", 0),
+                ("fetched", 6),
+                ("gone: HTTP 404", 2),
+                ("gone: photo unavailable", 2),
+                ("gone: unsafe id", 2),
+            )
+        ),
         "Which are gone or failed: dataset/VIST/images/download.json",
         "Next: python dataset.py --vist dataset/VIST",
-    ]  # fmt: skip
+    ]
     before = Counter(site.requests)
-    assert "there already                                            6\n" in script(
-        "dataset.py", "--download", "--rate", 0, cwd=tmp_path
-    ).stdout  # fmt: skip
+    assert (
+        "there already                                            6\n"
+        in script("dataset.py", "--download", "--rate", 0, cwd=tmp_path).stdout
+    )
     assert site.requests == before
 
     small = "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe --workers 1".split()
@@ -464,20 +620,48 @@ def test_vist_edit_end_to_end(site, server, tmp_path, script, quick):
     for split, ids in (("train", "12345"), ("dev", "23678")):
         path = tmp_path / "VIST-Edit/AREL" / split / f"{'-'.join(ids)}.json"
         path.parent.mkdir(parents=True)
-        urls = [f"{server}/{'missing' if photo_id == '7' else 'good'}/{photo_id}" for photo_id in ids]
+        urls = [
+            f"{server}/{'missing' if photo_id == '7' else 'good'}/{photo_id}" for photo_id in ids
+        ]
         text = [f"sentence {photo_id} ." for photo_id in ids]
         whole = " ".join(text)
         edits = [{"normalized_edited_story_text_sent": text, "edited_story_text": whole}]
-        path.write_text(json.dumps({"photo_sequence_ids": list(ids), "photo_sequence_urls": urls, "album_id": "a",
-                                    "auto_story_text_normalized": whole, "edited_stories": edits}))  # fmt: skip
+        path.write_text(
+            json.dumps(
+                {
+                    "photo_sequence_ids": list(ids),
+                    "photo_sequence_urls": urls,
+                    "album_id": "a",
+                    "auto_story_text_normalized": whole,
+                    "edited_stories": edits,
+                }
+            )
+        )
     images = tmp_path / "VIST/images"
     (images / "test").mkdir(parents=True)
     (images / "test/5.jpg").write_bytes(BASE)
-    done = script("dataset.py", "--download", "--vist_edit", tmp_path / "VIST-Edit", "--connections", 3)
+    done = script(
+        "dataset.py", "--download", "--vist_edit", tmp_path / "VIST-Edit", "--connections", 3
+    )
     assert done.returncode == 0, done.stderr
-    assert set(files_of(images)) == {*(f"train/{i}.jpg" for i in "1234"), "val/6.jpg", "val/8.jpg", "test/5.jpg"}
-    assert set(site.requests.values()) == {1} and f"Next: python dataset.py --vist_edit {tmp_path}" in done.stdout
-    named = script("dataset.py", "--download", "--vist_edit", tmp_path / "VIST-Edit", "--images", tmp_path / "mine")
+    assert set(files_of(images)) == {
+        *(f"train/{i}.jpg" for i in "1234"),
+        "val/6.jpg",
+        "val/8.jpg",
+        "test/5.jpg",
+    }
+    assert (
+        set(site.requests.values()) == {1}
+        and f"Next: python dataset.py --vist_edit {tmp_path}" in done.stdout
+    )
+    named = script(
+        "dataset.py",
+        "--download",
+        "--vist_edit",
+        tmp_path / "VIST-Edit",
+        "--images",
+        tmp_path / "mine",
+    )
     assert len(files_of(tmp_path / "mine")) == 7 and f"--images {tmp_path}/mine" in named.stdout
 
 
@@ -517,7 +701,7 @@ def test_user_mistakes_are_one_line(tmp_path, script, options, message):
     assert done.stderr.count("\n") == 1 or options == ["--download"]
 
 
-# ---------------------------------------------------------------------------------------------- how fast
+# ----------------------------------------------------------------------------------------- how fast
 
 
 @pytest.mark.slow
@@ -532,7 +716,13 @@ def test_two_thousand_photos_a_fifth_of_them_faulty(tmp_path):
     with download_server.in_process(base) as server:
         needed, urls, ids = jobs_of(server, kinds)
         patience = vars(QUICK) | {"connect": 10, "read": 10, "photo": 60, "attempts": 5}
-        job = {"images": "images", "needed": needed, "urls": urls, "connections": 64, "patience": patience}
+        job = {
+            "images": "images",
+            "needed": needed,
+            "urls": urls,
+            "connections": 64,
+            "patience": patience,
+        }
         process, seconds = start(tmp_path, **job), 0.0
         wait_for(lambda: index(images, "train"), 60)
         began = time.monotonic()
@@ -560,5 +750,6 @@ def test_two_thousand_photos_a_fifth_of_them_faulty(tmp_path):
     print(
         f"\n{len(good)} photos of {len(base) / 1e3:.0f} kB and {gone.total()} gone ones, "
         f"{sum(kind != 'good' for kind in kinds)} of {count} faulty, 64 connections, "
-        f"killed once at {len(there)}: {seconds:.1f} s, {len(good) / seconds:.0f} photos a second\n{out}"
+        f"killed once at {len(there)}: {seconds:.1f} s, {len(good) / seconds:.0f} photos a "
+        f"second\n{out}"
     )

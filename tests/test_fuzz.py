@@ -1,7 +1,8 @@
-"""Whatever lies in a file or stands on the command line: a right result, or exit status 2 and one line that names it.
+"""Whatever lies in a file or stands on the command line: a right result, or exit status 2 and one
+line that names it.
 
-Every entrance is fed real inputs that hypothesis has damaged, in this process. `python -m pytest -m slow -s
-tests/test_fuzz.py` feeds each many of them and prints a table.
+Every entrance is fed real inputs that hypothesis has damaged, in this process. `python -m pytest -m
+slow -s tests/test_fuzz.py` feeds each many of them and prints a table.
 """
 
 import contextlib
@@ -38,7 +39,9 @@ from cli import UserError
 from dataset import BrokenPhoto, StoryDataset, Text, load_photo
 from model import ImageEncoder, PlanCVAE, load_checkpoint
 
-SECONDS = 20  # that a case may take: far more than any needs, on a machine that does other things too
+SECONDS = (
+    20  # that a case may take: far more than any needs, on a machine that does other things too
+)
 REFUSED, ACCEPTED = "refused", "accepted"
 BAR = re.compile(r"\[\d\d:\d\d")  # the time that a progress bar shows
 
@@ -62,9 +65,18 @@ def in_time():
 
 
 def run(script, *arguments, main=None):
-    """What a script would do, in this process: its status, and what it would write on the screen as UTF-8."""
-    arguments, screens = [str(x) for x in arguments], [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)]
-    before = sys.argv, sys.stdout, sys.stderr, {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    """What a script would do, in this process: its status, and what it would write on the screen as
+    UTF-8."""
+    arguments, screens = (
+        [str(x) for x in arguments],
+        [io.TextIOWrapper(io.BytesIO(), "utf-8") for _ in range(2)],
+    )
+    before = (
+        sys.argv,
+        sys.stdout,
+        sys.stderr,
+        {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)},
+    )
     sys.argv, sys.stdout, sys.stderr = [script, *arguments], *screens
     screens[1].reconfigure(errors="backslashreplace")  # as stderr always is
     try:
@@ -77,17 +89,22 @@ def run(script, *arguments, main=None):
         sys.argv, sys.stdout, sys.stderr, handlers = before
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    warned = [str(w.message) for w in warned if issubclass(w.category, (RuntimeWarning, UserWarning))]
+    warned = [
+        str(w.message) for w in warned if issubclass(w.category, (RuntimeWarning, UserWarning))
+    ]
     assert not warned  # they would be lines on the screen
     for screen in screens:
         screen.flush()
     out, err = (screen.buffer.getvalue().decode() for screen in screens)
     lines = [line.split("\r")[-1] for line in err.split("\n")]  # what a progress bar has left
-    return SimpleNamespace(code=code, out=out, err=err, lines=[line for line in lines if line and not BAR.search(line)])
+    return SimpleNamespace(
+        code=code, out=out, err=err, lines=[line for line in lines if line and not BAR.search(line)]
+    )
 
 
 def judge(done, *names, kept=()):
-    """REFUSED or ACCEPTED of a script that has ended as it should; names: one of them is in the line of an error.
+    """REFUSED or ACCEPTED of a script that has ended as it should; names: one of them is in the
+    line of an error.
 
     kept: folders that nothing unfinished may be left in.
     """
@@ -98,16 +115,18 @@ def judge(done, *names, kept=()):
     if done.code == 0:
         return ACCEPTED
     *warnings, error = done.lines
-    assert all("left aside" in line or "scored as a missing" in line or "share an id" in line for line in warnings), (
-        done.err
-    )
+    assert all(
+        "left aside" in line or "scored as a missing" in line or "share an id" in line
+        for line in warnings
+    ), done.err
     assert any(name in error for name in names), error
     assert error.isprintable() and error.split(": ")[0].endswith(".py")
     return REFUSED
 
 
 def judge_call(call, *names):
-    """REFUSED or ACCEPTED of a function that returns or raises a UserError which names one of `names`."""
+    """REFUSED or ACCEPTED of a function that returns or raises a UserError which names one of
+    `names`."""
     try:
         with in_time():
             call()
@@ -117,34 +136,77 @@ def judge_call(call, *names):
     return ACCEPTED
 
 
-# --------------------------------------------------------------------------------------------- damage
+# ------------------------------------------------------------------------------------------- damage
 
 ODD = [
-    None, True, 0, -1, 7, 2**31, 2**63, 10**401, 1.5, -0.0, float("nan"), float("inf"), "", " ", "x", "7", "..",
-    "../../etc/passwd", "/etc/passwd", "a\0b", "\ud800", "\x1b[31m", "a\nb", "9" * 5000, "word " * 2000, "ünï .", [],
-    {}, [[]], [None], {"a": 1}, ["x"], "@1e400", "@digits", "@deep", "@twice",
-]  # fmt: skip
-RAW = {'"@1e400"': "1e400", '"@digits"': "1" * 5000, '"@deep"': "[" * 3000 + "]" * 3000, '"@twice"': '{"a":1,"a":2}'}
+    None,
+    True,
+    0,
+    -1,
+    7,
+    2**31,
+    2**63,
+    10**401,
+    1.5,
+    -0.0,
+    float("nan"),
+    float("inf"),
+    "",
+    " ",
+    "x",
+    "7",
+    "..",
+    "../../etc/passwd",
+    "/etc/passwd",
+    "a\0b",
+    "\ud800",
+    "\x1b[31m",
+    "a\nb",
+    "9" * 5000,
+    "word " * 2000,
+    "ünï .",
+    [],
+    {},
+    [[]],
+    [None],
+    {"a": 1},
+    ["x"],
+    "@1e400",
+    "@digits",
+    "@deep",
+    "@twice",
+]
+RAW = {
+    '"@1e400"': "1e400",
+    '"@digits"': "1" * 5000,
+    '"@deep"': "[" * 3000 + "]" * 3000,
+    '"@twice"': '{"a":1,"a":2}',
+}
 
 
 def places(value):
     """(container, key) of every node below a JSON value."""
     found = []
-    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+    for key in (
+        value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
+    ):
         found += [(value, key), *places(value[key])]
     return found
 
 
 def damaged_json(data, value):
-    """A JSON document as text with some nodes replaced, gone, doubled or moved; now and then with its bytes damaged."""
+    """A JSON document as text with some nodes replaced, gone, doubled or moved; now and then with
+    its bytes damaged."""
     value = copy.deepcopy(value)
     for _ in range(data.draw(st.integers(1, 3))):
         spots = places(value)
         if not spots:
             break
-        container, key = data.draw(st.sampled_from(spots)) if len(spots) < 2 else spots[
-            data.draw(st.integers(0, len(spots) - 1))
-        ]  # fmt: skip
+        container, key = (
+            data.draw(st.sampled_from(spots))
+            if len(spots) < 2
+            else spots[data.draw(st.integers(0, len(spots) - 1))]
+        )
         how = data.draw(st.sampled_from(("replace", "replace", "delete", "double", "swap")))
         if how == "replace":
             container[key] = copy.deepcopy(data.draw(st.sampled_from(ODD)))
@@ -156,7 +218,9 @@ def damaged_json(data, value):
             container[key + "@@"] = container[key]
         else:
             other, at = spots[data.draw(st.integers(0, len(spots) - 1))]
-            container[key] = copy.deepcopy(other[at]) if at in other or isinstance(other, list) else None
+            container[key] = (
+                copy.deepcopy(other[at]) if at in other or isinstance(other, list) else None
+            )
     text = json.dumps(value).replace('@@"', '"')
     for placeholder, raw in RAW.items():
         text = text.replace(placeholder, raw)
@@ -167,7 +231,11 @@ def damaged_json(data, value):
 def damaged_bytes(data, raw):
     """Bytes flipped, cut, inserted, taken out, doubled, or written another way."""
     raw = bytearray(raw)
-    how = data.draw(st.sampled_from(("flip", "flip", "cut", "insert", "take out", "start only", "double", "encode")))
+    how = data.draw(
+        st.sampled_from(
+            ("flip", "flip", "cut", "insert", "take out", "start only", "double", "encode")
+        )
+    )
     at = data.draw(st.integers(0, max(0, len(raw) - 1)))
     if how == "flip":
         for _ in range(data.draw(st.integers(1, 4))):
@@ -188,7 +256,7 @@ def damaged_bytes(data, raw):
     return bytes(raw)
 
 
-# --------------------------------------------------------------------------------------------- inputs
+# ------------------------------------------------------------------------------------------- inputs
 
 
 def photo_bytes():
@@ -202,12 +270,20 @@ def photo_bytes():
     moving = {"save_all": True, "append_images": [Image.fromarray(rgb[::-1])]}
     palette = picture.convert("P")
     kinds = {
-        "a.jpg": (picture, {"exif": exif}), "b.jpg": (picture, {"progressive": True}),
-        "c.jpg": (picture.convert("CMYK"), {}), "d.png": (picture, {"exif": exif}), "e.png": (alpha, {}),
-        "f.png": (Image.fromarray(rgb[..., 0].astype(np.uint16) * 255), {}), "g.png": (palette, {"transparency": 3}),
-        "h.gif": (palette, moving), "i.webp": (picture, moving), "j.webp": (alpha, {"lossless": True, "exif": exif}),
-        "k.bmp": (picture, {}), "l.tif": (picture, {"compression": "tiff_lzw"}), "m.tiff": (alpha, {}),
-    }  # fmt: skip
+        "a.jpg": (picture, {"exif": exif}),
+        "b.jpg": (picture, {"progressive": True}),
+        "c.jpg": (picture.convert("CMYK"), {}),
+        "d.png": (picture, {"exif": exif}),
+        "e.png": (alpha, {}),
+        "f.png": (Image.fromarray(rgb[..., 0].astype(np.uint16) * 255), {}),
+        "g.png": (palette, {"transparency": 3}),
+        "h.gif": (palette, moving),
+        "i.webp": (picture, moving),
+        "j.webp": (alpha, {"lossless": True, "exif": exif}),
+        "k.bmp": (picture, {}),
+        "l.tif": (picture, {"compression": "tiff_lzw"}),
+        "m.tiff": (alpha, {}),
+    }
     if "avif" in features.get_supported_modules():
         kinds["n.avif"] = picture, {"exif": exif}
     found = {}
@@ -219,57 +295,116 @@ def photo_bytes():
 
 
 VIST = {
-    "info": {"year": 2016}, "type": "sis", "images": [{"id": "a"}],
+    "info": {"year": 2016},
+    "type": "sis",
+    "images": [{"id": "a"}],
     "albums": [{"id": "7", "vist_label": "fair"}, {"id": "8"}],
     "annotations": [
-        [{"story_id": s, "album_id": a, "photo_flickr_id": p, "worker_arranged_photo_order": i, "text": f"the {p} . "}]
-        for s, a in (("1", "7"), ("2", "8")) for i, p in enumerate(("a", "d", "e"))
+        [
+            {
+                "story_id": s,
+                "album_id": a,
+                "photo_flickr_id": p,
+                "worker_arranged_photo_order": i,
+                "text": f"the {p} . ",
+            }
+        ]
+        for s, a in (("1", "7"), ("2", "8"))
+        for i, p in enumerate(("a", "d", "e"))
     ],
-}  # fmt: skip
+}
 EDIT = {
-    "photo_sequence_ids": ["a", "d", "e"], "album_id": "7", "model": "AREL",
+    "photo_sequence_ids": ["a", "d", "e"],
+    "album_id": "7",
+    "model": "AREL",
     "auto_story_text_normalized": "the fox ran . it rained . home .",
     "edited_stories": [
-        {"normalized_edited_story_text_sent": ["a fox .", "rain .", "home ."], "edited_story_text": "A fox. Rain."},
+        {
+            "normalized_edited_story_text_sent": ["a fox .", "rain .", "home ."],
+            "edited_story_text": "A fox. Rain.",
+        },
         {"normalized_edited_story_text_sent": ["a fox ."], "edited_story_text": "A fox."},
     ],
-}  # fmt: skip
-TOLD = {"story_id": "1", "album_id": "7", "photo_ids": ["a", "d"], "sentences": ["a fox .", "rain ."], "telling": 1}
+}
+TOLD = {
+    "story_id": "1",
+    "album_id": "7",
+    "photo_ids": ["a", "d"],
+    "sentences": ["a fox .", "rain ."],
+    "telling": 1,
+}
 SPLIT = {
-    "format": 1, "source": "VIST", "split": "test", "text": "normalized", "words": "test.words.safetensors",
+    "format": 1,
+    "source": "VIST",
+    "split": "test",
+    "text": "normalized",
+    "words": "test.words.safetensors",
     "photos": {"file": "test.safetensors", "kind": "features"},
     "stories": [
-        {"story_id": str(i), "album_id": "7", "label": "fair", "beats": [
-            {"photo_id": "a", "sentence": "a fox .", "photo": 0},
-            {"photo_id": "d", "sentence": "rain .", "photo": None},
-        ]} for i in range(2)
+        {
+            "story_id": str(i),
+            "album_id": "7",
+            "label": "fair",
+            "beats": [
+                {"photo_id": "a", "sentence": "a fox .", "photo": 0},
+                {"photo_id": "d", "sentence": "rain .", "photo": None},
+            ],
+        }
+        for i in range(2)
     ],
-}  # fmt: skip
+}
 SHAPES = {
     "generated": {"settings": {"data_path": None}, "stories": [TOLD, TOLD | {"telling": 2}]},
     "in folders": {"stories": [TOLD | {"folder": "photos"}]},
-    "submission": {"output_stories": [
-        {"album_id": "7", "photo_sequence": ["a", "d"], "story_text_normalized": "a fox . rain ."}]},
-    "albums": {"7": ["a fox . rain .", "Rain. Fox."], "8": ["home ."]}, "stories": {"1": "a fox . rain .", "2": ""},
-    "VIST": VIST, "VIST-Edit": EDIT, "split": {k: v for k, v in SPLIT.items() if k != "words"},
-}  # fmt: skip
-PLANS = {"plan_size": 4, "checkpoint": "model", "stories": [
-    {"story_id": "photos", "telling": n, "plans": [[0.5, -1.0, 2.0, 0.0]] * 3} for n in (1, 2)]}  # fmt: skip
+    "submission": {
+        "output_stories": [
+            {
+                "album_id": "7",
+                "photo_sequence": ["a", "d"],
+                "story_text_normalized": "a fox . rain .",
+            }
+        ]
+    },
+    "albums": {"7": ["a fox . rain .", "Rain. Fox."], "8": ["home ."]},
+    "stories": {"1": "a fox . rain .", "2": ""},
+    "VIST": VIST,
+    "VIST-Edit": EDIT,
+    "split": {k: v for k, v in SPLIT.items() if k != "words"},
+}
+PLANS = {
+    "plan_size": 4,
+    "checkpoint": "model",
+    "stories": [
+        {"story_id": "photos", "telling": n, "plans": [[0.5, -1.0, 2.0, 0.0]] * 3} for n in (1, 2)
+    ],
+}
 
 
 @pytest.fixture(scope="module")
 def world(tokenizer, tmp_path_factory):
-    """A folder with a tiny model, photos, a data set and a split, which every case copies what it damages from."""
+    """A folder with a tiny model, photos, a data set and a split, which every case copies what it
+    damages from."""
     folder = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=256,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=256,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     encoder = ImageEncoder.build("resnet18", "none", image_size=16, stages=1)
     encoder.save_pretrained(folder / "image_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
-    fields = dict(foresight=True, image_slots=2, plan_size=4, dynamics_layers=1, eos_token_id=tokenizer.eos_token_id)
+    fields = dict(
+        foresight=True,
+        image_slots=2,
+        plan_size=4,
+        dynamics_layers=1,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields).eval()
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -279,18 +414,25 @@ def world(tokenizer, tmp_path_factory):
         (folder / "photos" / name).write_bytes(photos[name])
     about = {name: value for name, value in SPLIT.items() if name != "stories"}
     dataset.write_story_lines(folder / "test.json", about, SPLIT["stories"])
-    save_file({"photos": torch.randn(2, encoder.config.feature_size).half()}, folder / "test.safetensors")
-    Text.of(SPLIT["stories"], tokenizer).save(folder / "test.words.safetensors", folder / "test.json", tokenizer)
+    save_file(
+        {"photos": torch.randn(2, encoder.config.feature_size).half()}, folder / "test.safetensors"
+    )
+    Text.of(SPLIT["stories"], tokenizer).save(
+        folder / "test.words.safetensors", folder / "test.json", tokenizer
+    )
     return SimpleNamespace(folder=folder, model=model, tokenizer=tokenizer, photos=photos)
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch, world):
-    """One thread; the model at hand, since entrances other than its own need not load it again and again; no forks."""
+    """One thread; the model at hand, since entrances other than its own need not load it again and
+    again; no forks."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setattr(generate, "load_checkpoint", lambda path: (world.model, world.tokenizer))
-    monkeypatch.setattr(dataset, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler))
+    monkeypatch.setattr(
+        dataset, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler)
+    )
     yield
     torch.set_num_threads(threads)
 
@@ -302,7 +444,7 @@ def place():
         yield Path(folder)
 
 
-# ------------------------------------------------------------------------------------------ entrances
+# ---------------------------------------------------------------------------------------- entrances
 
 
 def photo(data, world):
@@ -323,8 +465,12 @@ def photo(data, world):
 
 def folder_of_photos(data, world):
     """generate.py over a folder with two damaged photos; a name that is odd."""
-    names = data.draw(st.lists(st.sampled_from(sorted(world.photos)), min_size=2, max_size=2, unique=True))
-    odd = data.draw(st.sampled_from(("x", "x\x1b[31m", "x\udcff", "two\nlines", " x ", "ü"))) + ".jpg"
+    names = data.draw(
+        st.lists(st.sampled_from(sorted(world.photos)), min_size=2, max_size=2, unique=True)
+    )
+    odd = (
+        data.draw(st.sampled_from(("x", "x\x1b[31m", "x\udcff", "two\nlines", " x ", "ü"))) + ".jpg"
+    )
     order = data.draw(st.sampled_from(("name", "time")))
     with place() as folder:
         (folder / "photos").mkdir()
@@ -352,9 +498,13 @@ def data_set_of_photos(data, world):
         result = preprocess(folder, world, "--vist", "VIST")
         assert result == ACCEPTED
         split = json.loads((folder / "out" / "train.json").read_text())
-        report = json.loads((folder / "out" / "report.json").read_text())["splits"]["train"]["photos"]
+        report = json.loads((folder / "out" / "report.json").read_text())["splits"]["train"][
+            "photos"
+        ]
         told = [beat["photo"] for story in split["stories"] for beat in story["beats"]]
-        assert sum(row is None for row in told) == 2 * len(report["broken"]) and not report["missing"]
+        assert (
+            sum(row is None for row in told) == 2 * len(report["broken"]) and not report["missing"]
+        )
     return REFUSED if report["broken"] else ACCEPTED
 
 
@@ -371,10 +521,12 @@ def scored_stories(data, world):
     shape = SHAPES[data.draw(st.sampled_from(sorted(SHAPES)))]
     with place() as folder:
         (folder / "in.json").write_bytes(damaged_json(data, shape))
-        result = judge(run("CDE_score.py", "in.json", "--checkpoint", "none"), "in.json", kept=[folder])
-        assert {path.name for path in folder.iterdir()} >= {f"scores.{x}" for x in ("json", "md", "tex")} or (
-            result == REFUSED and [path.name for path in folder.iterdir()] == ["in.json"]
+        result = judge(
+            run("CDE_score.py", "in.json", "--checkpoint", "none"), "in.json", kept=[folder]
         )
+        assert {path.name for path in folder.iterdir()} >= {
+            f"scores.{x}" for x in ("json", "md", "tex")
+        } or (result == REFUSED and [path.name for path in folder.iterdir()] == ["in.json"])
         return result
 
 
@@ -389,7 +541,11 @@ def scored_by_the_model(data, world):
         shutil.copy(world.folder / "test.safetensors", folder)
         (folder / "in.json").write_bytes(damaged_json(data, SHAPES[shape]))
         return judge(
-            run("CDE_score.py", "in.json"), "in.json", "a preprocessed split", "beside the split", kept=[folder]
+            run("CDE_score.py", "in.json"),
+            "in.json",
+            "a preprocessed split",
+            "beside the split",
+            kept=[folder],
         )
 
 
@@ -398,7 +554,9 @@ def vist_read(data, world):
     with place() as folder:
         write_vist(folder, damaged_json(data, VIST))
         text = data.draw(st.sampled_from(("normalized", "original")))
-        return judge_call(lambda: stories.read_vist(folder / "VIST", text), "train.story-in-sequence.json")
+        return judge_call(
+            lambda: stories.read_vist(folder / "VIST", text), "train.story-in-sequence.json"
+        )
 
 
 def vist_edit_read(data, world):
@@ -421,7 +579,8 @@ def preprocessed(data, world):
 
 
 def taken_up(data, world):
-    """dataset.py over its own output, which was begun or is complete, and of which a file is damaged."""
+    """dataset.py over its own output, which was begun or is complete, and of which a file is
+    damaged."""
     with place() as folder:
         write_vist(folder, json.dumps(VIST).encode(), world)
         if not (world.folder / "out").exists():
@@ -439,11 +598,19 @@ def taken_up(data, world):
             (partial / "0.json").write_text("{}")
             (partial / "how.json").write_text("{}")
             cli.write_json(folder / "out" / "report.json", report | {"splits": {}})
-        files = [path for path in (folder / "out").rglob("*") if path.is_file() and path.name[0] != "."]
+        files = [
+            path for path in (folder / "out").rglob("*") if path.is_file() and path.name[0] != "."
+        ]
         target = data.draw(st.sampled_from(sorted(files)))
         raw = target.read_bytes()
-        as_json = target.suffix == ".json" and target.name != "tokenizer.json" and target.stat().st_size < 10_000
-        target.write_bytes(damaged_json(data, json.loads(raw)) if as_json else damaged_bytes(data, raw))
+        as_json = (
+            target.suffix == ".json"
+            and target.name != "tokenizer.json"
+            and target.stat().st_size < 10_000
+        )
+        target.write_bytes(
+            damaged_json(data, json.loads(raw)) if as_json else damaged_bytes(data, raw)
+        )
         names = "out", "chunk", "--overwrite"
         return judge(run_preprocess(world, "--vist", "VIST"), *names, kept=[folder])
 
@@ -453,7 +620,9 @@ def write_vist(folder, content, world=None):
     (folder / "VIST" / "sis" / "train.story-in-sequence.json").write_bytes(content)
     if world:
         shutil.copytree(world.folder / "photos", folder / "VIST" / "images")
-        for path in (folder / "VIST" / "images").iterdir():  # their dates are part of what an output is of
+        for path in (
+            folder / "VIST" / "images"
+        ).iterdir():  # their dates are part of what an output is of
             os.utime(path, (0, 0))
 
 
@@ -464,14 +633,23 @@ def write_edit(folder, content):
 
 def preprocess(folder, world, *arguments):
     done = run_preprocess(world, *arguments)
-    result = judge(done, "train.story-in-sequence.json", "a-d-e.json", "VIST: no story in train", "Edit: no story in",
-                   kept=[folder])  # fmt: skip
+    result = judge(
+        done,
+        "train.story-in-sequence.json",
+        "a-d-e.json",
+        "VIST: no story in train",
+        "Edit: no story in",
+        kept=[folder],
+    )
     assert (folder / "out" / "train.safetensors").exists() == (result == ACCEPTED)
     return result
 
 
 def run_preprocess(world, *arguments):
-    options = "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 --store pixels"
+    options = (
+        "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 "
+        "--store pixels"
+    )
     paths = ("--output", "out", "--tokenizer", world.folder / "tokenizer", "--workers", 1)
     return run("dataset.py", *arguments, *options.split(), *paths)
 
@@ -487,7 +665,9 @@ def split(data, world):
             (folder / name).write_bytes(damaged_bytes(data, (folder / name).read_bytes()))
 
         def take():
-            found = StoryDataset.load("test.json", world.tokenizer, 2, 64, world.model.image_encoder)
+            found = StoryDataset.load(
+                "test.json", world.tokenizer, 2, 64, world.model.image_encoder
+            )
             for i in range(len(found)):
                 assert 0 <= min(found[i]["words"]) and max(found[i]["words"]) < len(world.tokenizer)
                 assert found[i]["photos"].isfinite().all()
@@ -521,11 +701,15 @@ def checkpoint(data, world):
         raw = target.read_bytes()
         target.unlink()
         if data.draw(st.integers(0, 9)):
-            as_json = name.endswith(".json") and (name != "tokenizer.json" or data.draw(st.booleans()))
+            as_json = name.endswith(".json") and (
+                name != "tokenizer.json" or data.draw(st.booleans())
+            )
             if as_json and name == "tokenizer.json":  # its 320 tokens would hide its rules
                 value = json.loads(raw)
                 tokens, value["model"]["vocab"] = value["model"]["vocab"], {}
-                raw = damaged_json(data, value).replace(b'"vocab": {}', b'"vocab": ' + json.dumps(tokens).encode(), 1)
+                raw = damaged_json(data, value).replace(
+                    b'"vocab": {}', b'"vocab": ' + json.dumps(tokens).encode(), 1
+                )
             elif as_json:
                 raw = damaged_json(data, json.loads(raw))
             else:
@@ -552,25 +736,68 @@ def plans_told(data, world):
     with place() as folder:
         shutil.copytree(world.folder / "photos", folder / "photos")
         (folder / "plans.json").write_bytes(damaged_json(data, PLANS))
-        more = data.draw(st.sampled_from(([], ["--redraw", 1], ["--interpolate", "--num_stories", 2])))
+        more = data.draw(
+            st.sampled_from(([], ["--redraw", 1], ["--interpolate", "--num_stories", 2]))
+        )
         done = run("generate.py", "photos", "--plans", "plans.json", "--max_words", 2, *more)
         return judge(done, "plans.json", "--num_stories", "--redraw", kept=[folder])
 
 
-SCRIPTS = ("train", "generate", "CDE_score", "plans", "ablation", "dataset", "picturebook", "benchmark")
+SCRIPTS = (
+    "train",
+    "generate",
+    "CDE_score",
+    "plans",
+    "ablation",
+    "dataset",
+    "picturebook",
+    "benchmark",
+)
 WORDS = [
-    "", " ", "0", "-1", "1", "3", "0.5", "1e999", "nan", "-inf", "1e400", "9" * 5000, "x", "none", "a\x1b[31mb", "a\nb",
-    "a\udcffb", "--", "-", "..", "/", "x" * 300, "٣", "1_0", "0x10", "True", "a=b", "=", "{}", "%s",
-]  # fmt: skip
+    "",
+    " ",
+    "0",
+    "-1",
+    "1",
+    "3",
+    "0.5",
+    "1e999",
+    "nan",
+    "-inf",
+    "1e400",
+    "9" * 5000,
+    "x",
+    "none",
+    "a\x1b[31mb",
+    "a\nb",
+    "a\udcffb",
+    "--",
+    "-",
+    "..",
+    "/",
+    "x" * 300,
+    "٣",
+    "1_0",
+    "0x10",
+    "True",
+    "a=b",
+    "=",
+    "{}",
+    "%s",
+]
 
 
 def command_line(data, world):
     """Options of every script, with values of any kind."""
     module = importlib.import_module(data.draw(st.sampled_from(SCRIPTS)))
-    flags = [action.option_strings[-1] for action in module.parser()._actions if action.option_strings]
+    flags = [
+        action.option_strings[-1] for action in module.parser()._actions if action.option_strings
+    ]
     arguments = []
     for _ in range(data.draw(st.integers(1, 4))):
-        value = data.draw(st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\0"), max_size=9))
+        value = data.draw(
+            st.sampled_from(WORDS) | st.text(st.characters(exclude_characters="\0"), max_size=9)
+        )
         arguments += [data.draw(st.sampled_from([*flags, "--no_such_flag", None])), value]
     arguments = [argument for argument in arguments if argument not in (None, "-h", "--help")]
     parse = getattr(module, "parse", None) or module.parser().parse_args
@@ -583,13 +810,19 @@ def command_line(data, world):
 
 def resumed(data, world):
     """train.py --resume of a training of which a file is damaged."""
-    name = data.draw(st.sampled_from(("latest/progress.json", "latest/optimizer.safetensors", "log.jsonl")))
+    name = data.draw(
+        st.sampled_from(("latest/progress.json", "latest/optimizer.safetensors", "log.jsonl"))
+    )
     with place() as folder:
         arguments = training(world)
         shutil.copytree(world.folder / "run", folder / "run")
         target = folder / "run" / name
         raw = target.read_bytes()
-        damaged = damaged_json(data, json.loads(raw)) if name.endswith(".json") else damaged_bytes(data, raw)
+        damaged = (
+            damaged_json(data, json.loads(raw))
+            if name.endswith(".json")
+            else damaged_bytes(data, raw)
+        )
         target.write_bytes(damaged)
         with mock.patch("train.Log.draw"):  # takes a second
             done = run("train.py", *arguments, "--output_dir", "run", "--resume")
@@ -597,9 +830,21 @@ def resumed(data, world):
 
 
 def training(world):
-    """Arguments of a training of two steps, which is begun in run/ and stands after the first of them."""
-    split, model = world.folder / "test.json", "--n_layer 1 --n_head 2 --n_embd 8 --n_positions 64 --plan_size 2"
-    arguments = ("--train_data_path", split, "--val_data_path", split, *model.split(), "--max_steps", 2)
+    """Arguments of a training of two steps, which is begun in run/ and stands after the first of
+    them."""
+    split, model = (
+        world.folder / "test.json",
+        "--n_layer 1 --n_head 2 --n_embd 8 --n_positions 64 --plan_size 2",
+    )
+    arguments = (
+        "--train_data_path",
+        split,
+        "--val_data_path",
+        split,
+        *model.split(),
+        "--max_steps",
+        2,
+    )
     arguments = (*arguments, "--image_slots", 1, "--batch_size", 2, "--eval_every", 1)
     if not (world.folder / "run").exists():
         done = run("train.py", *arguments, "--output_dir", world.folder / "run")
@@ -611,22 +856,40 @@ def training(world):
 
 # cases in the ordinary suite, and among the slow tests
 ENTRANCES = {
-    photo: (40, 2000), folder_of_photos: (6, 300), data_set_of_photos: (2, 100), stories_of_any_shape: (20, 1500),
-    scored_stories: (8, 500), scored_by_the_model: (4, 150), vist_read: (8, 500), vist_edit_read: (8, 500),
-    preprocessed: (3, 200), taken_up: (3, 300), split: (15, 1000), split_told: (5, 300), checkpoint: (12, 800),
-    plans_read: (8, 500), plans_told: (4, 300), resumed: (3, 250), command_line: (15, 1500),
-}  # fmt: skip
+    photo: (40, 2000),
+    folder_of_photos: (6, 300),
+    data_set_of_photos: (2, 100),
+    stories_of_any_shape: (20, 1500),
+    scored_stories: (8, 500),
+    scored_by_the_model: (4, 150),
+    vist_read: (8, 500),
+    vist_edit_read: (8, 500),
+    preprocessed: (3, 200),
+    taken_up: (3, 300),
+    split: (15, 1000),
+    split_told: (5, 300),
+    checkpoint: (12, 800),
+    plans_read: (8, 500),
+    plans_told: (4, 300),
+    resumed: (3, 250),
+    command_line: (15, 1500),
+}
 
 
 def feed(entrance, world, cases):
     """How many cases of an entrance were refused and accepted."""
     found = Counter()
 
-    # Cases are drawn from the entrance's name alone; a failing one is printed as it was found (to shrink it takes long)
+    # Cases are drawn from the entrance's name alone; a failing one is printed as it was found (to
+    # shrink it takes long)
     @settings(
-        max_examples=cases, derandomize=True, database=None, deadline=None,
-        phases=(Phase.generate,), suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+        max_examples=cases,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
     @given(st.data())
     def cases_of(data):
         found[entrance(data, world)] += 1
@@ -645,7 +908,9 @@ def test_a_sample_of_damaged_inputs(entrance, world):
 def test_many_damaged_inputs(world):
     table = {entrance: feed(entrance, world, cases) for entrance, (_, cases) in ENTRANCES.items()}
     total = sum(table.values(), Counter())
-    rows = [(entrance.__doc__.splitlines()[0].rstrip("."), found) for entrance, found in table.items()]
+    rows = [
+        (entrance.__doc__.splitlines()[0].rstrip("."), found) for entrance, found in table.items()
+    ]
     print(f"\n{'entrance':<96}{'cases':>8}{'refused':>10}{'accepted':>10}")
     for name, found in [*rows, ("in all", total)]:
         print(f"{name:<96}{found.total():>8,}{found[REFUSED]:>10,}{found[ACCEPTED]:>10,}")

@@ -21,10 +21,13 @@ from model import PlanCVAE
 
 def settings(tokenizer, words=8, **kwargs):
     return GenerationConfig(
-        min_new_tokens=1, max_new_tokens=words,
+        min_new_tokens=1,
+        max_new_tokens=words,
         bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **kwargs,
-    )  # fmt: skip
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **kwargs,
+    )
 
 
 def photos_of(data, numbers):
@@ -33,25 +36,38 @@ def photos_of(data, numbers):
 
 
 def write_plainly(model, special, photos, mask, words, noise=None, told=()):
-    """Greedy words: every word from a fresh pass over the packed story so far, which begins with the sentences told."""
+    """Greedy words: every word from a fresh pass over the packed story so far, which begins with
+    the sentences told."""
     sentences = list(told)
     for t in range(len(told), mask.shape[1]):
         sentence = []
         while len(sentence) < words:
             packed = pack([*sentences, []], special, model.config.image_slots)
-            for name, unsaid in (("input_ids", 2), ("segment_ids", 2), ("dyn_at", 1)):  # up to its [bos]
+            for name, unsaid in (
+                ("input_ids", 2),
+                ("segment_ids", 2),
+                ("dyn_at", 1),
+            ):  # up to its [bos]
                 packed[name] = packed[name][:-unsaid]
             ids = torch.cat([packed["input_ids"], torch.tensor(sentence, dtype=torch.long)])[None]
-            segments = torch.cat([packed["segment_ids"], torch.full((len(sentence),), special.txt)])[None]
+            segments = torch.cat(
+                [packed["segment_ids"], torch.full((len(sentence),), special.txt)]
+            )[None]
             slots = model.project_photos(photos[:, : t + 1], mask[:, : t + 1])
-            embeddings = model.embed(ids, segments, slots, packed["image_at"][None], torch.arange(t + 1))
+            embeddings = model.embed(
+                ids, segments, slots, packed["image_at"][None], torch.arange(t + 1)
+            )
             hidden = model.decode(embeddings, use_cache=False)[0]
             dyn = torch.cat(
                 [hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1
             )  # the coming one is unread
             _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
             prior = model.prior(expected[:, t])
-            z = prior.mean if noise is None else prior.mean + noise[:, t] * (0.5 * prior.log_var).exp()
+            z = (
+                prior.mean
+                if noise is None
+                else prior.mean + noise[:, t] * (0.5 * prior.log_var).exp()
+            )
             logits = (model.decoder.lm_head(hidden[:, -1]) + model.plan_head(z))[0]
             logits[[i for i in special if i != special.eos]] = -torch.inf
             if not sentence:
@@ -84,12 +100,19 @@ def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
     with torch.no_grad():
         plainly = [
             write_plainly(
-                model, special, photos[i : i + 1], mask[i : i + 1], 8, None if noise is None else noise[i : i + 1]
+                model,
+                special,
+                photos[i : i + 1],
+                mask[i : i + 1],
+                8,
+                None if noise is None else noise[i : i + 1],
             )
             for i in range(4)
         ]
     assert together == plainly
-    assert len({len(words) for story in together for words in story}) > 1  # ragged, so that padding was tried
+    assert (
+        len({len(words) for story in together for words in story}) > 1
+    )  # ragged, so that padding was tried
 
 
 @pytest.mark.parametrize("begun, beams", [(1, 1), (3, 1), (4, 1), (2, 3)])
@@ -98,7 +121,9 @@ def test_a_story_that_was_begun_goes_on_as_if_written_here(begun, beams, album, 
     special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
     chosen = settings(tokenizer, num_beams=beams)
-    noise = torch.stack([plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)])
+    noise = torch.stack(
+        [plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)]
+    )
     whole, _ = tell(model, special, photos, mask, chosen, noise)
     told = [story[:begun] for story in whole]
     assert len({sum(map(len, story)) for story in told}) > 1  # ragged, so that padding was tried
@@ -107,7 +132,8 @@ def test_a_story_that_was_begun_goes_on_as_if_written_here(begun, beams, album, 
 
 
 def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
-    """Sentences that the model would not have written itself, of very different lengths, against the plain way."""
+    """Sentences that the model would not have written itself, of very different lengths, against
+    the plain way."""
     model, data = album
     special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
@@ -117,10 +143,19 @@ def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
     with torch.no_grad():
         for i in range(4):
             assert together[i][:3] == told[i]
-            plainly = write_plainly(model, special, photos[i : i + 1], mask[i : i + 1], 8, told=told[i])
+            plainly = write_plainly(
+                model, special, photos[i : i + 1], mask[i : i + 1], 8, told=told[i]
+            )
             assert together[i] == plainly
     with pytest.raises(ValueError, match="equally many"):
-        tell(model, special, photos, mask, settings(tokenizer), told=[told[0], told[1][:2], told[2], told[3]])
+        tell(
+            model,
+            special,
+            photos,
+            mask,
+            settings(tokenizer),
+            told=[told[0], told[1][:2], told[2], told[3]],
+        )
 
 
 def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer):
@@ -129,28 +164,41 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
     photos, mask = photos_of(data, range(4))
     greedy, _ = tell(model, special, photos, mask, settings(tokenizer))
     assert tell(model, special, photos, mask, settings(tokenizer, num_beams=1))[0] == greedy
-    beams, _ = tell(model, special, photos, mask, settings(tokenizer, num_beams=6, length_penalty=0.0))
+    beams, _ = tell(
+        model, special, photos, mask, settings(tokenizer, num_beams=6, length_penalty=0.0)
+    )
 
     @torch.no_grad()
-    def log_p(words, i):  # of the first sentence, under the prior's mean, without the forbidden tokens
+    def log_p(
+        words, i
+    ):  # of the first sentence, under the prior's mean, without the forbidden tokens
         packed = pack([words], special, model.config.image_slots)
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
-        ids, segments, image_at = (packed[name][None] for name in ("input_ids", "segment_ids", "image_at"))
-        hidden = model.decode(model.embed(ids, segments, slots, image_at, torch.arange(1)), use_cache=False)[0]
+        ids, segments, image_at = (
+            packed[name][None] for name in ("input_ids", "segment_ids", "image_at")
+        )
+        hidden = model.decode(
+            model.embed(ids, segments, slots, image_at, torch.arange(1)), use_cache=False
+        )[0]
         dyn = torch.zeros(1, 1, model.width)
         _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
-        logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(model.prior(expected[:, 0]).mean)
+        logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(
+            model.prior(expected[:, 0]).mean
+        )
         logits[:, [j for j in special if j != special.eos]] = -torch.inf
         logits[0, special.eos] = -torch.inf
         log_probs = logits.log_softmax(-1).gather(1, packed["words"][:, None])[:, 0]
-        return log_probs[: len(words) + (len(words) < 8)].sum()  # a sentence cut at 8 words has no [eos]
+        return log_probs[
+            : len(words) + (len(words) < 8)
+        ].sum()  # a sentence cut at 8 words has no [eos]
 
     gains = [log_p(beams[i][0], i) - log_p(greedy[i][0], i) for i in range(4)]
     assert min(gains) > -1e-4 and max(gains) > 1e-3
 
 
 def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
-    """The states of a whole packed story equal those of its tokens fed one at a time through the cache."""
+    """The states of a whole packed story equal those of its tokens fed one at a time through the
+    cache."""
     model, data = album
     item = data[0]
     from conftest import batch_of
@@ -171,9 +219,16 @@ def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
 
 
 def test_a_plan_does_not_depend_on_its_batch():
-    cool, hot = plan_noise(3, 3, 4, seed=7, temperature=1.0), plan_noise(3, 3, 4, seed=7, temperature=2.0)
+    cool, hot = (
+        plan_noise(3, 3, 4, seed=7, temperature=1.0),
+        plan_noise(3, 3, 4, seed=7, temperature=2.0),
+    )
     torch.testing.assert_close(hot, 2 * cool)
-    others = [plan_noise(4, 3, 4, 7, 1.0), plan_noise(3, 3, 4, 8, 1.0), plan_noise(3, 3, 4, 7, 1.0, again=True)]
+    others = [
+        plan_noise(4, 3, 4, 7, 1.0),
+        plan_noise(3, 3, 4, 8, 1.0),
+        plan_noise(3, 3, 4, 7, 1.0, again=True),
+    ]
     assert not any(torch.equal(cool, other) for other in others)
 
 
@@ -183,15 +238,27 @@ def test_from_one_plan_to_another():
         torch.testing.assert_close(between(one, other, share), other if share else one)
     one, other = (x / x.norm(dim=1, keepdim=True) for x in (one, other))
     middle = between(one, other, 0.5)
-    torch.testing.assert_close(middle.norm(dim=1), torch.ones(5))  # as long as they are, and as near to either
+    torch.testing.assert_close(
+        middle.norm(dim=1), torch.ones(5)
+    )  # as long as they are, and as near to either
     torch.testing.assert_close((middle * one).sum(1), (middle * other).sum(1))
-    torch.testing.assert_close(between(one, 0 * one, 0.25), 0.75 * one)  # the mean lies on no circle
+    torch.testing.assert_close(
+        between(one, 0 * one, 0.25), 0.75 * one
+    )  # the mean lies on no circle
     torch.testing.assert_close(between(one, one, 0.3), one)
 
 
 def test_words_readable():
-    assert readable("i was so happy , it 's a dog . we did n't run !") == "I was so happy, it's a dog. We didn't run!"
-    assert sorted(["b10.jpg", "b9.jpg", "B1.jpg", "a.jpg"], key=natural) == ["a.jpg", "B1.jpg", "b9.jpg", "b10.jpg"]
+    assert (
+        readable("i was so happy , it 's a dog . we did n't run !")
+        == "I was so happy, it's a dog. We didn't run!"
+    )
+    assert sorted(["b10.jpg", "b9.jpg", "B1.jpg", "a.jpg"], key=natural) == [
+        "a.jpg",
+        "B1.jpg",
+        "b9.jpg",
+        "b10.jpg",
+    ]
 
 
 @pytest.fixture
@@ -214,9 +281,22 @@ def folder(tmp_path):
 
 def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
     done = script(
-        "generate.py", folder, "--checkpoint", checkpoint, "--max_words", 6, "--vist_output", "vist.json",
-        "--decoding", "nucleus", "--plan", "sample", "--num_stories", 2, cwd=tmp_path,
-    )  # fmt: skip
+        "generate.py",
+        folder,
+        "--checkpoint",
+        checkpoint,
+        "--max_words",
+        6,
+        "--vist_output",
+        "vist.json",
+        "--decoding",
+        "nucleus",
+        "--plan",
+        "sample",
+        "--num_stories",
+        2,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert "1 photos cannot be read" in done.stderr and "broken.jpg" in done.stderr
     stories = json.loads((tmp_path / "stories.json").read_text())["stories"]
@@ -225,7 +305,9 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
     assert stories[0]["sentences"] != stories[1]["sentences"]
     submission = json.loads((tmp_path / "vist.json").read_text())
     assert submission["output_stories"][0]["photo_sequence"] == ["2.jpg", "9.png", "10.jpg"]
-    assert submission["output_stories"][0]["story_text_normalized"] == " ".join(stories[0]["sentences"])
+    assert submission["output_stories"][0]["story_text_normalized"] == " ".join(
+        stories[0]["sentences"]
+    )
 
 
 def stories_of(path):
@@ -241,20 +323,36 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
         assert done.returncode == 0, done.stderr
         return stories_of(tmp_path / output)
 
-    first = write("a.json", "--num_stories", 2, "--save_plans", "plans.json", "--plan_temperature", 9)
+    first = write(
+        "a.json", "--num_stories", 2, "--save_plans", "plans.json", "--plan_temperature", 9
+    )
     assert first[0] != first[1]
     kept = json.loads((tmp_path / "plans.json").read_text())
     assert kept["plan_size"] == 6 and [len(story["plans"]) for story in kept["stories"]] == [3, 3]
     drawn = plan_noise(1, 3, 6, 0, 9.0)
     assert torch.equal(torch.tensor(kept["stories"][1]["plans"]), drawn)
     assert write("b.json", "--plans", "plans.json") == first
-    redraw = ["--plans", "plans.json", "--redraw", 2, "--plan_temperature", 9, "--save_plans", "new.json"]
+    redraw = [
+        "--plans",
+        "plans.json",
+        "--redraw",
+        2,
+        "--plan_temperature",
+        9,
+        "--save_plans",
+        "new.json",
+    ]
     changed = write("c.json", *redraw)
     assert [story[0] for story in changed] == [story[0] for story in first] and changed != first
-    for old, new in zip(kept["stories"], json.loads((tmp_path / "new.json").read_text())["stories"]):
+    for old, new in zip(
+        kept["stories"], json.loads((tmp_path / "new.json").read_text())["stories"]
+    ):
         assert [a == b for a, b in zip(old["plans"], new["plans"])] == [True, False, True]
     several = write("d.json", *redraw, "--num_stories", 3, "--save_plans", "d_plans.json")
-    drawn = [story["plans"][1] for story in json.loads((tmp_path / "d_plans.json").read_text())["stories"]]
+    drawn = [
+        story["plans"][1]
+        for story in json.loads((tmp_path / "d_plans.json").read_text())["stories"]
+    ]
     assert len(several) == len({tuple(plan) for plan in drawn}) == 6
     path = write("e.json", "--plans", "plans.json", "--interpolate", "--num_stories", 4)
     assert len(path) == 4 and [path[0], path[-1]] == first
@@ -264,9 +362,21 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
 
 
 def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, script, tmp_path):
-    files = ["--output", "a.json", "--html", "a.html", "--vist_output", "vist.json", "--save_plans", "plans.json"]
+    files = [
+        "--output",
+        "a.json",
+        "--html",
+        "a.html",
+        "--vist_output",
+        "vist.json",
+        "--save_plans",
+        "plans.json",
+    ]
     same = [folder, "--checkpoint", checkpoint, "--max_words", 6, "--num_stories", 2, *files]
-    done = {name: script("generate.py", *same, "--format", name, cwd=tmp_path) for name in ("json", "vist", "html")}
+    done = {
+        name: script("generate.py", *same, "--format", name, cwd=tmp_path)
+        for name in ("json", "vist", "html")
+    }
     done["text"] = script("generate.py", *same, cwd=tmp_path)
     for name, of in done.items():
         assert of.returncode == 0, of.stderr
@@ -275,7 +385,10 @@ def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, s
     wrote = json.loads(done["json"].stdout)
     assert wrote["stories"] == json.loads((tmp_path / "a.json").read_text())["stories"]
     assert done["vist"].stdout == (tmp_path / "vist.json").read_text()
-    assert done["html"].stdout == (tmp_path / "a.html").read_text() and "</html>" in done["html"].stdout
+    assert (
+        done["html"].stdout == (tmp_path / "a.html").read_text()
+        and "</html>" in done["html"].stdout
+    )
     lines = []
     for number, story in enumerate(wrote["stories"], start=1):
         lines += [""] * (number > 1) + [f"holiday photos, telling {number}"]
@@ -284,22 +397,35 @@ def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, s
     assert done["text"].stdout.splitlines() == lines
 
 
-def test_a_sentence_is_on_the_screen_before_the_next_is_begun(checkpoint, folder, tmp_path, monkeypatch):
+def test_a_sentence_is_on_the_screen_before_the_next_is_begun(
+    checkpoint, folder, tmp_path, monkeypatch
+):
     wire, begun = io.BytesIO(), []
     planned = PlanCVAE.planned
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(wire)))
     monkeypatch.setattr(
-        PlanCVAE, "planned", lambda *args: (begun.append(wire.getvalue().count(b"\n")), planned(*args))[1]
+        PlanCVAE,
+        "planned",
+        lambda *args: (begun.append(wire.getvalue().count(b"\n")), planned(*args))[1],
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"],
+    )
     main()
-    assert begun == [0, 2, 3] and wire.getvalue().count(b"\n") == 4  # lines, the first of them the title
+    assert (
+        begun == [0, 2, 3] and wire.getvalue().count(b"\n") == 4
+    )  # lines, the first of them the title
 
 
 def test_stories_are_shown_in_the_order_asked(capsys):
     screen = Screen(
-        [{"album_id": name, "photo_ids": [f"{name}1", None][:beats]} for name, beats in (("a", 2), ("b", 1))]
+        [
+            {"album_id": name, "photo_ids": [f"{name}1", None][:beats]}
+            for name, beats in (("a", 2), ("b", 1))
+        ]
     )
     shown = []
     for k, sentence in ((1, "b one"), (0, "a one"), (2, "c one"), (0, "a two")):
@@ -308,11 +434,17 @@ def test_stories_are_shown_in_the_order_asked(capsys):
     assert shown == ["", "a\n  a1          A one\n", "", "  (no photo)  A two\n\nb\n  b1  B one\n"]
 
 
-def test_a_reader_that_has_gone_ends_the_printing_not_the_work(checkpoint, folder, tmp_path, monkeypatch):
+def test_a_reader_that_has_gone_ends_the_printing_not_the_work(
+    checkpoint, folder, tmp_path, monkeypatch
+):
     reader, writer = os.pipe()
     os.close(reader)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"],
+    )
     with open(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         main()
@@ -325,7 +457,18 @@ def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, scri
     lone = tmp_path / "lone"
     lone.mkdir()
     Image.new("RGB", (40, 40), (9, 9, 9)).save(lone / "1.jpg")
-    several = [folder, lone, "--checkpoint", checkpoint, "--max_words", 6, "--num_stories", 5, "--decoding", "nucleus"]
+    several = [
+        folder,
+        lone,
+        "--checkpoint",
+        checkpoint,
+        "--max_words",
+        6,
+        "--num_stories",
+        5,
+        "--decoding",
+        "nucleus",
+    ]
     assert script("generate.py", *several, "--output", "all.json", cwd=tmp_path).returncode == 0
     kept = ["--rerank", "--rerank_by", score, "--output", "best.json", "--save_plans", "plans.json"]
     done = script("generate.py", *several, *kept, cwd=tmp_path)
@@ -345,14 +488,22 @@ def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, scri
 
 def test_two_processes_write_what_one_writes(checkpoint, make_model, script, fork, tmp_path):
     rng = random.Random(0)
-    beats = [{"photo_id": str(t), "photo": t, "sentence": s} for t, s in enumerate(random_sentences(rng, 4))]
-    stories = [{"story_id": f"s{i}", "album_id": f"a{i}", "beats": beats[: 2 + i % 3]} for i in range(7)]
+    beats = [
+        {"photo_id": str(t), "photo": t, "sentence": s}
+        for t, s in enumerate(random_sentences(rng, 4))
+    ]
+    stories = [
+        {"story_id": f"s{i}", "album_id": f"a{i}", "beats": beats[: 2 + i % 3]} for i in range(7)
+    ]
     photos = {"file": "test.safetensors", "kind": "features"}
-    (tmp_path / "test.json").write_text(json.dumps({"format": 1, "photos": photos, "stories": stories}))
+    (tmp_path / "test.json").write_text(
+        json.dumps({"format": 1, "photos": photos, "stories": stories})
+    )
     size = make_model().image_encoder.config.feature_size
     save_file({"photos": torch.randn(4, size).half()}, tmp_path / "test.safetensors")
     arguments = (
-        "generate.py --data_path test.json --checkpoint model --decoding nucleus --plan sample --num_stories 2 "
+        "generate.py --data_path test.json --checkpoint model --decoding nucleus --plan sample "
+        "--num_stories 2 "
         "--max_words 5 --batch_size 3"
     ).split()
     alone = script(*arguments, cwd=tmp_path)
@@ -365,11 +516,15 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
     folders = tmp_path, tmp_path / "other"
     two = [fork(folder, arguments, environment) for folder, environment in zip(folders, ranks(2))]
     assert [one.wait() for one in two] == [0, 0], two[0].said + two[1].said
-    assert (tmp_path / "stories.json").read_bytes() == expected and not (folders[1] / "stories.json").exists()
+    assert (tmp_path / "stories.json").read_bytes() == expected and not (
+        folders[1] / "stories.json"
+    ).exists()
     said = two[0].said
     assert alone.stdout in said and not two[1].said.count("a0")
     total = len(json.loads(expected)["stories"])
-    assert f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in said  # each its share
+    assert (
+        f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in said
+    )  # each its share
     assert f"{total} stories, {total - 1} of them not shown -> stories.json" in said
     assert said.count("sentences were cut") == alone.stderr.count("sentences were cut") == 1
 
@@ -383,26 +538,65 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
         (["photos", "--num_stories", "2", "--plan", "mean"], "--num_stories 2: all would be alike"),
         (["photos", "--rerank"], "--rerank: of one story; expected --num_stories"),
         (["photos", "--redraw", "1"], "--redraw: of no plans; expected --plans too"),
-        (["photos", "--plans", "p.json", "--interpolate"], "--interpolate: expected --num_stories of 2"),
+        (
+            ["photos", "--plans", "p.json", "--interpolate"],
+            "--interpolate: expected --num_stories of 2",
+        ),
         (
             ["photos", "--plans", "p.json", "--num_stories", "2"],
             "all would be alike; expected --redraw or --interpolate",
         ),
-        (["photos", "photos", "--save_plans", "p.json"], "--save_plans: two stories are named 'photos'"),
-        (["photos", "--save_plans", "stories.json"], "--save_plans stories.json: the stories go there"),
-        (["photos", "--html", "./stories.json"], "--html ./stories.json: the stories go there; expected another name"),
-        (["photos", "--html", "x", "--vist_output", "x"], "--html x: --vist_output goes there; expected another name"),
-        (["--data_path", "x.json", "--html", "x.html"], "--html: a preprocessed split holds no pictures for a page"),
-        (["--data_path", "x.json", "--format", "html"], "--format html: a preprocessed split holds no pictures"),
+        (
+            ["photos", "photos", "--save_plans", "p.json"],
+            "--save_plans: two stories are named 'photos'",
+        ),
+        (
+            ["photos", "--save_plans", "stories.json"],
+            "--save_plans stories.json: the stories go there",
+        ),
+        (
+            ["photos", "--html", "./stories.json"],
+            "--html ./stories.json: the stories go there; expected another name",
+        ),
+        (
+            ["photos", "--html", "x", "--vist_output", "x"],
+            "--html x: --vist_output goes there; expected another name",
+        ),
+        (
+            ["--data_path", "x.json", "--html", "x.html"],
+            "--html: a preprocessed split holds no pictures for a page",
+        ),
+        (
+            ["--data_path", "x.json", "--format", "html"],
+            "--format html: a preprocessed split holds no pictures",
+        ),
         (["photos", "--plans", "none.json"], "--plans none.json: something else; expected"),
         (["photos", "--plans", "huge.json"], "--plans huge.json: something else; expected"),
-        (["photos", "--plans", "missing.json"], "missing.json: no such file; expected a file that --save_plans"),
-        (["photos", "--plans", "odd.json"], "--plans odd.json: something else; expected a file that --save_plans"),
-        (["photos", "--plans", "wide.json"], "--plans wide.json: plans of width 9; this model's have 6"),
-        (["photos", "--plans", "other.json"], "--plans other.json: none of 'photos'; it has 'elsewhere'"),
-        (["photos", "--plans", "short.json"], "--plans short.json: of 2 beats; 'photos' has 3 photos"),
+        (
+            ["photos", "--plans", "missing.json"],
+            "missing.json: no such file; expected a file that --save_plans",
+        ),
+        (
+            ["photos", "--plans", "odd.json"],
+            "--plans odd.json: something else; expected a file that --save_plans",
+        ),
+        (
+            ["photos", "--plans", "wide.json"],
+            "--plans wide.json: plans of width 9; this model's have 6",
+        ),
+        (
+            ["photos", "--plans", "other.json"],
+            "--plans other.json: none of 'photos'; it has 'elsewhere'",
+        ),
+        (
+            ["photos", "--plans", "short.json"],
+            "--plans short.json: of 2 beats; 'photos' has 3 photos",
+        ),
         (["photos", "--plans", "p.json", "--redraw", "4"], "--redraw 4: 'photos' has 3 photos"),
-        (["photos", "--plans", "p.json", "--interpolate", "--num_stories", "3"], "has one telling of 'photos'"),
+        (
+            ["photos", "--plans", "p.json", "--interpolate", "--num_stories", "3"],
+            "has one telling of 'photos'",
+        ),
         (["photos", "--checkpoint", "empty"], "--checkpoint empty: no checkpoint there"),
         (["photos", "--max_words", "90"], "3 photos; this model has room for 2 sentences"),
         (["photos", "--top_p", "1.5"], "--top_p"),
@@ -416,14 +610,19 @@ def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path,
     (tmp_path / "empty").mkdir()
     plan = {"story_id": "photos", "plans": [[0.5] * 6] * 3}
     for name, width, story in (
-        ("p", 6, plan), ("odd", 6, plan | {"plans": [["a"]]}), ("wide", 9, plan),
-        ("other", 6, plan | {"story_id": "elsewhere"}), ("short", 6, plan | {"plans": [[0.5] * 6] * 2}),
-    ):  # fmt: skip
+        ("p", 6, plan),
+        ("odd", 6, plan | {"plans": [["a"]]}),
+        ("wide", 9, plan),
+        ("other", 6, plan | {"story_id": "elsewhere"}),
+        ("short", 6, plan | {"plans": [[0.5] * 6] * 2}),
+    ):
         (tmp_path / f"{name}.json").write_text(json.dumps({"plan_size": width, "stories": [story]}))
     (tmp_path / "none.json").write_text(json.dumps({"plan_size": 6, "stories": []}))
     huge = plan | {"plans": [[10**400] * 6] * 3}
     (tmp_path / "huge.json").write_text(json.dumps({"plan_size": 6, "stories": [huge]}))
-    arguments = arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", checkpoint]
+    arguments = (
+        arguments if "--checkpoint" in arguments else [*arguments, "--checkpoint", checkpoint]
+    )
     done = script("generate.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "stories.json").exists()

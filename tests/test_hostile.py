@@ -1,4 +1,5 @@
-"""Photos, JSON and checkpoints that are broken, odd or made to do harm: read rightly, or refused in one line."""
+"""Photos, JSON and checkpoints that are broken, odd or made to do harm: read rightly, or refused in
+one line."""
 
 import errno
 import json
@@ -38,10 +39,21 @@ def small(tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp("small") / "model"
     torch.manual_seed(0)
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=128,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
-    fields = dict(foresight=True, image_slots=2, plan_size=4, dynamics_layers=1, eos_token_id=tokenizer.eos_token_id)
+        vocab_size=len(tokenizer),
+        n_embd=16,
+        n_layer=1,
+        n_head=2,
+        n_positions=128,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    fields = dict(
+        foresight=True,
+        image_slots=2,
+        plan_size=4,
+        dynamics_layers=1,
+        eos_token_id=tokenizer.eos_token_id,
+    )
     eye = ImageEncoder.build("resnet18", "none", image_size=16, stages=1)
     PlanCVAE.build(GPT2LMHeadModel(config), eye, **fields).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -53,7 +65,7 @@ def save(path, size=(30, 20), colour=(0, 100, 200), **options):
     return path
 
 
-# --------------------------------------------------------------------------------------------- photos
+# ------------------------------------------------------------------------------------------- photos
 
 
 def one_bit_png(path, side):
@@ -63,14 +75,23 @@ def one_bit_png(path, side):
     zeros = b"".join(packed.compress(row) for _ in range(side)) + packed.flush()
 
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zeros) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zeros) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.filterwarnings("error")  # Pillow's own warning would be lines on the screen
-@pytest.mark.parametrize("side", [20_000, 12_000])  # beyond Pillow's limit, and between its warning and its limit
+@pytest.mark.parametrize(
+    "side", [20_000, 12_000]
+)  # beyond Pillow's limit, and between its warning and its limit
 def test_a_bomb_is_refused_before_it_is_decoded(side, tmp_path, monkeypatch):
     one_bit_png(tmp_path / "x.png", side)
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
@@ -95,7 +116,9 @@ def test_moving_webp_one_pixel_and_odd_exif(tmp_path):
     for number, time in enumerate((7, "soon", "0000:00:00 00:00:00", "2004:11:27 10:40:46")):
         exif[0x0112], exif[0x0132] = 99, time  # an orientation that there is not
         path = save(tmp_path / f"{number}.jpg", exif=exif)
-        assert dataset.time_taken(path) == (time if number == 3 else None) and load_photo(path, 8).size == (30, 20)
+        assert dataset.time_taken(path) == (time if number == 3 else None) and load_photo(
+            path, 8
+        ).size == (30, 20)
 
 
 def test_a_format_that_is_not_read_says_what_to_do(tmp_path):
@@ -130,9 +153,14 @@ def zoo(tmp_path):
 
 
 REASONS = {
-    "folder": "a folder", "pipe": "not a file", "socket": "not a file", "device": "a link out of the folder",
-    "out": "a link out of the folder", "nowhere": "a link that leads nowhere", "loop": "a link that leads nowhere",
-}  # fmt: skip
+    "folder": "a folder",
+    "pipe": "not a file",
+    "socket": "not a file",
+    "device": "a link out of the folder",
+    "out": "a link out of the folder",
+    "nowhere": "a link that leads nowhere",
+    "loop": "a link that leads nowhere",
+}
 
 
 def test_what_is_named_as_a_photo_and_is_none(zoo):
@@ -159,7 +187,9 @@ def test_a_photo_without_permission_says_so(zoo, monkeypatch):
 @pytest.fixture
 def told(script, small, tmp_path):
     def tell(*arguments):
-        done = script("generate.py", "--checkpoint", small, "--max_words", 2, *arguments, cwd=tmp_path)
+        done = script(
+            "generate.py", "--checkpoint", small, "--max_words", 2, *arguments, cwd=tmp_path
+        )
         path = tmp_path / "stories.json"
         return done, json.loads(path.read_text()) if path.exists() else None
 
@@ -176,7 +206,13 @@ def test_a_folder_of_all_these_is_told_and_counted(zoo, told):
     assert written["stories"][0]["photo_ids"] == ["good.jpg", "inside.jpg", "out.jpg"]
 
 
-NAMES = [b"two  spaces .jpg", "ünïcode 写真.jpg".encode(), b"two\nlines.jpg", b"\x1b[31mred.jpg", b"\xff\xfe.jpg"]
+NAMES = [
+    b"two  spaces .jpg",
+    "ünïcode 写真.jpg".encode(),
+    b"two\nlines.jpg",
+    b"\x1b[31mred.jpg",
+    b"\xff\xfe.jpg",
+]
 
 
 def test_photos_of_any_name_are_told_shown_written_and_scored(told, script, small, tmp_path):
@@ -191,37 +227,67 @@ def test_photos_of_any_name_are_told_shown_written_and_scored(told, script, smal
     assert "\x1b" not in done.stdout and "\\x1b[31mred.jpg" in done.stdout
     (story,) = written["stories"]
     assert story["folder"] == os.fsdecode(folder) and story["story_id"] == "caf\\udce9"
-    assert {"two  spaces .jpg", "ünïcode 写真.jpg", "two\\nlines.jpg", "\\udcff\\udcfe.jpg"} < {*story["photo_ids"]}
+    assert {"two  spaces .jpg", "ünïcode 写真.jpg", "two\\nlines.jpg", "\\udcff\\udcfe.jpg"} < {
+        *story["photo_ids"]
+    }
     done = script("CDE_score.py", "stories.json", "--checkpoint", small, cwd=tmp_path)
     assert done.returncode == 0 and "scored as a missing photo" not in done.stderr
 
 
 def annotations(*photos, text="a fox ."):
-    return {"annotations": [
-        [{"story_id": "1", "album_id": "7", "photo_flickr_id": p, "worker_arranged_photo_order": i, "text": text}]
-        for i, p in enumerate(photos)
-    ]}  # fmt: skip
+    return {
+        "annotations": [
+            [
+                {
+                    "story_id": "1",
+                    "album_id": "7",
+                    "photo_flickr_id": p,
+                    "worker_arranged_photo_order": i,
+                    "text": text,
+                }
+            ]
+            for i, p in enumerate(photos)
+        ]
+    }
 
 
 @pytest.fixture
 def preprocess(script, small, tmp_path):
-    """preprocess(annotations, *arguments): dataset.py over them and the photos in VIST/images; its report."""
+    """preprocess(annotations, *arguments): dataset.py over them and the photos in VIST/images; its
+    report."""
 
     def run(told, *arguments):
         (tmp_path / "VIST" / "sis").mkdir(parents=True, exist_ok=True)
         (tmp_path / "VIST" / "sis" / "train.story-in-sequence.json").write_text(json.dumps(told))
-        options = "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 --store pixels"
-        done = script("dataset.py", "--vist", "VIST", "--output", "out", *options.split(), "--tokenizer", small,
-                      *arguments, cwd=tmp_path)  # fmt: skip
+        options = (
+            "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 "
+            "--store pixels"
+        )
+        done = script(
+            "dataset.py",
+            "--vist",
+            "VIST",
+            "--output",
+            "out",
+            *options.split(),
+            "--tokenizer",
+            small,
+            *arguments,
+            cwd=tmp_path,
+        )
         path = tmp_path / "out" / "report.json"
-        return done, json.loads(path.read_text())["splits"]["train"]["photos"] if path.exists() else None
+        return done, json.loads(path.read_text())["splits"]["train"][
+            "photos"
+        ] if path.exists() else None
 
     return run
 
 
 @pytest.fixture
 def no_forks(monkeypatch):
-    monkeypatch.setattr(dataset, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler))
+    monkeypatch.setattr(
+        dataset, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler)
+    )
 
 
 def test_each_photo_of_a_data_set_has_its_reason(zoo, preprocess, no_forks, tmp_path):
@@ -239,28 +305,45 @@ def test_each_photo_of_a_data_set_has_its_reason(zoo, preprocess, no_forks, tmp_
     assert report["missing"] == REASONS | unsafe | half
     assert report["found"] == 2 and {*report["broken"]} == {"cut", "x\nx\udcff"}
     line = next(line for line in done.stderr.splitlines() if "left aside" in line)
-    assert "a link out of the folder: 2" in line and "unsafe id: 3" in line and "--follow_links" in line
+    assert (
+        "a link out of the folder: 2" in line
+        and "unsafe id: 3" in line
+        and "--follow_links" in line
+    )
     done, report = preprocess(shown, "--follow_links", "--overwrite")
-    assert report["found"] == 3 and report["missing"]["device"] == "not a file" and "out" not in report["missing"]
+    assert (
+        report["found"] == 3
+        and report["missing"]["device"] == "not a file"
+        and "out" not in report["missing"]
+    )
 
 
 def test_a_folder_that_is_a_link_out_is_refused(zoo, preprocess, no_forks, tmp_path):
     (tmp_path / "VIST" / "images").mkdir(parents=True)
     (tmp_path / "VIST" / "images" / "train").symlink_to(zoo)
     done, _ = preprocess(annotations("good"))
-    assert done.returncode == 2 and "VIST/images/train: a link out of VIST/images; expected" in done.stderr
+    assert (
+        done.returncode == 2
+        and "VIST/images/train: a link out of VIST/images; expected" in done.stderr
+    )
     assert done.stderr.count("\n") == 1 and not (tmp_path / "out").exists()
     assert preprocess(annotations("good"), "--follow_links")[1]["found"] == 1
 
 
-# ----------------------------------------------------------------------------------------------- JSON
+# --------------------------------------------------------------------------------------------- JSON
 
 
 ENTRY = annotations("a")["annotations"][0][0]
-EDIT = {"photo_sequence_ids": ["1", "2"], "auto_story_text_normalized": "a . b .", "edited_stories": [
-    {"normalized_edited_story_text_sent": ["a .", "b ."]}]}  # fmt: skip
-SPLIT = {"format": 1, "photos": {"file": "x.safetensors", "kind": "features"}, "stories": [
-    {"story_id": "1", "beats": [{"photo_id": "a", "sentence": "a .", "photo": 0}]}]}  # fmt: skip
+EDIT = {
+    "photo_sequence_ids": ["1", "2"],
+    "auto_story_text_normalized": "a . b .",
+    "edited_stories": [{"normalized_edited_story_text_sent": ["a .", "b ."]}],
+}
+SPLIT = {
+    "format": 1,
+    "photos": {"file": "x.safetensors", "kind": "features"},
+    "stories": [{"story_id": "1", "beats": [{"photo_id": "a", "sentence": "a .", "photo": 0}]}],
+}
 STORY = SPLIT["stories"][0]
 
 
@@ -282,8 +365,14 @@ STORY = SPLIT["stories"][0]
         (SPLIT | {"text": "shouted"}, '"text" is'),
         (SPLIT | {"stories": [STORY | {"story_id": {}}]}, "story number 0"),
         (SPLIT | {"stories": [STORY | {"album_id": []}]}, '"album_id" is a list'),
-        (SPLIT | {"stories": [STORY | {"beats": [STORY["beats"][0] | {"photo": 10**30}]}]}, '"photo" of a beat'),
-        (SPLIT | {"stories": [STORY | {"beats": [STORY["beats"][0] | {"photo_id": 1.5}]}]}, '"photo_id" of a beat'),
+        (
+            SPLIT | {"stories": [STORY | {"beats": [STORY["beats"][0] | {"photo": 10**30}]}]},
+            '"photo" of a beat',
+        ),
+        (
+            SPLIT | {"stories": [STORY | {"beats": [STORY["beats"][0] | {"photo_id": 1.5}]}]},
+            '"photo_id" of a beat',
+        ),
         ({"stories": [{"story_id": [1], "sentences": ["a"]}]}, '"story_id" is a list'),
         ({"stories": [{"photo_ids": [True], "sentences": ["a"]}]}, "its photos"),
     ],
@@ -319,9 +408,14 @@ def test_texts_that_are_no_stories_are_one_line(content, message, tmp_path):
 
 
 def test_odd_texts_are_told(tmp_path, script):
-    """With a byte order mark; one beat, twelve; a null byte, half a character, an escape; 10,000 words."""
-    told = {"1": "one .", "12": " . ".join("abcdefghijkl") + " .", "odd": "null \0 half \ud83d red \x1b[31m .",
-            "long": "word " * 10_000}  # fmt: skip
+    """With a byte order mark; one beat, twelve; a null byte, half a character, an escape; 10,000
+    words."""
+    told = {
+        "1": "one .",
+        "12": " . ".join("abcdefghijkl") + " .",
+        "odd": "null \0 half \ud83d red \x1b[31m .",
+        "long": "word " * 10_000,
+    }
     (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(told).encode())
     found = stories.read_stories(tmp_path / "x.json").stories
     assert [len(story["beats"]) for story in found] == [1, 12, 1, 1]
@@ -332,16 +426,34 @@ def test_odd_texts_are_told(tmp_path, script):
 def test_what_a_model_has_no_room_for_is_counted(tmp_path, script, small):
     (tmp_path / "x.json").write_text(json.dumps({"1": "fox " * 10_000, "2": "a fox ."}))
     done = script("CDE_score.py", "x.json", "--checkpoint", small, cwd=tmp_path)
-    assert done.returncode == 0 and "shortened to the model's 128 positions 1" in " ".join(done.stdout.split())
+    assert done.returncode == 0 and "shortened to the model's 128 positions 1" in " ".join(
+        done.stdout.split()
+    )
 
 
 def test_an_album_without_ids_or_photos_beyond_the_file(tmp_path, told):
     save_file({"photos": torch.zeros(1, 64).half()}, tmp_path / "x.safetensors")
-    (tmp_path / "x.json").write_text(json.dumps(SPLIT | {"stories": [{"story_id": 7, "beats": [
-        {"sentence": "a .", "photo": None}, {"sentence": "a .", "photo": 0}]}]}))  # fmt: skip
+    (tmp_path / "x.json").write_text(
+        json.dumps(
+            SPLIT
+            | {
+                "stories": [
+                    {
+                        "story_id": 7,
+                        "beats": [
+                            {"sentence": "a .", "photo": None},
+                            {"sentence": "a .", "photo": 0},
+                        ],
+                    }
+                ]
+            }
+        )
+    )
     done, written = told("--data_path", "x.json")
     assert done.returncode == 0 and written["stories"][0]["album_id"] == 7
-    (tmp_path / "x.json").write_text((tmp_path / "x.json").read_text().replace('"photo": 0', '"photo": 1'))
+    (tmp_path / "x.json").write_text(
+        (tmp_path / "x.json").read_text().replace('"photo": 0', '"photo": 1')
+    )
     done, _ = told("--data_path", "x.json")
     assert done.returncode == 2 and "story 7: photo 1; expected one of the 1 rows" in done.stderr
 
@@ -352,7 +464,10 @@ def test_tables_that_would_stop_a_training_midway(damage, tmp_path, tokenizer):
     about = {"format": 1, "photos": SPLIT["photos"], "words": "x.words.safetensors"}
     dataset.write_story_lines(tmp_path / "x.json", about, told)
     features = torch.zeros(1, 4).half()
-    save_file({"photos": features.to(torch.uint8) if damage == "pixels" else features}, tmp_path / "x.safetensors")
+    save_file(
+        {"photos": features.to(torch.uint8) if damage == "pixels" else features},
+        tmp_path / "x.safetensors",
+    )
     text = Text.of(told, tokenizer)
     if damage == "NaN":
         save_file({"photos": features / 0}, tmp_path / "x.safetensors")
@@ -366,7 +481,7 @@ def test_tables_that_would_stop_a_training_midway(damage, tmp_path, tokenizer):
         StoryDataset.load(tmp_path / "x.json", tokenizer, 2, 99)[0]
 
 
-# --------------------------------------------------------------------------------------- checkpoints
+# -------------------------------------------------------------------------------------- checkpoints
 
 
 @pytest.fixture
@@ -466,8 +581,14 @@ def test_a_tokenizer_that_does_not_fit_or_would_run_code(broken, tmp_path):
     with pytest.raises(UserError, match="its tokenizer has 276 tokens, its model"):
         load_checkpoint(broken)
     (broken / "harm.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')")
-    change(broken / "tokenizer_config.json", auto_map={"AutoTokenizer": [None, "harm.Harm"]}, tokenizer_class="Harm")
-    with pytest.raises(UserError, match="--checkpoint"):  # at once: it asks nobody whether to trust it
+    change(
+        broken / "tokenizer_config.json",
+        auto_map={"AutoTokenizer": [None, "harm.Harm"]},
+        tokenizer_class="Harm",
+    )
+    with pytest.raises(
+        UserError, match="--checkpoint"
+    ):  # at once: it asks nobody whether to trust it
         load_checkpoint(broken)
     assert not (tmp_path / "harm").exists()
 

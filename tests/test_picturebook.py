@@ -1,4 +1,5 @@
-"""The picture book: a world that can be counted, VIST files that can be read, a check that tells wrong from right."""
+"""The picture book: a world that can be counted, VIST files that can be read, a check that tells
+wrong from right."""
 
 import json
 import os
@@ -14,7 +15,17 @@ from PIL import Image
 
 import picturebook
 from cli import UserError
-from picturebook import MOODS, PLOTS, SLOTS, Beat, check_stories, draw_picture, make_dataset, plan_stories, tell
+from picturebook import (
+    MOODS,
+    PLOTS,
+    SLOTS,
+    Beat,
+    check_stories,
+    draw_picture,
+    make_dataset,
+    plan_stories,
+    tell,
+)
 from stories import paired, read_stories
 
 SCRIPT = Path(picturebook.__file__)
@@ -35,12 +46,18 @@ def book(tmp_path_factory):
 
 
 def contents(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
 
 
 def check(stories, book):
     """check_stories of [{"photo_ids", "sentences"}]."""
-    return check_stories([paired("", "", story["photo_ids"], story["sentences"]) for story in stories], book)
+    return check_stories(
+        [paired("", "", story["photo_ids"], story["sentences"]) for story in stories], book
+    )
 
 
 def human_stories(split="test", **changes):
@@ -51,7 +68,9 @@ def human_stories(split="test", **changes):
 
 
 def random_facts(rng):
-    return {slot: rng.choice(values) for slot, values in SLOTS.items()} | {"plot": rng.choice(list(PLOTS))}
+    return {slot: rng.choice(values) for slot, values in SLOTS.items()} | {
+        "plot": rng.choice(list(PLOTS))
+    }
 
 
 # The stories
@@ -69,7 +88,8 @@ def random_facts(rng):
 def test_splits_share_no_combination(asked):
     plan = plan_stories(settings(**asked))
     combinations = {
-        split: {tuple(story[fact] for fact in FACTS) for story in stories} for split, stories in plan.items()
+        split: {tuple(story[fact] for fact in FACTS) for story in stories}
+        for split, stories in plan.items()
     }
     assert sum(map(len, combinations.values())) == len(set.union(*combinations.values()))
     for split, stories in plan.items():
@@ -83,16 +103,31 @@ def test_splits_share_no_combination(asked):
 
 def test_all_combinations_are_told_once_where_they_are_asked_for():
     plan = plan_stories(settings(train=5000, val=200, test=200))
-    assert len({tuple(story[fact] for fact in FACTS) for stories in plan.values() for story in stories}) == 5400
+    assert (
+        len(
+            {tuple(story[fact] for fact in FACTS) for stories in plan.values() for story in stories}
+        )
+        == 5400
+    )
 
 
 def test_tellings_of_an_album_share_its_photos_but_not_its_words():
     stories = plan_stories(settings(train=300, stories_per_album=3))["train"]
     albums = [stories[k : k + 3] for k in range(0, 300, 3)]
     for album in albums:
-        assert len({(story["album_id"], *story["photo_ids"], *(story[fact] for fact in FACTS)) for story in album}) == 1
+        assert (
+            len(
+                {
+                    (story["album_id"], *story["photo_ids"], *(story[fact] for fact in FACTS))
+                    for story in album
+                }
+            )
+            == 1
+        )
     assert sum(len({tuple(tell(story)) for story in album}) for album in albums) > 290
-    assert len({len({story["mood"] for story in album}) for album in albums}) == 2  # some agree in mood, some do not
+    assert (
+        len({len({story["mood"] for story in album}) for album in albums}) == 2
+    )  # some agree in mood, some do not
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -106,13 +141,24 @@ def test_every_wording_names_the_slots_of_its_beat_and_no_other_word_of_the_worl
             assert set(re.findall(r"{(\w+)}", wording)) == slots, wording
             words = re.findall(r"[\w{}]+", wording)
             assert 7 <= len(words) <= 16, wording
-            assert not world_words & set(wording.lower().replace(".", " ").replace(",", " ").split()), wording
-            assert wording[0].isupper() and wording[-1] in ".!" and len(re.findall(r"{hero}", wording)) <= 1
+            assert not world_words & set(
+                wording.lower().replace(".", " ").replace(",", " ").split()
+            ), wording
+            assert (
+                wording[0].isupper()
+                and wording[-1] in ".!"
+                and len(re.findall(r"{hero}", wording)) <= 1
+            )
         assert min(len(beat.cheerful), len(beat.gloomy)) >= 3
 
 
 def test_wordings_are_all_different_and_need_no_an():
-    wordings = [wording for beats in PLOTS.values() for beat in beats for wording in (*beat.cheerful, *beat.gloomy)]
+    wordings = [
+        wording
+        for beats in PLOTS.values()
+        for beat in beats
+        for wording in (*beat.cheerful, *beat.gloomy)
+    ]
     assert len(wordings) >= 180 and len(set(wordings)) == len(wordings)
     assert not [word for words in SLOTS.values() for word in words if word[0] in "aeiou"]
 
@@ -128,7 +174,10 @@ def test_the_mood_is_nowhere_in_the_pictures():
     rng = random.Random(1)
     for plot, beat in BEATS_OF:
         facts = random_facts(rng) | {"plot": plot}
-        told = [facts | {"mood": mood, "wordings": [rng.randrange(3) for _ in range(5)]} for mood in MOODS]
+        told = [
+            facts | {"mood": mood, "wordings": [rng.randrange(3) for _ in range(5)]}
+            for mood in MOODS
+        ]
         assert (pixels(told[0], beat, beat) == pixels(told[1], beat, beat)).all()
 
 
@@ -138,7 +187,9 @@ def test_what_a_beat_names_can_be_seen_in_its_picture(slot):
     for plot, beat in BEATS_OF:
         if slot in PLOTS[plot][beat].slots:
             facts = random_facts(rng) | {"plot": plot}
-            other = facts | {slot: rng.choice([value for value in SLOTS[slot] if value != facts[slot]])}
+            other = facts | {
+                slot: rng.choice([value for value in SLOTS[slot] if value != facts[slot]])
+            }
             changed = np.abs(pixels(facts, beat, 5) - pixels(other, beat, 5)).max(axis=2) > 24
             assert changed.mean() > 0.02, (plot, beat, facts, other)
 
@@ -152,7 +203,9 @@ def test_no_two_drawings_of_a_beat_are_alike():
 def test_everything_in_a_scene_can_be_drawn():
     used = {thing[0] for beats in PLOTS.values() for beat in beats for thing in beat.things}
     assert used == set(picturebook.THINGS)
-    assert set(picturebook.OBJECTS) == set(SLOTS["object"]) and set(picturebook.PLACES) == set(SLOTS["place"])
+    assert set(picturebook.OBJECTS) == set(SLOTS["object"]) and set(picturebook.PLACES) == set(
+        SLOTS["place"]
+    )
 
 
 # The files
@@ -189,24 +242,34 @@ def test_annotations_are_vist(book):
             )
             assert [entry["photo_flickr_id"] for entry in told] == facts["photo_ids"]
             times = [taken[photo] for photo in facts["photo_ids"]]
-            assert times == sorted(set(times)) and re.fullmatch(r"2026-\d\d-\d\d \d\d:\d\d:\d\d", times[0])
+            assert times == sorted(set(times)) and re.fullmatch(
+                r"2026-\d\d-\d\d \d\d:\d\d:\d\d", times[0]
+            )
             for beat, entry in enumerate(told):
-                wording = getattr(PLOTS[facts["plot"]][beat], facts["mood"])[facts["wordings"][beat]]
+                wording = getattr(PLOTS[facts["plot"]][beat], facts["mood"])[
+                    facts["wordings"][beat]
+                ]
                 for slot in SLOTS:
                     wording = wording.replace(f"{{{slot}}}", facts[slot])
                 assert entry["original_text"] == wording and entry["album_id"] in albums
                 for mark in ",.!":
                     wording = wording.replace(mark, f" {mark}")
                 assert entry["text"] == wording.lower()
-                with Image.open(book / "images" / split / f"{entry['photo_flickr_id']}.jpg") as photo:
+                with Image.open(
+                    book / "images" / split / f"{entry['photo_flickr_id']}.jpg"
+                ) as photo:
                     assert (photo.size, photo.format) == ((16, 16), "JPEG")
 
 
 def test_world_file_holds_the_plan_and_the_settings(book):
     world = json.loads((book / "world.json").read_text())
-    assert world["settings"] == settings() and world["slots"] == {slot: list(values) for slot, values in SLOTS.items()}
+    assert world["settings"] == settings() and world["slots"] == {
+        slot: list(values) for slot, values in SLOTS.items()
+    }
     beat = world["plots"]["camp"][2]
-    assert beat["slots"] == ["hero", "place"] and beat["wordings"]["gloomy"] == list(PLOTS["camp"][2].gloomy)
+    assert beat["slots"] == ["hero", "place"] and beat["wordings"]["gloomy"] == list(
+        PLOTS["camp"][2].gloomy
+    )
 
 
 def test_a_book_that_is_there_is_left_alone_and_overwritten_only_when_told(tmp_path):
@@ -236,9 +299,9 @@ def test_nothing_is_left_where_drawing_fails(tmp_path, monkeypatch):
 
 
 def all_right(figures, stories):
-    return all(figures[name] == [stories, stories] for name in (*SLOTS, "all five beats", "one mood")) and (
-        figures["beats"] == [5 * stories, 5 * stories]
-    )
+    return all(
+        figures[name] == [stories, stories] for name in (*SLOTS, "all five beats", "one mood")
+    ) and (figures["beats"] == [5 * stories, 5 * stories])
 
 
 def test_human_stories_are_right_and_do_not_fit_other_pictures(book):
@@ -247,8 +310,13 @@ def test_human_stories_are_right_and_do_not_fit_other_pictures(book):
     assert result["figures"]["cheerful"] == result["figures"]["gloomy"] == [5, 10]
     assert result["distinct"] == 10 and result["in_training"] == 0
     truth = plan_stories(settings())["test"]
-    same_hero = sum(one["hero"] == other["hero"] for one, other in zip(truth, truth[1:] + truth[:1]))
-    assert result["control"]["all five beats"][0] < 10 and result["control"]["hero"][0] <= same_hero < 10
+    same_hero = sum(
+        one["hero"] == other["hero"] for one, other in zip(truth, truth[1:] + truth[:1])
+    )
+    assert (
+        result["control"]["all five beats"][0] < 10
+        and result["control"]["hero"][0] <= same_hero < 10
+    )
 
 
 def test_the_control_takes_other_pictures_even_where_an_album_has_many_tellings(tmp_path):
@@ -261,10 +329,15 @@ def test_the_control_takes_other_pictures_even_where_an_album_has_many_tellings(
 def test_spacing_case_order_and_missing_photos_do_not_matter(book):
     stories = human_stories()
     for story in stories:
-        story["sentences"] = [sentence.upper().replace(",", "  , ") for sentence in story["sentences"]]
+        story["sentences"] = [
+            sentence.upper().replace(",", "  , ") for sentence in story["sentences"]
+        ]
     stories[0]["photo_ids"] = [None, *stories[0]["photo_ids"][1:]]
     stories[1]["photo_ids"] = [stories[1]["photo_ids"][0], None, "404", None, None]
-    for side in ("photo_ids", "sentences"):  # a story in another order than its pictures' is known by its photos
+    for side in (
+        "photo_ids",
+        "sentences",
+    ):  # a story in another order than its pictures' is known by its photos
         stories[2][side] = stories[2][side][::-1]
     random.Random(0).shuffle(stories)
     assert all_right(check(stories, book)["figures"], 10)
@@ -279,7 +352,13 @@ def test_wrong_words_are_counted(book):
         story["sentences"][last] = story["sentences"][last].replace(facts["hero"], other)
     figures = check(stories, book)["figures"]
     assert figures["hero"] == [10 - wrong, 10]
-    assert figures["colour"] == figures["place"] == figures["object"] == figures["all five beats"] == [10, 10]
+    assert (
+        figures["colour"]
+        == figures["place"]
+        == figures["object"]
+        == figures["all five beats"]
+        == [10, 10]
+    )
 
 
 def test_a_second_word_of_a_slot_is_wrong(book):
@@ -287,7 +366,11 @@ def test_a_second_word_of_a_slot_is_wrong(book):
     other = next(colour for colour in SLOTS["colour"] if colour != truth[0]["colour"])
     stories[0]["sentences"][0] += f" And {other}!"
     figures = check(stories, book)["figures"]
-    assert figures["colour"] == [9, 10] and figures["hero"] == [10, 10] and figures["beats"] == [49, 50]
+    assert (
+        figures["colour"] == [9, 10]
+        and figures["hero"] == [10, 10]
+        and figures["beats"] == [49, 50]
+    )
 
 
 def test_swapped_and_missing_sentences_are_counted(book):
@@ -297,7 +380,10 @@ def test_swapped_and_missing_sentences_are_counted(book):
     stories[5] = {side: values[:4] for side, values in stories[5].items()}
     figures = check(stories, book)["figures"]
     assert figures["beats"] == [47, 50] and figures["all five beats"] == [8, 10]
-    assert figures["one mood"] == [9, 10]  # the swapped story keeps its mood, the short one has no fifth sentence
+    assert figures["one mood"] == [
+        9,
+        10,
+    ]  # the swapped story keeps its mood, the short one has no fifth sentence
 
 
 def test_mixed_moods_are_counted(book):
@@ -315,7 +401,12 @@ def test_copies_and_strangers_are_counted(book):
     stories = human_stories() + human_stories("train")[:3] * 2
     stories[0] = stories[0] | {"photo_ids": ["1", "2", None, "4", "5"]}
     result = check(stories, book)
-    assert (result["stories"], result["unknown"], result["distinct"], result["in_training"]) == (16, 1, 12, 6)
+    assert (result["stories"], result["unknown"], result["distinct"], result["in_training"]) == (
+        16,
+        1,
+        12,
+        6,
+    )
 
 
 def test_the_command_reads_stories_and_preprocessed_splits_alike(book, tmp_path):
@@ -334,7 +425,9 @@ def test_the_command_reads_stories_and_preprocessed_splits_alike(book, tmp_path)
     for name, told in (("stories", stories), ("split", split)):
         about = {"format": 1, "photos": {"file": "x", "kind": "pixels"}} if name == "split" else {}
         (tmp_path / name).write_text(json.dumps(about | {"stories": told}))
-        done = command("--check", tmp_path / name, "--world", book, "--json", tmp_path / "figures.json")
+        done = command(
+            "--check", tmp_path / name, "--world", book, "--json", tmp_path / "figures.json"
+        )
         assert done.returncode == 0 and re.search(r"hero +10 / 10 +100\.0 %", done.stdout)
         results.append(json.loads((tmp_path / "figures.json").read_text()))
     assert results[0] == results[1] == check(human_stories(), book)
@@ -348,15 +441,24 @@ def test_references_are_five_right_tellings_of_both_moods(tmp_path):
     told = read_stories(folder / "references" / "test.json").stories
     photos = {
         entry["album_id"]: truth[entry["story_id"]]["photo_ids"]
-        for [entry] in json.loads((folder / "sis/test.story-in-sequence.json").read_text())["annotations"]
+        for [entry] in json.loads((folder / "sis/test.story-in-sequence.json").read_text())[
+            "annotations"
+        ]
     }
-    assert references.keys() == photos.keys() and all(len(texts) == 5 for texts in references.values())
+    assert references.keys() == photos.keys() and all(
+        len(texts) == 5 for texts in references.values()
+    )
     sentences = [[beat["sentence"] for beat in story["beats"]] for story in told]
-    stories = [{"photo_ids": photos[story["album_id"]], "sentences": text} for story, text in zip(told, sentences)]
+    stories = [
+        {"photo_ids": photos[story["album_id"]], "sentences": text}
+        for story, text in zip(told, sentences)
+    ]
     result = check(stories, folder)
     assert all_right(result["figures"], 60)
     for i in range(0, 60, 5):  # the book's own first, then the moods in turn
-        moods = [check(stories[k : k + 1], folder)["figures"]["cheerful"][0] for k in range(i, i + 5)]
+        moods = [
+            check(stories[k : k + 1], folder)["figures"]["cheerful"][0] for k in range(i, i + 5)
+        ]
         assert moods in ([0, 1, 0, 1, 0], [1, 0, 1, 0, 1])
 
 
@@ -364,9 +466,15 @@ def test_a_sheet_is_a_png_as_wide_as_asked(book, tmp_path):
     story = plan_stories(settings())["test"][0]
     photos = [book / "images" / "test" / f"{photo}.jpg" for photo in story["photo_ids"]]
     picturebook.draw_sheet(photos, tell(story), tmp_path / "short.png", width=600)
-    picturebook.draw_sheet(photos, [f"{sentence} " * 4 for sentence in tell(story)], tmp_path / "long.png", width=600)
+    picturebook.draw_sheet(
+        photos, [f"{sentence} " * 4 for sentence in tell(story)], tmp_path / "long.png", width=600
+    )
     with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:
-        assert short.format == "PNG" and short.width == long.width == 600 and long.height > short.height
+        assert (
+            short.format == "PNG"
+            and short.width == long.width == 600
+            and long.height > short.height
+        )
         with Image.open(photos[0]) as photo:
             middle = np.asarray(short.crop((40, 40, 90, 90)).convert("RGB")).mean(axis=(0, 1))
             drawn = np.asarray(photo.resize((110, 110)).crop((30, 30, 80, 80))).mean(axis=(0, 1))
@@ -383,9 +491,26 @@ def command(*arguments):
 
 
 def test_the_command_draws_and_says_what_comes_next(tmp_path):
-    arguments = "--output", tmp_path / "book", "--train", 3, "--val", 1, "--test", 2, "--size", 16, "--workers", 1
+    arguments = (
+        "--output",
+        tmp_path / "book",
+        "--train",
+        3,
+        "--val",
+        1,
+        "--test",
+        2,
+        "--size",
+        16,
+        "--workers",
+        1,
+    )
     done = command(*arguments)
-    assert done.returncode == 0 and "6 stories, 30 pictures" in done.stdout and "python dataset.py" in done.stdout
+    assert (
+        done.returncode == 0
+        and "6 stories, 30 pictures" in done.stdout
+        and "python dataset.py" in done.stdout
+    )
     assert "nothing to do" in command(*arguments).stdout
 
 
@@ -409,7 +534,9 @@ def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
     monkeypatch.chdir(tmp_path)
     Path("here").mkdir()
     Path("here/mine.txt").write_text("kept")
-    Path("file.json").write_text('{"stories": [{"photo_ids": ["1", "2"], "sentences": "One only."}]}')
+    Path("file.json").write_text(
+        '{"stories": [{"photo_ids": ["1", "2"], "sentences": "One only."}]}'
+    )
     Path("list.json").write_text("[1]")
     Path("good.json").write_text('{"stories": [{"photo_ids": ["1"], "sentences": ["Once."]}]}')
     Path("lists.json").write_text('{"stories": [{"photo_ids": [["1"]], "sentences": ["Once."]}]}')
@@ -417,7 +544,9 @@ def test_a_users_mistake_is_one_line(tmp_path, monkeypatch, arguments, said):
     Path("odd/world.json").write_text("{}")
     before = contents(".")
     done = command(*arguments)
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1, (
+        done.stderr
+    )
     assert not done.stdout and contents(".") == before
 
 

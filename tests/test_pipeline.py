@@ -24,21 +24,62 @@ def good(done):
 
 def test_picture_book_from_drawing_to_score(script, tmp_path):
     book, data, out = tmp_path / "book", tmp_path / "data", tmp_path / "out"
-    good(script("picturebook.py", "--output", book, "--train", 12, "--val", 4, "--test", 4, "--workers", 1))
+    good(
+        script(
+            "picturebook.py",
+            "--output",
+            book,
+            "--train",
+            12,
+            "--val",
+            4,
+            "--test",
+            4,
+            "--workers",
+            1,
+        )
+    )
     good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1))
-    assert "complete already" in good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1))
+    assert "complete already" in good(
+        script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1)
+    )
     train = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
     assert "best model" in good(script(*train))
     assert "this training is complete" in good(script(*train, "--resume"))
-    good(script("generate.py", "--data_path", data / "test.json", "--checkpoint", out, "--max_words", 12, cwd=tmp_path))
+    good(
+        script(
+            "generate.py",
+            "--data_path",
+            data / "test.json",
+            "--checkpoint",
+            out,
+            "--max_words",
+            12,
+            cwd=tmp_path,
+        )
+    )
     stories = json.loads((tmp_path / "stories.json").read_text())["stories"]
     assert len(stories) == 4 and all(len(story["sentences"]) == 5 for story in stories)
     figures = tmp_path / "figures.json"
-    check = ["picturebook.py", "--check", tmp_path / "stories.json", "--world", book, "--json", figures]
+    check = [
+        "picturebook.py",
+        "--check",
+        tmp_path / "stories.json",
+        "--world",
+        book,
+        "--json",
+        figures,
+    ]
     assert "4 stories" in good(script(*check))
     assert json.loads(figures.read_text())["figures"]["beats"][1] == 20
     score = ["CDE_score.py", f"human={data / 'test.json'}", "--checkpoint", out]
-    refs = ["--references", book / "references" / "test.json", "--train_data_path", data / "train.json", "--anchors"]
+    refs = [
+        "--references",
+        book / "references" / "test.json",
+        "--train_data_path",
+        data / "train.json",
+        "--anchors",
+    ]
     said = good(script(*score, "model=stories.json", *refs, "--controls", cwd=tmp_path))
     for words in ("20 of 20", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
         assert words in said, words
@@ -55,11 +96,37 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
 
 
 def test_features_by_the_eye_of_a_trained_model(script, tmp_path):
-    book, pixels, features, out = (tmp_path / name for name in ("book", "pixels", "features", "out"))
-    good(script("picturebook.py", "--output", book, "--train", 8, "--val", 2, "--test", 2, "--workers", 1))
+    book, pixels, features, out = (
+        tmp_path / name for name in ("book", "pixels", "features", "out")
+    )
+    good(
+        script(
+            "picturebook.py",
+            "--output",
+            book,
+            "--train",
+            8,
+            "--val",
+            2,
+            "--test",
+            2,
+            "--workers",
+            1,
+        )
+    )
     good(script("dataset.py", "--picturebook", book, "--output", pixels, "--workers", 1))
     good(script("train.py", "--train_data_path", pixels / "train.json", "--output_dir", out, *TINY))
-    again = ["dataset.py", "--picturebook", book, "--encoder_weights", out, "--output", features, "--workers", 1]
+    again = [
+        "dataset.py",
+        "--picturebook",
+        book,
+        "--encoder_weights",
+        out,
+        "--output",
+        features,
+        "--workers",
+        1,
+    ]
     good(script(*again, "--store", "features"))
     (out / "something.json").write_text("new")
     assert "complete already" in good(script(*again, "--store", "features"))
@@ -67,26 +134,65 @@ def test_features_by_the_eye_of_a_trained_model(script, tmp_path):
     seen, kept = (load_file(folder / "test.safetensors")["photos"] for folder in (pixels, features))
     with torch.no_grad():
         torch.testing.assert_close(eye(seen), kept.float(), rtol=2e-3, atol=2e-3)
-    good(script("train.py", "--train_data_path", features / "train.json", "--output_dir", tmp_path / "out2", *TINY))
+    good(
+        script(
+            "train.py",
+            "--train_data_path",
+            features / "train.json",
+            "--output_dir",
+            tmp_path / "out2",
+            *TINY,
+        )
+    )
     # A model trained on features keeps the eye, and so tells of pixels too.
     test = ["--data_path", pixels / "test.json", "--max_words", 5, "--output", tmp_path / "s.json"]
     good(script("generate.py", *test, "--checkpoint", tmp_path / "out2"))
     done = script(*again, "--store", "features", "--image_size", 32)
-    assert done.returncode == 2 and f"--image_size 32: that of --encoder_weights {out} is 64" in done.stderr
+    assert (
+        done.returncode == 2
+        and f"--image_size 32: that of --encoder_weights {out} is 64" in done.stderr
+    )
     done = script(*again[:4], tmp_path, *again[5:], "--overwrite")
-    assert done.returncode == 2 and "--encoder_weights" in done.stderr and "no checkpoint there" in done.stderr
+    assert (
+        done.returncode == 2
+        and "--encoder_weights" in done.stderr
+        and "no checkpoint there" in done.stderr
+    )
 
 
 def test_photos_of_another_encoder_are_refused(script, tmp_path):
     book = tmp_path / "book"
-    good(script("picturebook.py", "--output", book, "--train", 4, "--val", 2, "--test", 2, "--workers", 1))
+    good(
+        script(
+            "picturebook.py",
+            "--output",
+            book,
+            "--train",
+            4,
+            "--val",
+            2,
+            "--test",
+            2,
+            "--workers",
+            1,
+        )
+    )
     for size in (32, 48):
         arguments = ["--output", tmp_path / str(size), "--image_size", size, "--workers", 1]
         good(script("dataset.py", "--picturebook", book, *arguments))
     train, val = tmp_path / "32" / "train.json", tmp_path / "48" / "val.json"
     good(script("train.py", "--train_data_path", train, "--output_dir", tmp_path / "out", *TINY))
     for command in (
-        ["train.py", "--train_data_path", train, "--val_data_path", val, "--output_dir", tmp_path / "o", *TINY],
+        [
+            "train.py",
+            "--train_data_path",
+            train,
+            "--val_data_path",
+            val,
+            "--output_dir",
+            tmp_path / "o",
+            *TINY,
+        ],
         ["generate.py", "--data_path", val, "--checkpoint", tmp_path / "out"],
         ["CDE_score.py", val, "--checkpoint", tmp_path / "out"],
     ):
@@ -101,7 +207,11 @@ def test_defaults_find_what_lies_there(script, tmp_path):
     assert done.returncode == 2 and "bash train.sh" in done.stderr and done.stderr.count("\n") == 1
     done = script("CDE_score.py", cwd=tmp_path)
     assert done.returncode == 2 and "no stories named" in done.stderr
-    good(script("picturebook.py", "--train", 5, "--val", 2, "--test", 2, "--workers", 1, cwd=tmp_path))
+    good(
+        script(
+            "picturebook.py", "--train", 5, "--val", 2, "--test", 2, "--workers", 1, cwd=tmp_path
+        )
+    )
     assert "Preprocessing" in good(script("dataset.py", "--workers", 1, cwd=tmp_path))
     assert "the newest preprocessed split" in good(script("train.py", *TINY, cwd=tmp_path))
     said = good(script("CDE_score.py", cwd=tmp_path))
@@ -118,18 +228,45 @@ def test_real_vist_album(script, tmp_path):
     if "VIST_REAL" not in os.environ:
         pytest.skip("VIST_REAL names no folder with a real VIST album")
     data, out, vist = tmp_path / "data", tmp_path / "out", os.environ["VIST_REAL"]
-    small = ["--image_encoder", "resnet18", "--encoder_weights", "none", "--image_size", 64, "--tokenizer", "bpe"]
+    small = [
+        "--image_encoder",
+        "resnet18",
+        "--encoder_weights",
+        "none",
+        "--image_size",
+        64,
+        "--tokenizer",
+        "bpe",
+    ]
     said = good(script("dataset.py", "--vist", vist, "--output", data, *small, "--workers", 1))
     assert "1 stories, 5 beats; photos: 5 found, 0 missing, 0 broken" in said
     split = data / "train.json"
-    good(script("train.py", "--train_data_path", split, "--val_data_path", split, "--output_dir", out, *TINY))
-    good(script("generate.py", "--data_path", split, "--checkpoint", out, "--max_words", 8, cwd=tmp_path))
-    assert "5 of 5" in good(script("CDE_score.py", "stories.json", "--checkpoint", out, cwd=tmp_path))
+    good(
+        script(
+            "train.py",
+            "--train_data_path",
+            split,
+            "--val_data_path",
+            split,
+            "--output_dir",
+            out,
+            *TINY,
+        )
+    )
+    good(
+        script(
+            "generate.py", "--data_path", split, "--checkpoint", out, "--max_words", 8, cwd=tmp_path
+        )
+    )
+    assert "5 of 5" in good(
+        script("CDE_score.py", "stories.json", "--checkpoint", out, cwd=tmp_path)
+    )
 
 
 @pytest.mark.slow
 def test_train_sh_teaches_the_picture_book(tmp_path):
-    """The one command, in a copy of the project: what a newcomer is promised. Some ten minutes on two cores."""
+    """The one command, in a copy of the project: what a newcomer is promised. Some ten minutes on
+    two cores."""
     for path in [*ROOT.glob("*.py"), ROOT / "train.sh"]:
         shutil.copy(path, tmp_path)
     done = subprocess.run(["bash", "train.sh"], cwd=tmp_path, capture_output=True, text=True)

@@ -60,7 +60,7 @@ def test_a_flag_that_is_not_there_is_refused():
         assert stop.value.code == 2 and isinstance(make(), cli.Parser)
 
 
-# ------------------------------------------------------------------------------------------------ troubleshooting
+# ---------------------------------------------------------------------------------- troubleshooting
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,13 @@ def wrecks(tmp_path_factory, make_model, tokenizer):
         tokenizer.save_pretrained(tmp_path / name)
     (tmp_path / "pickled/model.safetensors").rename(tmp_path / "pickled/pytorch_model.bin")
     weights = load_file(tmp_path / "older/model.safetensors")
-    save_file({k: v for k, v in weights.items() if "foresight" not in k}, tmp_path / "older/model.safetensors")
-    options = dataclasses.asdict(train.TrainOptions(train_data_path="train.json", val_data_path="val.json"))
+    save_file(
+        {k: v for k, v in weights.items() if "foresight" not in k},
+        tmp_path / "older/model.safetensors",
+    )
+    options = dataclasses.asdict(
+        train.TrainOptions(train_data_path="train.json", val_data_path="val.json")
+    )
     progress = {"step": 40, "best": 9.5, "best_step": 40, "worse": 0, "options": options}
     cli.write_json(tmp_path / "output/latest/progress.json", progress)
 
@@ -92,20 +97,31 @@ def wrecks(tmp_path_factory, make_model, tokenizer):
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     sis = tmp_path / "dataset/VIST/sis"
     sis.mkdir(parents=True)
-    told = {"story_id": "1", "photo_flickr_id": "1", "worker_arranged_photo_order": 0, "text": "a day ."}
+    told = {
+        "story_id": "1",
+        "photo_flickr_id": "1",
+        "worker_arranged_photo_order": 0,
+        "text": "a day .",
+    }
     (sis / "train.story-in-sequence.json").write_text(json.dumps({"annotations": [[told]]}))
     return tmp_path
 
 
 def troubles():
-    section = (ROOT / "README.md").read_text().split("\n## When something is wrong\n")[1].split("\n## ")[0]
+    section = (
+        (ROOT / "README.md")
+        .read_text()
+        .split("\n## When something is wrong\n")[1]
+        .split("\n## ")[0]
+    )
     for command, said in re.findall(r"^\| `(python [^`]*)` \| `([^`]*)`", section, re.M):
         yield pytest.param(shlex.split(command)[1:], said, id=command)
 
 
 @pytest.mark.parametrize("command, said", list(troubles()))
 def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monkeypatch):
-    """The line of the README, where … stands for anything, is all that the command prints on stderr."""
+    """The line of the README, where … stands for anything, is all that the command prints on
+    stderr."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # it may be installed here
     with cli.alone(wrecks / "busy", "--output_dir"):
         done = script(*command, cwd=wrecks)
@@ -118,4 +134,9 @@ def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monke
 
 
 def test_there_is_a_line_for_each_script():
-    assert {param.values[0][0] for param in troubles()} >= {"generate.py", "CDE_score.py", "train.py", "dataset.py"}
+    assert {param.values[0][0] for param in troubles()} >= {
+        "generate.py",
+        "CDE_score.py",
+        "train.py",
+        "dataset.py",
+    }

@@ -1,4 +1,5 @@
-"""dataset.py with several processes, killed and taken up again: always the bytes of one that nobody stopped."""
+"""dataset.py with several processes, killed and taken up again: always the bytes of one that nobody
+stopped."""
 
 import json
 import multiprocessing
@@ -21,7 +22,10 @@ import dataset
 from dataset import load_photo, note_of
 
 PHOTOS, CHUNK = 22, 4
-OPTIONS = "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe --vocab_size 300 --workers 1"
+OPTIONS = (
+    "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe --vocab_size "
+    "300 --workers 1"
+)
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +39,15 @@ def vist(tmp_path_factory):
             picture = Image.fromarray(chance.integers(0, 256, (30, 40, 3), dtype=np.uint8))
             picture.save(folder / "images" / split / f"{i}.png")
         told = [
-            {"story_id": str(i // 5), "album_id": "a", "photo_flickr_id": str(i), "worker_arranged_photo_order": i % 5,
-             "text": f"photo {i} is « é 🙂 » ."}
+            {
+                "story_id": str(i // 5),
+                "album_id": "a",
+                "photo_flickr_id": str(i),
+                "worker_arranged_photo_order": i % 5,
+                "text": f"photo {i} is « é 🙂 » .",
+            }
             for i in range(count)
-        ]  # fmt: skip
+        ]
         annotations = json.dumps({"annotations": [[entry] for entry in told]})
         (folder / "sis" / f"{split}.story-in-sequence.json").write_text(annotations)
     for broken in (5, 17):
@@ -48,32 +57,44 @@ def vist(tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_training_set_ten_times_as_large_as_the_memory(tmp_path, tokenizer, make_model):
-    """Under a limit of address space, on a (sparse) file of photos ten times its size, and four million stories."""
+    """Under a limit of address space, on a (sparse) file of photos ten times its size, and four
+    million stories."""
     limit, beats = 8 * 2**30, 5
     encoder = make_model().image_encoder
     encoder.save_pretrained(tmp_path / "image_encoder")
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     row_bytes = 2 * encoder.config.feature_size
     for split, photos in (("train", 10 * limit // row_bytes // beats * beats), ("val", 10)):
-        header = dataset.safetensors_header("F16", (photos, encoder.config.feature_size), row_bytes * photos)
+        header = dataset.safetensors_header(
+            "F16", (photos, encoder.config.feature_size), row_bytes * photos
+        )
         with open(tmp_path / f"{split}.safetensors", "wb") as file:
             file.write(header)
             file.truncate(len(header) + row_bytes * photos)
         stories = min(4_000_000, photos // beats)
         ends = 3 * np.arange(stories * beats + 1), beats * np.arange(stories + 1)
-        words, rows = np.full(3 * beats * stories, 7, np.int32), np.linspace(0, photos - 1, stories * beats, dtype=int)
+        words, rows = (
+            np.full(3 * beats * stories, 7, np.int32),
+            np.linspace(0, photos - 1, stories * beats, dtype=int),
+        )
         about = {"format": 1, "photos": {"file": f"{split}.safetensors", "kind": "features"}}
         path = tmp_path / f"{split}.json"
         dataset.write_story_lines(path, about | {"words": f"{split}.words.safetensors"}, [])
-        dataset.Text(words, *ends, rows).save(path.with_suffix(".words.safetensors"), path, tokenizer)
+        dataset.Text(words, *ends, rows).save(
+            path.with_suffix(".words.safetensors"), path, tokenizer
+        )
     options = "--n_layer 1 --n_embd 32 --n_head 2 --max_steps 3 --batch_size 4"
     paths = ["--train_data_path", tmp_path / "train.json", "--output_dir", tmp_path / "out"]
     done = subprocess.run(
-        [sys.executable, ROOT / "train.py", *paths, *options.split()], capture_output=True, text=True,
+        [sys.executable, ROOT / "train.py", *paths, *options.split()],
+        capture_output=True,
+        text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)),
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert (tmp_path / "train.safetensors").stat().st_size > 10 * limit and "best model" in done.stdout
+    assert (
+        tmp_path / "train.safetensors"
+    ).stat().st_size > 10 * limit and "best model" in done.stdout
 
 
 def work(environment, arguments, notes):
@@ -99,18 +120,27 @@ def rows_are_there(folder, chunk, broken):
     """As the note of a chunk is written, its rows stand in the file."""
     assert not note_of(folder, chunk).exists()
     if folder.stem == "train":
-        rows = load_file(folder / dataset.PHOTOS)["photos"][chunk * CHUNK : (chunk + 1) * CHUNK].flatten(1).float()
+        rows = (
+            load_file(folder / dataset.PHOTOS)["photos"][chunk * CHUNK : (chunk + 1) * CHUNK]
+            .flatten(1)
+            .float()
+        )
         empty = {str(chunk * CHUNK + i) for i, row in enumerate(rows) if not row.any()}
-        assert empty == broken.keys() == {"5", "17"} & {str(chunk * CHUNK + i) for i in range(CHUNK)}
+        assert (
+            empty == broken.keys() == {"5", "17"} & {str(chunk * CHUNK + i) for i in range(CHUNK)}
+        )
 
 
 def launch(vist, output, count, *more, notes=(-1, -1)):
-    """Exit statuses of `count` processes, forked (a launcher would import torch again); process i dies at notes[i]."""
+    """Exit statuses of `count` processes, forked (a launcher would import torch again); process i
+    dies at notes[i]."""
     processes = []
     for i, environment in enumerate(ranks(count) if count > 1 else [{}]):
         arguments = ["--vist", str(vist), "--output", str(output), *OPTIONS.split(), *more]
         processes.append(
-            multiprocessing.get_context("fork").Process(target=work, args=(environment, arguments, notes[i]))
+            multiprocessing.get_context("fork").Process(
+                target=work, args=(environment, arguments, notes[i])
+            )
         )
         processes[-1].start()
     while None in (statuses := [process.exitcode for process in processes]):
@@ -122,7 +152,11 @@ def launch(vist, output, count, *more, notes=(-1, -1)):
 
 
 def content(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +170,13 @@ def straight(vist, tmp_path_factory):
 def test_two_processes_give_the_bytes_of_one(vist, straight, tmp_path):
     assert launch(vist, tmp_path, 2) == [0, 0]
     assert content(tmp_path) == straight
-    assert {"train.json", "train.safetensors", "val.json", "val.safetensors", "report.json"} <= straight.keys()
+    assert {
+        "train.json",
+        "train.safetensors",
+        "val.json",
+        "val.safetensors",
+        "report.json",
+    } <= straight.keys()
 
 
 @pytest.mark.parametrize("before, after", [(1, 2), (2, 1)])
@@ -144,7 +184,10 @@ def test_killed_and_taken_up_by_as_many_or_others(vist, straight, tmp_path, befo
     statuses = launch(vist, tmp_path, before, notes=(2, 1))
     assert -signal.SIGKILL in statuses and 0 not in statuses
     partial = tmp_path / "train.partial"
-    assert 0 < len([*partial.glob(dataset.NOTES)]) < 6 and not (tmp_path / "train.safetensors").exists()
+    assert (
+        0 < len([*partial.glob(dataset.NOTES)]) < 6
+        and not (tmp_path / "train.safetensors").exists()
+    )
     assert launch(vist, tmp_path, after) == [0] * after
     assert content(tmp_path) == straight and not partial.exists()
 
@@ -153,9 +196,20 @@ def test_a_photo_is_not_encoded_twice(vist, tmp_path, monkeypatch):
     asked, load_batch = [], dataset.PhotoFiles.__getitem__
     launch(vist, tmp_path, 1, "--store", "pixels", notes=(2,))
     monkeypatch.setattr(dataset, "CHUNK", CHUNK)
-    monkeypatch.setattr(dataset, "DataLoader", lambda files, sampler, **more: (files[batch] for batch in sampler))
-    monkeypatch.setattr(dataset.PhotoFiles, "__getitem__", lambda *batch: asked.extend(batch[1]) or load_batch(*batch))
-    assert dataset.main(["--vist", str(vist), "--output", str(tmp_path), *OPTIONS.split(), "--store", "pixels"]) == 0
+    monkeypatch.setattr(
+        dataset, "DataLoader", lambda files, sampler, **more: (files[batch] for batch in sampler)
+    )
+    monkeypatch.setattr(
+        dataset.PhotoFiles,
+        "__getitem__",
+        lambda *batch: asked.extend(batch[1]) or load_batch(*batch),
+    )
+    assert (
+        dataset.main(
+            ["--vist", str(vist), "--output", str(tmp_path), *OPTIONS.split(), "--store", "pixels"]
+        )
+        == 0
+    )
     assert asked == [*range(2 * CHUNK, PHOTOS), 0]  # and the one of val
 
 
@@ -174,11 +228,23 @@ def test_a_mistake_is_said_once(vist, tmp_path, capfd):
 
 
 def test_torchrun_and_pixels(vist, tmp_path):
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
     options = ["--vist", vist, "--output", tmp_path / "two", *OPTIONS.split(), "--store", "pixels"]
-    done = subprocess.run([*launcher, ROOT / "dataset.py", *options], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [*launcher, ROOT / "dataset.py", *options], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Next: python train.py") == 1 and done.stdout.count("20 found, 0 missing, 2 broken") == 1
+    assert (
+        done.stdout.count("Next: python train.py") == 1
+        and done.stdout.count("20 found, 0 missing, 2 broken") == 1
+    )
     assert launch(vist, tmp_path / "one", 1, "--store", "pixels") == [0]
     assert content(tmp_path / "two") == content(tmp_path / "one")
 
@@ -190,7 +256,9 @@ def test_a_split_is_a_story_a_line(straight):
     assert "« é 🙂 »" in lines[1]
 
 
-@pytest.mark.parametrize("width, height", [(1600, 400), (400, 1600), (1000, 1000), (447, 300), (100, 90)])
+@pytest.mark.parametrize(
+    "width, height", [(1600, 400), (400, 1600), (1000, 1000), (447, 300), (100, 90)]
+)
 def test_a_jpeg_is_never_decoded_smaller_than_asked(tmp_path, width, height):
     Image.new("RGB", (width, height)).save(tmp_path / "x.jpg")
     for size in (16, 50, 64, 112, 224):
@@ -212,7 +280,9 @@ def test_the_folded_encoder_is_the_encoder():
                 torch.nn.init.uniform_(module.running_var, 0.5, 2)
                 torch.nn.init.uniform_(module.weight, 0.1, 0.5)
         names = list(encoder.state_dict())
-        pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0))
+        pixels = torch.randint(
+            0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0)
+        )
         folded = encoder.folded()
         with torch.inference_mode():
             torch.testing.assert_close(folded(pixels), encoder(pixels), rtol=1e-4, atol=1e-4)

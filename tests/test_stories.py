@@ -25,11 +25,15 @@ def write(folder, value):
     return path
 
 
-# -------------------------------------------------------------------------------------- words
+# -------------------------------------------------------------------------------------------- words
 
 
 def test_sentences_of_one_string():
-    assert split_sentences("this is a dog . it barked !  we ran .") == ["this is a dog .", "it barked !", "we ran ."]
+    assert split_sentences("this is a dog . it barked !  we ran .") == [
+        "this is a dog .",
+        "it barked !",
+        "we ran .",
+    ]
     assert split_sentences("We went out. It was 3.5 miles! Then home.") == [
         "We went out.",
         "It was 3.5 miles!",
@@ -43,13 +47,19 @@ def test_sentences_of_one_string():
     "typed, tokens",
     [
         ("It was a long night. We didn't sleep!", "it was a long night . we did n't sleep !"),
-        ("[male] and [Female]'s dog went to [location].", "[male] and [female] 's dog went to [location] ."),
+        (
+            "[male] and [Female]'s dog went to [location].",
+            "[male] and [female] 's dog went to [location] .",
+        ),
         ('Mr. Smith said, "hello" (twice).', "mr. smith said , `` hello '' ( twice ) ."),
         (
             "[male]s dog, [male]-like PLACEHOLDER. [male][female]!",
             "[male] s dog , [male] -like placeholder . [male] [female] !",
         ),
-        ("It’s \N{PARTY POPPER} café time; they’ll go.", "it 's \N{PARTY POPPER} café time ; they 'll go ."),
+        (
+            "It’s \N{PARTY POPPER} café time; they’ll go.",
+            "it 's \N{PARTY POPPER} café time ; they 'll go .",
+        ),
         ("the train left at 4:45 for $5,000 .", "the train left at 4:45 for $5,000 ."),
         ("今天 很 好 。", "今天 很 好 。"),
         ("", ""),
@@ -63,34 +73,56 @@ def test_text_is_tokenised_vists_way(typed, tokens):
 def test_tokenising_gives_back_what_was_typed_from_tokens():
     rng = random.Random(0)
     for _ in range(50):
-        words = " ".join(rng.choices("we saw a dog [male] near the old house".split(), k=rng.randint(2, 12)))
+        words = " ".join(
+            rng.choices("we saw a dog [male] near the old house".split(), k=rng.randint(2, 12))
+        )
         assert tokenise(f"{words.capitalize()}.") == f"{words.lower()} ."
 
 
-@pytest.mark.skipif("VIST_TEXT" not in os.environ, reason="VIST_TEXT does not name a folder with VIST's own text")
+@pytest.mark.skipif(
+    "VIST_TEXT" not in os.environ, reason="VIST_TEXT does not name a folder with VIST's own text"
+)
 def test_vists_own_stories_are_left_as_they_are():
-    references = json.loads(open(os.path.join(os.environ["VIST_TEXT"], "val_reference.json")).read())
+    references = json.loads(
+        open(os.path.join(os.environ["VIST_TEXT"], "val_reference.json")).read()
+    )
     texts = [text for texts in references.values() for text in texts]
     assert all(tokenise(text) == text for text in texts) and len(texts) > 4000
 
 
-# -------------------------------------------------------------------------------------- files
+# -------------------------------------------------------------------------------------------- files
 
 
 def test_stories_of_generate(tmp_path):
     story = {"story_id": "1", "album_id": "7", "photo_ids": ["a", "b"], "sentences": ["x .", "y ."]}
-    file = read_stories(write(tmp_path, {"settings": {"data_path": "test.json"}, "stories": [story]}))
-    assert told(file) == [["x .", "y ."]] and photos(file) == [["a", "b"]] and file.photos == "test.json"
+    file = read_stories(
+        write(tmp_path, {"settings": {"data_path": "test.json"}, "stories": [story]})
+    )
+    assert (
+        told(file) == [["x .", "y ."]]
+        and photos(file) == [["a", "b"]]
+        and file.photos == "test.json"
+    )
     assert not +file.remarks
     file = read_stories(write(tmp_path, {"stories": [story | {"folder": "holiday"}]}))
-    assert file.photos == "folders" and [beat["folder"] for beat in file.stories[0]["beats"]] == ["holiday"] * 2
+    assert (
+        file.photos == "folders"
+        and [beat["folder"] for beat in file.stories[0]["beats"]] == ["holiday"] * 2
+    )
 
 
 def test_a_vist_challenge_submission(tmp_path):
     vist = {"album_id": "7", "photo_sequence": ["a", "b"], "story_text_normalized": " x . y . z ."}
     file = read_stories(write(tmp_path, {"team_name": "t", "output_stories": [vist]}))
-    assert told(file) == [["x .", "y .", "z ."]] and photos(file) == [["a", "b", None]] and file.photos is None
-    assert file.stories[0]["story_id"] == "a-b" and file.remarks["with not as many sentences as photos"] == 1
+    assert (
+        told(file) == [["x .", "y .", "z ."]]
+        and photos(file) == [["a", "b", None]]
+        and file.photos is None
+    )
+    assert (
+        file.stories[0]["story_id"] == "a-b"
+        and file.remarks["with not as many sentences as photos"] == 1
+    )
 
 
 def test_mappings_of_albums_and_of_stories(tmp_path):
@@ -106,24 +138,40 @@ def test_vists_own_files_and_labels(tmp_path):
     sentences = {str(i): random_sentences(rng, 5) for i in range(4)}
     for story, texts in sentences.items():
         for order, text in enumerate(texts):
-            entry = {"album_id": "9", "story_id": story, "text": text, "photo_flickr_id": f"{story}{order}"}
+            entry = {
+                "album_id": "9",
+                "story_id": story,
+                "text": text,
+                "photo_flickr_id": f"{story}{order}",
+            }
             entries.append([entry | {"worker_arranged_photo_order": order}])
     rng.shuffle(entries)
     albums = [{"id": "9", "vist_label": "fair"}]
     file = read_stories(write(tmp_path, {"annotations": entries, "albums": albums, "images": []}))
     assert {story["story_id"]: texts for story, texts in zip(file.stories, told(file))} == sentences
-    assert {story["label"] for story in file.stories} == {"fair"} and photos(file)[0][0].endswith("0")
+    assert {story["label"] for story in file.stories} == {"fair"} and photos(file)[0][0].endswith(
+        "0"
+    )
 
 
 def test_vist_edits_machine_stories_one_by_one_or_a_folder(tmp_path, monkeypatch):
     for name in ("1-2-3", "4-5-6"):
-        edit = {"photo_sequence_ids": name.split("-"), "album_id": "3", "model": "AREL", "edited_stories": [
-            {"normalized_edited_story_text_sent": ["b ."]}], "auto_story_text_normalized": "x . y . z ."}  # fmt: skip
+        edit = {
+            "photo_sequence_ids": name.split("-"),
+            "album_id": "3",
+            "model": "AREL",
+            "edited_stories": [{"normalized_edited_story_text_sent": ["b ."]}],
+            "auto_story_text_normalized": "x . y . z .",
+        }
         (tmp_path / "AREL" / "test").mkdir(parents=True, exist_ok=True)
         (tmp_path / "AREL" / "test" / f"{name}.json").write_text(json.dumps(edit))
     one = read_stories(tmp_path / "AREL" / "test" / "1-2-3.json")
     both = read_stories(tmp_path / "AREL")
-    assert told(one) == [["x .", "y .", "z ."]] and len(both.stories) == 2 and photos(both)[1] == ["4", "5", "6"]
+    assert (
+        told(one) == [["x .", "y .", "z ."]]
+        and len(both.stories) == 2
+        and photos(both)[1] == ["4", "5", "6"]
+    )
     monkeypatch.chdir(tmp_path / "AREL" / "test")  # the split's name is in no path that was typed
     assert told(read_stories("1-2-3.json")) == told(one) and len(read_stories(".").stories) == 2
     assert +both.remarks == {}
@@ -135,13 +183,20 @@ def test_vist_edits_machine_stories_one_by_one_or_a_folder(tmp_path, monkeypatch
 def test_nothing_odd_is_dropped_and_all_of_it_is_counted(tmp_path):
     stories = [
         {"story_id": "1", "photo_ids": ["a", "b", "c"], "sentences": ["x .", " ", "z ."]},
-        {"story_id": "1", "photo_ids": ["a"], "sentences": ["las fotos \N{GRINNING FACE} 写真 .", "two ."]},
+        {
+            "story_id": "1",
+            "photo_ids": ["a"],
+            "sentences": ["las fotos \N{GRINNING FACE} 写真 .", "two ."],
+        },
         {"story_id": "2", "photo_ids": ["a"], "sentences": []},
         {"story_id": "3", "telling": 1, "photo_ids": ["a"], "sentences": ["x ."]},
         {"story_id": "3", "telling": 2, "photo_ids": ["a"], "sentences": ["y ."]},
     ]
     file = read_stories(write(tmp_path, {"stories": stories}))
-    assert len(file.stories) == 5 and photos(file)[0] == ["a", "c"]  # z is said of c, though b has no sentence
+    assert len(file.stories) == 5 and photos(file)[0] == [
+        "a",
+        "c",
+    ]  # z is said of c, though b has no sentence
     assert told(file)[1] == ["las fotos \N{GRINNING FACE} 写真 .", "two ."]
     assert +file.remarks == {
         "with an id that another has too": 1,

@@ -26,9 +26,16 @@ def book(tmp_path_factory):
     import dataset
 
     folder = tmp_path_factory.mktemp("studies")
-    settings = {"stories": {"train": 12, "val": 4, "test": 4}, "stories_per_album": 1, "seed": 0, "size": 32}
+    settings = {
+        "stories": {"train": 12, "val": 4, "test": 4},
+        "stories_per_album": 1,
+        "seed": 0,
+        "size": 32,
+    }
     picturebook.make_dataset(folder / "book", settings)
-    dataset.main(["--picturebook", str(folder / "book"), "--output", str(folder / "data"), "--workers", "1"])
+    dataset.main(
+        ["--picturebook", str(folder / "book"), "--output", str(folder / "data"), "--workers", "1"]
+    )
     return folder
 
 
@@ -39,7 +46,7 @@ def test_over_seeds():
     assert metrics.over_seeds([5.0])[0] == 5 and math.isnan(metrics.over_seeds([5.0])[1])
 
 
-# --------------------------------------------------------------------------------------------- plans
+# -------------------------------------------------------------------------------------------- plans
 
 
 def of_two_kinds(distance, seed, many=2000, size=5):
@@ -54,15 +61,23 @@ def of_two_kinds(distance, seed, many=2000, size=5):
 @pytest.mark.parametrize("distance", [0.0, 1.0, 4.0])
 def test_what_plans_know_of_a_coin(distance):
     grid = torch.linspace(-12, 12, 4001)
-    sides = torch.stack([torch.distributions.Normal(s * distance, 1).log_prob(grid).exp() for s in (-1.0, 1.0)])
-    share = (sides / sides.sum(0).clamp(min=1e-30)).clamp(min=1e-30)  # of each side, given the coordinate
+    sides = torch.stack(
+        [torch.distributions.Normal(s * distance, 1).log_prob(grid).exp() for s in (-1.0, 1.0)]
+    )
+    share = (sides / sides.sum(0).clamp(min=1e-30)).clamp(
+        min=1e-30
+    )  # of each side, given the coordinate
     uncertain = -(0.5 * sides * share.log2()).sum() * (grid[1] - grid[0])
     found = plans.probed(of_two_kinds(distance, 0), of_two_kinds(distance, 1), seed=0)
     assert found == pytest.approx(1 - uncertain.item(), abs=0.06) and found <= 1
 
 
-@pytest.mark.parametrize("apart, mood, wording", [("sentences", 1, 1), ("moods", 1, 1 - math.log(3, 6)), ("", 0, 0)])
-def test_what_the_first_plan_knows_of_a_picture(apart, mood, wording, book, make_model, tokenizer, monkeypatch):
+@pytest.mark.parametrize(
+    "apart, mood, wording", [("sentences", 1, 1), ("moods", 1, 1 - math.log(3, 6)), ("", 0, 0)]
+)
+def test_what_the_first_plan_knows_of_a_picture(
+    apart, mood, wording, book, make_model, tokenizer, monkeypatch
+):
     split = json.loads((book / "data" / "test.json").read_text())
     facts = json.loads((book / "book" / "truth" / "test.json").read_text())
     model, seen = make_model(), []
@@ -72,7 +87,9 @@ def test_what_the_first_plan_knows_of_a_picture(apart, mood, wording, book, make
         seen.extend(tokenizer.decode(data.sentences(i)[0]) for i in range(len(data)))
         number = torch.arange(len(data)) % 6
         place = {"sentences": number, "moods": number // 3, "": 0 * number}[apart]
-        mean = 100.0 * place[:, None, None] + torch.randn(len(data) // 6, 1, 4).repeat_interleave(6, 0)
+        mean = 100.0 * place[:, None, None] + torch.randn(len(data) // 6, 1, 4).repeat_interleave(
+            6, 0
+        )
         return None, Gaussian(mean, torch.zeros(len(data), 1, 4))
 
     monkeypatch.setattr(plans, "plans_of", plans_of)
@@ -90,11 +107,14 @@ def test_the_plane_in_which_points_vary_most():
 
 
 class ToldByTheBook(plans.Control):
-    """A control whose stories are the book's own, in the moods that are asked for, some of them spoilt."""
+    """A control whose stories are the book's own, in the moods that are asked for, some of them
+    spoilt."""
 
     def __init__(self, book, moods, spoilt=()):
         folder = book / "book"
-        self.options = plans.parse(["--world", str(folder), "--data_path", str(book / "data" / "test.json")])
+        self.options = plans.parse(
+            ["--world", str(folder), "--data_path", str(book / "data" / "test.json")]
+        )
         self.book, self.moods, self.spoilt = picturebook.Book(folder), moods, spoilt
         self.truth = json.loads((folder / "truth" / "test.json").read_text())
 
@@ -118,13 +138,21 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
     assert found["one mood"] == found["whole"] == 0.75 and found["cheerful"] == 0.25
     assert found["distinct stories of each"] == 3 and found["slots right (the worst slot)"] < 1
     assert list(map(both.mood, stories[:4])) == ["cheerful", "gloomy", None, "gloomy"]
-    # Of a reranker that keeps the spoilt story of one album of four, the gain is none: 3 of 4 are whole anyway.
+    # Of a reranker that keeps the spoilt story of one album of four, the gain is none: 3 of 4 are
+    # whole anyway.
     for kept, gain in (([0, 1, 3, 2], 0.0), ([0, 1, 3, 1], 1.0)):
         scores = [float(k != kept[album]) for album in range(4) for k in range(4)]
         monkeypatch.setattr(generate, "score", lambda *_, scores=scores: {"CDE": scores})
-        both.model, both.tokenizer, both.albums = SimpleNamespace(config=SimpleNamespace(foresight=True)), None, None
+        both.model, both.tokenizer, both.albums = (
+            SimpleNamespace(config=SimpleNamespace(foresight=True)),
+            None,
+            None,
+        )
         reranked = both.reranked()
-        assert reranked["CDE: share of the possible gain"] == gain and reranked["the best possible choice"] == 1
+        assert (
+            reranked["CDE: share of the possible gain"] == gain
+            and reranked["the best possible choice"] == 1
+        )
 
 
 def test_plans_of_a_model(book, script, tmp_path):
@@ -133,7 +161,14 @@ def test_plans_of_a_model(book, script, tmp_path):
         out = ["--output_dir", tmp_path / plan, "--plan", plan, *TINY]
         done = script("train.py", "--train_data_path", data / "train.json", *out)
         assert done.returncode == 0, done.stderr
-    same = ["plans.py", tmp_path / "cvae", "--data_path", data / "test.json", "--world", book / "book"]
+    same = [
+        "plans.py",
+        tmp_path / "cvae",
+        "--data_path",
+        data / "test.json",
+        "--world",
+        book / "book",
+    ]
     few = ["--control", "--no_plan", tmp_path / "none", "--albums", 3, "--num_stories", 2]
     done = script(*same, *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -147,11 +182,15 @@ def test_plans_of_a_model(book, script, tmp_path):
         "word sampling without a plan: top_p",
         "the best possible choice",
     } <= found.keys()
-    assert 1 <= found["sampled plans: distinct stories of each"] <= 2 and found["mean plan: whole"] == 0
+    assert (
+        1 <= found["sampled plans: distinct stories of each"] <= 2
+        and found["mean plan: whole"] == 0
+    )
     assert (tmp_path / "plan_figures.png").stat().st_size > 10_000
     assert "sampled plans" in (tmp_path / "plan_figures.md").read_text()
     assert (
-        "plan 2 and its prior know of the plot" in script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path).stdout
+        "plan 2 and its prior know of the plot"
+        in script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path).stdout
     )
     for wrong, message in (
         (["--factor", "weather"], "--factor weather: fewer than two values of it"),
@@ -166,7 +205,7 @@ def test_plans_of_a_model(book, script, tmp_path):
     assert done.returncode == 2 and "trained with --plan none; expected cvae" in done.stderr
 
 
-# ------------------------------------------------------------------------------------------ ablation
+# ----------------------------------------------------------------------------------------- ablation
 
 
 def test_an_ablation(book, script, monkeypatch, tmp_path):
@@ -178,7 +217,9 @@ def test_an_ablation(book, script, monkeypatch, tmp_path):
         if done.returncode:
             raise UserError(done.stderr.strip())
 
-    class InTurn(ThreadPoolExecutor):  # scripts in this process set signal handlers, which threads may not
+    class InTurn(
+        ThreadPoolExecutor
+    ):  # scripts in this process set signal handlers, which threads may not
         def submit(self, work, *arguments):
             done = Future()
             done.set_result(work(*arguments))
@@ -186,18 +227,37 @@ def test_an_ablation(book, script, monkeypatch, tmp_path):
 
     monkeypatch.setattr(ablation, "run", here)
     monkeypatch.setattr(ablation, "ThreadPoolExecutor", InTurn)
-    same = ["--train_data_path", book / "data" / "train.json", "--output_dir", tmp_path / "a", "--seeds", 0, 1]
+    same = [
+        "--train_data_path",
+        book / "data" / "train.json",
+        "--output_dir",
+        tmp_path / "a",
+        "--seeds",
+        0,
+        1,
+    ]
     same += ["--train", " ".join(TINY), "--world", book / "book"]
     options = list(map(str, ("plan=none", "plan=cvae,free_bits=0.5", *same)))
     monkeypatch.setattr("sys.argv", ["ablation.py", *options])
     ablation.main()
     assert calls == ["train.py", "train.py", "generate.py", "CDE_score.py"] * 4
     figures = json.loads((tmp_path / "a" / "table.json").read_text())["figures"]
-    assert list(figures) == ["plan=none", "plan=cvae,free_bits=0.5"] and [len(of) for of in figures.values()] == [2, 2]
+    assert list(figures) == ["plan=none", "plan=cvae,free_bits=0.5"] and [
+        len(of) for of in figures.values()
+    ] == [2, 2]
     none, cvae = figures.values()
-    assert none[0]["KL"] == 0 and none[0] != none[1] and cvae[0]["KL"] > 0 and "its stories: whole, %" in cvae[0]
-    assert none[0]["−ELBO: nats a story"] == pytest.approx(none[0]["bound, 100 samples: nats a story"], rel=1e-4)
-    trained = json.loads((tmp_path / "a" / "plan=cvae,free_bits=0.5" / "1" / "latest" / "progress.json").read_text())
+    assert (
+        none[0]["KL"] == 0
+        and none[0] != none[1]
+        and cvae[0]["KL"] > 0
+        and "its stories: whole, %" in cvae[0]
+    )
+    assert none[0]["−ELBO: nats a story"] == pytest.approx(
+        none[0]["bound, 100 samples: nats a story"], rel=1e-4
+    )
+    trained = json.loads(
+        (tmp_path / "a" / "plan=cvae,free_bits=0.5" / "1" / "latest" / "progress.json").read_text()
+    )
     assert trained["options"]["seed"] == 1 and trained["options"]["free_bits"] == 0.5
     table = (tmp_path / "a" / "table.md").read_text()
     mean, low, high = metrics.over_seeds([of["KL"] for of in cvae])
@@ -205,14 +265,19 @@ def test_an_ablation(book, script, monkeypatch, tmp_path):
     assert (tmp_path / "a" / "frontier.png").stat().st_size > 10_000
     again = []
     monkeypatch.setattr(ablation, "run", lambda *words, threads: again.append(words))
-    ablation.main()  # train.py is told to take up what is there: what was trained is not trained again
+    # train.py is told to take up what is there: what was trained is not trained again
+    ablation.main()
     assert len(again) == 16 and all("--resume" in words for words in again if "--seed" in words)
     assert (tmp_path / "a" / "table.md").read_text() == table
 
 
 def test_switches_are_varied_by_true_and_false():
     given = [("plan", "none"), ("train_encoder", "false"), ("detach_dynamics_target", "true")]
-    assert ablation.as_options(given) == ["--plan=none", "--no-train_encoder", "--detach_dynamics_target"]
+    assert ablation.as_options(given) == [
+        "--plan=none",
+        "--no-train_encoder",
+        "--detach_dynamics_target",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +289,10 @@ def test_switches_are_varied_by_true_and_false():
         ([], "--train_data_path: not named, and dataset/preprocessed/ holds no training split"),
         (["--train", "--seed 3"], "--train: --seed is ablation.py's to set"),
         (["--train_data_path", "nowhere.json"], "--train_data_path: nowhere.json is not there"),
-        (["beat=1", "--train_data_path", "DATA"], "beat=1, seed 0: train.py: unrecognized arguments: --beat=1"),
+        (
+            ["beat=1", "--train_data_path", "DATA"],
+            "beat=1, seed 0: train.py: unrecognized arguments: --beat=1",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, book, script, tmp_path):

@@ -35,14 +35,26 @@ def data(tokenizer, tmp_path_factory):
         for i in range(count):
             sentences = random_sentences(rng, rng.randint(1, 4))
             beats = [
-                {"photo_id": str(t), "photo": rng.choice([None, t]), "sentence": s} for t, s in enumerate(sentences)
+                {"photo_id": str(t), "photo": rng.choice([None, t]), "sentence": s}
+                for t, s in enumerate(sentences)
             ]
             stories.append({"story_id": f"{split}{i}", "album_id": str(i), "beats": beats})
         photos = {"file": f"{split}.safetensors", "kind": "features"}
         (folder / f"{split}.json").write_text(
-            json.dumps({"format": 1, "source": "test", "split": split, "photos": photos, "stories": stories})
+            json.dumps(
+                {
+                    "format": 1,
+                    "source": "test",
+                    "split": split,
+                    "photos": photos,
+                    "stories": stories,
+                }
+            )
         )
-        save_file({"photos": torch.randn(4, encoder.config.feature_size).half()}, folder / f"{split}.safetensors")
+        save_file(
+            {"photos": torch.randn(4, encoder.config.feature_size).half()},
+            folder / f"{split}.safetensors",
+        )
     return folder
 
 
@@ -51,7 +63,8 @@ SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_slots 2 --p
 
 @pytest.fixture
 def run_train(data, script, monkeypatch):
-    """run_train(output_dir, *arguments): returns (exit status, stderr). draws: whether training.png is drawn."""
+    """run_train(output_dir, *arguments): returns (exit status, stderr). draws: whether training.png
+    is drawn."""
 
     def run(output_dir, *arguments, draws=False):
         if not draws:  # it takes a second
@@ -66,7 +79,9 @@ def run_train(data, script, monkeypatch):
 def log_of(directory, split):
     lines = map(json.loads, (directory / "log.jsonl").read_text().splitlines())
     return [
-        {k: v for k, v in line.items() if k != "stories_per_second"} for line in lines if line.get("split") == split
+        {k: v for k, v in line.items() if k != "stories_per_second"}
+        for line in lines
+        if line.get("split") == split
     ]
 
 
@@ -74,7 +89,9 @@ def test_schedules():
     options = TrainOptions(learning_rate=2.0, warmup=0.1, beta=0.5, beta_warmup=0.25)
     rates = [get_lr(step, 100, options) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
-    assert all(a > b for a, b in zip(rates[10:], rates[11:])) and rates[55] == pytest.approx(2 * (0.01 + 0.99 * 0.5))
+    assert all(a > b for a, b in zip(rates[10:], rates[11:])) and rates[55] == pytest.approx(
+        2 * (0.01 + 0.99 * 0.5)
+    )
     assert get_lr(100, 100, options) == pytest.approx(0.02)
 
     def betas(schedule, **kwargs):
@@ -102,12 +119,24 @@ def test_each_trained_parameter_is_in_one_group(make_model):
     names = {id(p): name for name, p in model.named_parameters()}
     decayed = {names[id(p)] for p in groups[0]["params"]}
     assert "decoder.transformer.h.0.attn.c_attn.weight" in decayed and "plan_head.weight" in decayed
-    assert not any(name.endswith("bias") or "wte" in name or "ln_" in name or name == "no_photo" for name in decayed)
+    assert not any(
+        name.endswith("bias") or "wte" in name or "ln_" in name or name == "no_photo"
+        for name in decayed
+    )
 
 
 def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
     code, err = run_train(
-        tmp_path, "--epochs", 12, "--learning_rate", 0.01, "--log_every", 1, "--iwae_samples", 4, draws=True
+        tmp_path,
+        "--epochs",
+        12,
+        "--learning_rate",
+        0.01,
+        "--log_every",
+        1,
+        "--iwae_samples",
+        4,
+        draws=True,
     )
     assert code == 0, err
     lines = log_of(tmp_path, "train")
@@ -115,15 +144,30 @@ def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_
     assert lines[-1]["step"] == 72 and last < 0.8 * first
     assert {"nll", "kl", "bow", "dynamics", "lr", "beta"} <= lines[0].keys()
     figures = log_of(tmp_path, "val")[-1]
-    assert figures["stories"] == 7 and len(figures["kl_per_beat"]) == len(figures["active_units_per_beat"])
-    assert figures["perplexity"] == pytest.approx(math.exp(figures["elbo_loss"] * 7 / figures["tokens"]))
-    assert sum(figures["kl_per_beat"]) > 0 and 1 < figures["iwae_perplexity"] < figures["perplexity"] * 1.01
-    assert len(figures["information_per_beat"]) == 4 and max(figures["information_per_beat"]) <= math.log(7)
+    assert figures["stories"] == 7 and len(figures["kl_per_beat"]) == len(
+        figures["active_units_per_beat"]
+    )
+    assert figures["perplexity"] == pytest.approx(
+        math.exp(figures["elbo_loss"] * 7 / figures["tokens"])
+    )
+    assert (
+        sum(figures["kl_per_beat"]) > 0
+        and 1 < figures["iwae_perplexity"] < figures["perplexity"] * 1.01
+    )
+    assert len(figures["information_per_beat"]) == 4 and max(
+        figures["information_per_beat"]
+    ) <= math.log(7)
     shares = [figures[f"{of}_within_{share}"] for of in ("means", "samples") for share in (50, 90)]
-    assert all(0 <= share <= 1 for share in shares) and shares[0] <= shares[1] and shares[2] <= shares[3]
+    assert (
+        all(0 <= share <= 1 for share in shares)
+        and shares[0] <= shares[1]
+        and shares[2] <= shares[3]
+    )
     assert figures["bow_perplexity"] > 1
     for name in ("best", "latest"):
-        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / name).iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+            p.name for p in (tmp_path / name).iterdir()
+        }
     assert (tmp_path / "training.png").stat().st_size > 10_000
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert first["options"]["learning_rate"] == 0.01 and "torch" in first["versions"]
@@ -132,9 +176,14 @@ def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_
 @pytest.fixture
 def training(data):
     options = TrainOptions(
-        train_data_path=str(data / "train.json"), n_layer=1, n_head=2, n_embd=16, n_positions=96, image_slots=2,
+        train_data_path=str(data / "train.json"),
+        n_layer=1,
+        n_head=2,
+        n_embd=16,
+        n_positions=96,
+        image_slots=2,
         plan="deterministic",
-    )  # fmt: skip
+    )
     return train.Training(options, data / "train.json", data / "val.json", None)
 
 
@@ -142,8 +191,19 @@ def test_validation_does_not_depend_on_the_batch_size(training):
     figures = {}
     for size in (2, 7):
         options = dataclasses.replace(training.options, batch_size=size, iwae_samples=2)
-        figures[size] = train.evaluate(training.model, training.val_set, training.accelerator, options)
-    for name in ("nll", "bow", "photo", "perplexity", "dynamics", "cosine", "iwae_perplexity", "tokens"):
+        figures[size] = train.evaluate(
+            training.model, training.val_set, training.accelerator, options
+        )
+    for name in (
+        "nll",
+        "bow",
+        "photo",
+        "perplexity",
+        "dynamics",
+        "cosine",
+        "iwae_perplexity",
+        "tokens",
+    ):
         assert figures[2][name] == pytest.approx(figures[7][name], rel=1e-4), name
 
 
@@ -153,7 +213,9 @@ def test_evaluate_alone_gives_the_figures_of_the_training(run_train, data, tmp_p
     code, err = run_train(tmp_path, "--evaluate", data / "val.json", "--iwae_samples", 3)
     assert code == 0, err
     found = json.loads((tmp_path / "evaluation.json").read_text())
-    assert found["split"] == str(data / "val.json") and found["figures"].keys() == trained.keys() - {"step", "split"}
+    assert found["split"] == str(data / "val.json") and found[
+        "figures"
+    ].keys() == trained.keys() - {"step", "split"}
     for name, value in found["figures"].items():
         assert value == pytest.approx(trained[name], rel=1e-5), name
     code, err = run_train(tmp_path / "nothing", "--evaluate", data / "val.json")
@@ -161,9 +223,12 @@ def test_evaluate_alone_gives_the_figures_of_the_training(run_train, data, tmp_p
 
 
 def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
-    """A posterior that is the prior has its means in the middle and its samples where the prior's fall."""
+    """A posterior that is the prior has its means in the middle and its samples where the prior's
+    fall."""
     options = dataclasses.replace(training.options, plan="cvae", output_dir=str(tmp_path))
-    paths = map(Path, (options.train_data_path, Path(options.train_data_path).with_name("val.json")))
+    paths = map(
+        Path, (options.train_data_path, Path(options.train_data_path).with_name("val.json"))
+    )
     fresh = train.Training(options, *paths, None)
     model = fresh.model
     with torch.no_grad():
@@ -171,25 +236,52 @@ def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
             mlp[-1].weight.zero_()
             mlp[-1].bias.zero_()
         figures = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
-        model.posterior_mlp[-1].bias[: model.config.plan_size] = 1.0  # all means beyond the middle half
+        model.posterior_mlp[-1].bias[: model.config.plan_size] = (
+            1.0  # all means beyond the middle half
+        )
         moved = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
-    assert figures["means_within_50"] == 1 and figures["kl"] == 0 and sum(figures["active_units_per_beat"]) == 0
-    assert abs(figures["samples_within_50"] - 0.5) < 0.05 and abs(figures["samples_within_90"] - 0.9) < 0.03
-    assert figures["information_per_beat"] == pytest.approx([0] * len(figures["kl_per_beat"]), abs=1e-6)
+    assert (
+        figures["means_within_50"] == 1
+        and figures["kl"] == 0
+        and sum(figures["active_units_per_beat"]) == 0
+    )
+    assert (
+        abs(figures["samples_within_50"] - 0.5) < 0.05
+        and abs(figures["samples_within_90"] - 0.9) < 0.03
+    )
+    assert figures["information_per_beat"] == pytest.approx(
+        [0] * len(figures["kl_per_beat"]), abs=1e-6
+    )
     assert moved["means_within_50"] == 0 and moved["means_within_90"] == 1
-    assert moved["kl_per_beat"] == pytest.approx([0.5 * model.config.plan_size] * len(moved["kl_per_beat"]), rel=1e-4)
+    assert moved["kl_per_beat"] == pytest.approx(
+        [0.5 * model.config.plan_size] * len(moved["kl_per_beat"]), rel=1e-4
+    )
 
 
 def test_features_are_standardised_by_the_training_split(training, data):
     features = load_file(data / "train.safetensors")["photos"].float()
     torch.testing.assert_close(training.model.feature_mean, features.mean(0))
-    torch.testing.assert_close(training.model.feature_var, features.var(0, correction=0), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(
+        training.model.feature_var, features.var(0, correction=0), rtol=1e-3, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("where, plan", [(5, "none"), (8, "cvae")])
 def test_resumed_equals_uninterrupted(where, plan, run_train, tmp_path, monkeypatch):
-    """Stopped by SIGTERM inside an epoch (of six steps) and taken up again: the same, bit for bit."""
-    same = ["--max_steps", 14, "--log_every", 1, "--eval_every", 4, "--dropout", 0.2, "--plan", plan]
+    """Stopped by SIGTERM inside an epoch (of six steps) and taken up again: the same, bit for
+    bit."""
+    same = [
+        "--max_steps",
+        14,
+        "--log_every",
+        1,
+        "--eval_every",
+        4,
+        "--dropout",
+        0.2,
+        "--plan",
+        plan,
+    ]
     assert run_train(tmp_path / "whole", *same)[0] == 0
     take_step = train.Training.take_step
 
@@ -206,19 +298,24 @@ def test_resumed_equals_uninterrupted(where, plan, run_train, tmp_path, monkeypa
     for split in ("train", "val"):
         assert log_of(tmp_path / "whole", split) == log_of(tmp_path / "parts", split)
     for name in ("best", "latest"):
-        a, b = (load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "parts"))
+        a, b = (
+            load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "parts")
+        )
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def test_accumulated_batches_equal_one_large_batch(run_train, tmp_path, monkeypatch):
-    """Two batches of unequal token counts accumulated are one step over both; plan none, so that nothing is drawn."""
+    """Two batches of unequal token counts accumulated are one step over both; plan none, so that
+    nothing is drawn."""
     whole = list(range(22))
     parts = {"one": [whole], "two": [whole[:5], whole[5:]]}
     weights = {}
     for name, batches in parts.items():
         monkeypatch.setattr(BucketBatches, "__len__", lambda self, b=batches: len(b))
         monkeypatch.setattr(
-            BucketBatches, "__iter__", lambda self, b=batches: iter(b if len(self.lengths) == 22 else [range(7)])
+            BucketBatches,
+            "__iter__",
+            lambda self, b=batches: iter(b if len(self.lengths) == 22 else [range(7)]),
         )
         extra = ["--max_steps", 2, "--plan", "none", "--dropout", 0, "--accumulation", len(batches)]
         assert run_train(tmp_path / name, *extra)[0] == 0
@@ -228,7 +325,18 @@ def test_accumulated_batches_equal_one_large_batch(run_train, tmp_path, monkeypa
 
 
 def test_patience_stops_early_and_stays_stopped(run_train, tmp_path):
-    same = ["--max_steps", 40, "--eval_every", 2, "--learning_rate", 0.0, "--patience", 3, "--plan", "none"]
+    same = [
+        "--max_steps",
+        40,
+        "--eval_every",
+        2,
+        "--learning_rate",
+        0.0,
+        "--patience",
+        3,
+        "--plan",
+        "none",
+    ]
     assert run_train(tmp_path, *same)[0] == 0
     assert log_of(tmp_path, "val")[-1]["step"] == 8  # the first is the best, three are not better
     code, err = run_train(tmp_path, *same, "--resume")
@@ -238,14 +346,21 @@ def test_patience_stops_early_and_stays_stopped(run_train, tmp_path):
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_term(run_train, tmp_path, monkeypatch):
     follow = train.PlanCVAE.follow
-    monkeypatch.setattr(train.PlanCVAE, "follow", lambda self, *states: follow(self, *states) * float("nan"))
+    monkeypatch.setattr(
+        train.PlanCVAE, "follow", lambda self, *states: follow(self, *states) * float("nan")
+    )
     code, err = run_train(tmp_path, "--max_steps", 3, "--plan", "none")
-    assert code == 2 and "step 0: foresight and dynamics not finite" in err and "stories train" in err
+    assert (
+        code == 2 and "step 0: foresight and dynamics not finite" in err and "stories train" in err
+    )
     assert "there is no checkpoint yet" in err and not (tmp_path / "latest").exists()
 
 
-def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(run_train, tmp_path, monkeypatch):
-    """The loss of that step is finite; its gradient would leave NaN in the weights, and in the next checkpoint."""
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
+    run_train, tmp_path, monkeypatch
+):
+    """The loss of that step is finite; its gradient would leave NaN in the weights, and in the next
+    checkpoint."""
     clip = train.Accelerator.clip_grad_norm_
 
     def overflow(self, parameters, most):
@@ -261,10 +376,15 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(run_t
     last = err.strip().splitlines()[-1]
     assert code == 2 and "step 5: gradient not finite (its norm is inf; stories train" in last, err
     assert f"{tmp_path / 'latest'} holds the last good checkpoint" in last
-    assert all(tensor.isfinite().all() for tensor in load_file(tmp_path / "latest" / "model.safetensors").values())
+    assert all(
+        tensor.isfinite().all()
+        for tensor in load_file(tmp_path / "latest" / "model.safetensors").values()
+    )
 
 
-def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(run_train, tmp_path, monkeypatch):
+def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
+    run_train, tmp_path, monkeypatch
+):
     evaluate = train.evaluate
 
     def broken(model, dataset, accelerator, options):
@@ -314,7 +434,12 @@ def test_a_changed_setting_is_allowed_by_name_and_other_data_are_refused(run_tra
     assert run_train(output, *same)[0] == 0
     code, err = run_train(output, "--max_steps", 6, "--eval_every", 2, "--resume")
     assert code == 2 and "--max_steps was 4, now 6" in err and "--allow_changed max_steps" in err
-    assert run_train(output, "--max_steps", 6, "--eval_every", 2, "--resume", "--allow_changed", "max_steps")[0] == 0
+    assert (
+        run_train(
+            output, "--max_steps", 6, "--eval_every", 2, "--resume", "--allow_changed", "max_steps"
+        )[0]
+        == 0
+    )
     assert log_of(output, "val")[-1]["step"] == 6
     for name, found in (("plan_size", "of the model"), ("no_such", "no option")):
         code, err = run_train(output, *same, "--resume", "--allow_changed", name)
@@ -336,7 +461,10 @@ def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
     code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3)
     assert code == 0, err
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-6", "step-8"]
-    steps = [json.loads((tmp_path / f"step-{n}" / "progress.json").read_text())["step"] for n in (6, 8, 10)]
+    steps = [
+        json.loads((tmp_path / f"step-{n}" / "progress.json").read_text())["step"]
+        for n in (6, 8, 10)
+    ]
     assert steps == [6, 8, 10]
     shutil.rmtree(tmp_path / "latest")
     code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3, "--resume")
@@ -344,7 +472,9 @@ def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
     (tmp_path / "step-6").rename(tmp_path / "latest")  # any of them can be gone on from
     again = load_file(tmp_path / "step-10" / "model.safetensors")
     code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 2, "--resume")
-    assert code == 0 and sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-8"], err
+    assert code == 0 and sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-8"], (
+        err
+    )
     for key, value in load_file(tmp_path / "latest" / "model.safetensors").items():
         assert torch.equal(value, again[key]), key
     assert run_train(tmp_path, "--max_steps", 2, "--overwrite")[0] == 0
@@ -356,13 +486,23 @@ def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
     [
         ("progress.json", lambda text: b"{", "progress.json: not JSON"),
         ("progress.json", lambda text: b'{"step": true}', "progress.json: something else"),
-        ("optimizer.safetensors", lambda text: text[:200], "optimizer.safetensors: cannot be loaded"),
-        ("optimizer.safetensors", lambda text: text.replace(b"exp_avg_sq", b"exp_avg_xx"), "optimizer.safetensors"),
+        (
+            "optimizer.safetensors",
+            lambda text: text[:200],
+            "optimizer.safetensors: cannot be loaded",
+        ),
+        (
+            "optimizer.safetensors",
+            lambda text: text.replace(b"exp_avg_sq", b"exp_avg_xx"),
+            "optimizer.safetensors",
+        ),
         ("model.safetensors", lambda text: text[:-9], "--resume"),
         ("../log.jsonl", lambda text: text[:-20] + b"\n\xff{}[1]", ""),
     ],
 )
-def test_what_is_damaged_is_told_and_nothing_is_replaced(name, damage, message, run_train, tmp_path):
+def test_what_is_damaged_is_told_and_nothing_is_replaced(
+    name, damage, message, run_train, tmp_path
+):
     assert run_train(tmp_path, "--max_steps", 2)[0] == 0
     path = tmp_path / "latest" / name
     path.write_bytes(damage(path.read_bytes()))
@@ -380,8 +520,14 @@ def test_a_checkpoint_carries_its_card(run_train, tmp_path):
     (_, figures) = log_of(tmp_path, "val")
     card = (tmp_path / "latest" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n") and "22 stories (sha256" in card
-    assert f"| elbo_loss | {figures['elbo_loss']:.4f} |".replace("0 |", " |") in card.replace("0 |", " |")
-    assert '"learning_rate": 0.002' in card and f"torch {torch.__version__}" in card and "at step 4" in card
+    assert f"| elbo_loss | {figures['elbo_loss']:.4f} |".replace("0 |", " |") in card.replace(
+        "0 |", " |"
+    )
+    assert (
+        '"learning_rate": 0.002' in card
+        and f"torch {torch.__version__}" in card
+        and "at step 4" in card
+    )
 
 
 def test_a_model_and_its_card_go_to_the_hub(run_train, tmp_path, monkeypatch):
@@ -394,11 +540,15 @@ def test_a_model_and_its_card_go_to_the_hub(run_train, tmp_path, monkeypatch):
 
     def receive(self, repo_id, operations, **_):
         for one in operations:
-            (tmp_path / "hub" / one.path_in_repo).write_bytes(Path(one.path_or_fileobj).read_bytes())
+            (tmp_path / "hub" / one.path_in_repo).write_bytes(
+                Path(one.path_or_fileobj).read_bytes()
+            )
 
     assert run_train(tmp_path / "output", "--max_steps", 2)[0] == 0
     (tmp_path / "hub").mkdir()
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, repo_id, **_: SimpleNamespace(repo_id=repo_id))
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **_: SimpleNamespace(repo_id=repo_id)
+    )
     monkeypatch.setattr(HfApi, "create_commit", receive)
     monkeypatch.setattr(ModelCard, "load", no_card)
     model, tokenizer = load_checkpoint(tmp_path / "output")
@@ -415,8 +565,14 @@ def test_a_model_and_its_card_go_to_the_hub(run_train, tmp_path, monkeypatch):
     assert (tmp_path / "hub" / "README.md").read_text().endswith("of the user's own hand")
     tokenizer.push_to_hub("me/stories")
     again, words = load_checkpoint(tmp_path / "hub")
-    assert words.get_vocab() == tokenizer.get_vocab() and again.config.to_dict().keys() == model.config.to_dict().keys()
-    assert all(torch.equal(p, q) for p, q in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+    assert (
+        words.get_vocab() == tokenizer.get_vocab()
+        and again.config.to_dict().keys() == model.config.to_dict().keys()
+    )
+    assert all(
+        torch.equal(p, q)
+        for p, q in zip(model.state_dict().values(), again.state_dict().values(), strict=True)
+    )
 
 
 def test_tensorboard_beside_the_log(run_train, tmp_path, monkeypatch):
@@ -441,7 +597,9 @@ def test_tensorboard_beside_the_log(run_train, tmp_path, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code, err = run_train(tmp_path, "--max_steps", 2, "--overwrite", "--tensorboard")
-    assert code == 2 and "--tensorboard: the package is not installed; pip install tensorboard" in err
+    assert (
+        code == 2 and "--tensorboard: the package is not installed; pip install tensorboard" in err
+    )
 
 
 def test_shards_share_every_batch_and_leave_no_process_without_a_step():
@@ -449,7 +607,9 @@ def test_shards_share_every_batch_and_leave_no_process_without_a_step():
     for world in (1, 2, 3):
         of = [SimpleNamespace(process_index=rank, num_processes=world) for rank in range(world)]
         shares = [list(train.Shard(batches, one)) for one in of]
-        assert {len(steps) for steps in shares} == {3} and all(share for steps in shares for share in steps)
+        assert {len(steps) for steps in shares} == {3} and all(
+            share for steps in shares for share in steps
+        )
         for step, batch in enumerate(batches):
             assert sorted(i for steps in shares for i in steps[step] if i >= 0) == sorted(batch)
 
@@ -459,9 +619,18 @@ def launch(fork, data):
     """launch(output_dir, *arguments): train.py in two processes."""
 
     def start(output_dir, *arguments):
-        command = ["train.py", "--train_data_path", data / "train.json", "--output_dir", output_dir, *SMALL, *arguments]
+        command = [
+            "train.py",
+            "--train_data_path",
+            data / "train.json",
+            "--output_dir",
+            output_dir,
+            *SMALL,
+            *arguments,
+        ]
         return [
-            fork(output_dir.with_name(f"rank{rank}"), command, environment) for rank, environment in enumerate(ranks(2))
+            fork(output_dir.with_name(f"rank{rank}"), command, environment)
+            for rank, environment in enumerate(ranks(2))
         ]
 
     return start
@@ -474,7 +643,11 @@ def assert_same_training(a, b):
         assert [line["step"] for line in first] == [line["step"] for line in second]
         for one, other in zip(first, second):
             for name in one.keys() - {"split"}:
-                assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), (split, one["step"], name)
+                assert one[name] == pytest.approx(other[name], rel=1e-3, abs=1e-5), (
+                    split,
+                    one["step"],
+                    name,
+                )
     for name in ("best", "latest"):
         x, y = (load_file(run / name / "model.safetensors") for run in (a, b))
         assert x.keys() == y.keys()
@@ -482,8 +655,9 @@ def assert_same_training(a, b):
             torch.testing.assert_close(x[key], y[key], rtol=1e-2, atol=1e-4)
 
 
-# Of 22 stories in threes the last batch holds one, which one of two processes lacks; of 7 validation stories too.
-# Words are unequally many, two batches are accumulated, plans are drawn, photos and expected changes dropped.
+# Of 22 stories in threes the last batch holds one, which one of two processes lacks; of 7
+# validation stories too. Words are unequally many, two batches are accumulated, plans are drawn,
+# photos and expected changes dropped.
 UNEVEN = ["--batch_size", 3, "--accumulation", 2, "--log_every", 1, "--iwae_samples", 2]
 
 
@@ -492,11 +666,15 @@ def test_two_processes_equal_one(run_train, launch, tmp_path):
     two = launch(tmp_path / "two", *same)
     assert run_train(tmp_path / "one", *same)[0] == 0
     assert [one.wait() for one in two] == [0, 0], two[0].said + two[1].said
-    assert two[0].said.count("best model") == 1 and "best model" not in two[1].said  # one of them speaks
+    assert (
+        two[0].said.count("best model") == 1 and "best model" not in two[1].said
+    )  # one of them speaks
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
-def test_a_model_cut_over_two_processes_one_of_them_killed_is_taken_up_by_one(run_train, launch, tmp_path):
+def test_a_model_cut_over_two_processes_one_of_them_killed_is_taken_up_by_one(
+    run_train, launch, tmp_path
+):
     same = [*UNEVEN, "--max_steps", 40, "--eval_every", 4]
     cut = launch(tmp_path / "cut", *same, "--fsdp")
     progress = tmp_path / "cut" / "latest" / "progress.json"
