@@ -1,9 +1,8 @@
-"""Scores of one system's stories or several: coherence by a trained model, captions, diversity. One
-table of them all.
+"""Scores of one system's stories or several: coherence by a trained model, captions, diversity.
 
-    python CDE_score.py                                    the human stories of the newest test split
-    python CDE_score.py stories.json other=other.json      systems side by side, in any shape that stories.py reads
-    python CDE_score.py … --references refs.json           with BLEU, METEOR, ROUGE_L and CIDEr by the VIST protocol
+    python CDE_score.py                                  the human stories of the newest test split
+    python CDE_score.py stories.json other=other.json    systems side by side, in any known format
+    python CDE_score.py … --references refs.json         with BLEU, METEOR, ROUGE_L and CIDEr
 
 CDE tells how well a story's changes follow the changes that the model expected. With s_t =
 (cos(Δh_t, Δh̃_t) + 1) / 2 for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1
@@ -22,8 +21,7 @@ from functools import cache
 from pathlib import Path
 
 import cli
-import metrics
-from cli import CDE, CDE_W, NLL, OUTPUT_DIR, SURPRISE, UserError
+from cli import CDE, CDE_W, NLL, OUTPUT_DIR, PROTOCOLS, SURPRISE, UserError
 from stories import (
     SHAPES,
     is_tokenised,
@@ -75,7 +73,7 @@ def parser():
         help="what human and constant stories reach by --references",
     )
     parser.add_argument(
-        "--protocol", choices=metrics.PROTOCOLS, default="album", help="of the caption metrics"
+        "--protocol", choices=PROTOCOLS, default="album", help="of the caption metrics"
     )
     parser.add_argument(
         "--train_data_path", help="training split: adds the share of stories copied from it"
@@ -89,7 +87,9 @@ def parser():
         "--batch_size", type=cli.positive_int, default=32, help="stories scored together"
     )
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of controls and intervals")
-    parser.add_argument("--output", default="scores", help="writes OUTPUT.json, .md, .tex and .png")
+    parser.add_argument(
+        "--output", default=f"{OUTPUT_DIR}/scores", help="writes OUTPUT.json, .md, .tex and .png"
+    )
     return parser
 
 
@@ -125,6 +125,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+import metrics
 from dataset import (
     BrokenPhoto,
     BucketBatches,
@@ -227,38 +228,39 @@ def traces(model, dataset, pad_id, batch_size=32):
         prior, posterior = model.plans(states)
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])
         z = None if prior is None else prior.mean[None]
-        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], batch["beat_mask"])[
-            0
-        ].sum(-1)
-        words = torch.bincount(
-            batch["word_beat"] // batch["beat_mask"].shape[1], minlength=len(log_p)
-        )
+        num_beats = batch["beat_mask"].sum(1).tolist()
+        M = len(batch["beats"])
+        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], M)[0]  # M
+        num_words = torch.bincount(batch["word_beat"], minlength=M)
         agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
-        kl = None if posterior is None else posterior.kl(prior).sum(-1)  # B, T
-        by_beat = [states.observed_change, states.expected_change, agreement, kl]
-        by_beat = [None if of is None else of.float().cpu().numpy() for of in by_beat]
-        nll = (-log_p / words).cpu().tolist()
-        for row, (i, beats) in enumerate(
-            zip(numbers, batch["beat_mask"].sum(1).tolist(), strict=True)
-        ):
-            found[i] = Trace(*(None if of is None else of[row, :beats] for of in by_beat), nll[row])
+        kl = None if posterior is None else posterior.kl(prior).sum(-1)  # M
+        per_beat = [states.observed_change, states.expected_change, agreement, kl, log_p, num_words]
+        per_story = zip(
+            *(
+                [None] * len(numbers) if x is None else x.float().cpu().split(num_beats)
+                for x in per_beat
+            )
+        )
+        for i, (*beats, log_p, num_words) in zip(numbers, per_story, strict=True):
+            nll = -log_p.sum() / num_words.sum()
+            found[i] = Trace(*(None if x is None else x.numpy() for x in beats), nll.item())
         bar.update(len(numbers))
     bar.close()
     return found
 
 
 def foreseen_agreement(model, states, batch):
-    """Bhattacharyya coefficient (B, T) of the words foreseen and an even distribution over those of
+    """Bhattacharyya coefficient (M) of the words foreseen and an even distribution over those of
     the sentence."""
-    foreseen = model.foreseen_words(states.predicted)  # B, T, V
+    foreseen = model.foreseen_words(states.predicted)  # M, V
     inside = batch["words"] != model.config.eos_token_id
     said = batch["word_beat"][inside] * foreseen.shape[-1] + batch["words"][inside]
     said = said.unique()  # each word of a sentence once
     beat = said // foreseen.shape[-1]
-    zeros = foreseen.new_zeros(batch["beat_mask"].numel())
+    zeros = foreseen.new_zeros(len(foreseen))
     overlap = zeros.index_add(0, beat, (foreseen.flatten()[said] / 2).exp())
     many = zeros.index_add(0, beat, torch.ones_like(beat, dtype=zeros.dtype))
-    return (overlap / many.clamp(min=1).sqrt()).view_as(batch["beat_mask"])
+    return overlap / many.clamp(min=1).sqrt()
 
 
 # ----------------------------------------------------------------------------------------- controls
@@ -640,8 +642,8 @@ def score_by_references(systems, references, options):
     it all."""
     protocol = options.protocol
     notes = [
-        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: "
-        f"{metrics.PROTOCOLS[protocol]}; spaces around a "
+        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {PROTOCOLS[protocol]}; "
+        "spaces around a "
         f"text do not count"
     ]
     for system in systems:

@@ -1,8 +1,7 @@
-"""Train variants of the model on the same data, in the same steps, with the same seeds, and set
-them side by side.
+"""Train variants of the model on the same data, with the same steps and seeds, and compare them.
 
-    python ablation.py                                              plan = none, deterministic, cvae; three seeds each
-    python ablation.py free_bits=0 free_bits=0.1,bow_weight=0.5     any options of train.py, by commas
+    python ablation.py                                           the three --plan, three seeds each
+    python ablation.py free_bits=0 free_bits=0.1,bow_weight=0.5  any options of train.py, by commas
     python ablation.py --seeds 0 1 2 3 4 --train="--max_steps 500 --batch_size 32"
 
 It writes a table (mean and 95 % interval over the seeds) and a picture, the KL against the bound of
@@ -59,7 +58,7 @@ def parser():
     )
     parser.add_argument(
         "--output_dir",
-        default="ablation",
+        default="output/ablation",
         help="where trainings, table.md, .json and frontier.png go",
     )
     return parser
@@ -108,7 +107,7 @@ if __name__ == "__main__":
 
 import json
 
-import matplotlib
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 import metrics
@@ -116,9 +115,6 @@ from dataset import latest_split
 from picturebook import SLOTS, check_stories
 from report import Table
 from stories import read_stories
-
-matplotlib.use("Agg")  # draws to files, needs no screen
-from matplotlib import pyplot as plt
 
 FIGURES = {  # of train.py --evaluate: what the table calls them
     "iwae_loss": f"bound, {SAMPLES} samples: nats a story",
@@ -259,7 +255,8 @@ def table_of(figures, options):
 
 def draw_frontier(figures, path):
     """The KL of each training against its bound, beside the likelihood of those that have no KL."""
-    figure, axis = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    figure = Figure(figsize=(8, 5.5), layout="constrained")
+    axis = figure.subplots()
     bound = FIGURES["iwae_per_token"]
     for i, (variant, of) in enumerate(figures.items()):
         points = zip(*((found["KL"], found[bound]) for found in of))
@@ -283,7 +280,6 @@ def draw_frontier(figures, path):
     axis.legend(fontsize=7)
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 def main():

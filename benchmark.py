@@ -1,9 +1,8 @@
-"""What users wait for, and how much memory it takes: each side by side with the reference's way and
-with the limit.
+"""Time and memory of all that users wait for, beside the reference's way and beside the limit.
 
-    python benchmark.py                          everything; writes benchmark.json and benchmark.png
-    python benchmark.py training generation      some parts of it
-    python benchmark.py scale                    what the figures in benchmark.json mean for much data and many GPUs
+    python benchmark.py                       everything; writes output/benchmark.json and .png
+    python benchmark.py training generation   some parts of it
+    python benchmark.py scale                 what benchmark.json means for much data and many GPUs
 
 The reference's way is that of the public code for this model (feizc/Latent-Dynamics), by its cost:
 one story at a time, beat by beat, every word from a pass over all that came before. The limit is
@@ -31,6 +30,73 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
+import cli
+from cli import RESNETS, UserError
+
+PARTS = ("training", "generation", "preprocessing", "scoring", "memory", "startup")
+
+# ------------------------------------------------------------------------------------------ options
+
+
+def parser():
+    parser = cli.Parser(prog="benchmark.py", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all if none is named); scale"
+    )
+    parser.add_argument(
+        "--size",
+        choices=("gpt2", "tiny"),
+        default="gpt2",
+        help="GPT-2 small with ResNet-152; tiny is a rehearsal",
+    )
+    parser.add_argument("--encoder", choices=RESNETS, help="photo encoder in place of the size's")
+    parser.add_argument(
+        "--batch_size", type=cli.positive_int, help="stories in a training step; 8, on a GPU 64"
+    )
+    parser.add_argument(
+        "--repetitions", type=cli.positive_int, default=5, help="of each way, after one to warm up"
+    )
+    parser.add_argument(
+        "--threads",
+        type=cli.positive_int,
+        default=argparse.SUPPRESS,
+        help="of torch (default: its own choice)",
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "no", "bf16"), default="auto", help="auto is bf16 on a GPU"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="measure the training by torch.compile too"
+    )
+    parser.add_argument(
+        "--seed", type=cli.natural_int, default=0, help="of weights, words and photos"
+    )
+    parser.add_argument(
+        "--output", default="output/benchmark", help="writes OUTPUT.json and OUTPUT.png"
+    )
+    parser.add_argument(
+        "--noisy", action="store_true", help="measure although other processes are at work"
+    )
+    return parser
+
+
+def parse(arguments=None):
+    options = parser().parse_intermixed_args(arguments)  # parts and options in any order
+    for part in options.parts:
+        if part not in (*PARTS, "scale"):
+            raise UserError(f"{part}: unknown part; expected {', '.join(PARTS)} or scale")
+    output = options.output.removesuffix(".json")
+    for path in (output, f"{output}.json", f"{output}.png"):
+        if not path.strip() or Path(path).is_dir():
+            raise UserError(
+                f"--output {options.output}: a folder; expected the name of the files to write"
+            )
+    return options
+
+
+if __name__ == "__main__":
+    cli.answer_early(parse)
+
 import numpy as np
 import psutil
 import torch
@@ -38,6 +104,7 @@ import torch.nn.functional as F
 import torchvision
 import transformers
 from accelerate.utils import send_to_device
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -46,13 +113,10 @@ from torchvision import transforms
 from transformers import DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadModel, GPT2Model
 
 import CDE_score
-import cli
 import dataset
-from cli import UserError
 from dataset import BucketBatches, SpecialIds, StoryDataset, Text, collate, cut
 from generate import tell
 from model import (
-    RESNETS,
     Draws,
     ImageEncoder,
     ImageEncoderConfig,
@@ -60,7 +124,7 @@ from model import (
     PlanCVAEConfig,
     best_device,
 )
-from report import Table, plt
+from report import Table
 
 # (times the reference's speed, share of the limit's) to reach; None: no goal
 GOALS = {
@@ -480,7 +544,9 @@ def stages(model, batch):
     What the profile knows of the model's inside, it knows here.
     """
     states = model.states(**batch)
-    words, word_beat, beat_mask = batch["words"], batch["word_beat"], batch["beat_mask"]
+    words, word_beat, beat_mask, beats = (
+        batch[name] for name in ("words", "word_beat", "beat_mask", "beats")
+    )
     of_words = states.hidden.flatten(0, 1)[batch["word_at"]]
     z, one = model.prior(states.expected_change).mean, torch.tensor(1.0, device=words.device)
 
@@ -491,18 +557,21 @@ def stages(model, batch):
         return model.decode(embeddings, use_cache=False)[0]
 
     def latent_dynamics(dyn):
-        observed, expected = model.changes(dyn, model.follow(dyn, dyn))
+        dyn = dyn.view(*beat_mask.shape, -1)  # every story has as many beats
+        predicted = model.predict_states(dyn, dyn, beats)
+        observed, expected = model.changes(dyn, predicted, beats)
         return model.posterior(observed, expected).kl(model.prior(expected))
 
     def bags_of_words(z, slots, predicted):
         inside = words != model.config.eos_token_id
-        bow = model.plan_bag_loss(z, words, word_beat, inside / one)[0]
-        later = model.words_ahead(words, word_beat, beat_mask, inside)
-        own = words, word_beat, inside
+        bag, bag_beat, once = words[inside], word_beat[inside], inside[inside].float()
+        bow = model.plan_bag_loss(z, bag, bag_beat, one)[0]
+        later = model.words_ahead(bag, bag_beat, beats, beat_mask)
+        photos = slots.mean(2).flatten(0, 1)
         tellers = {
             "ahead": (model.ahead_mlp(z), 1.0, *later),
-            "photo": (model.photo_head(slots.mean(2)), 1.0, *own),
-            "foresight": (model.foresight_head(predicted), 1.0, *own),
+            "photo": (model.photo_head(photos), 1.0, bag, bag_beat, once),
+            "foresight": (model.foresight_head(predicted), 1.0, bag, bag_beat, once),
         }
         return bow + model.bag_loss(tellers, one)[0]
 
@@ -720,7 +789,7 @@ def bare_stories(decoder, told, settings, setup):
         ids = (
             nn.utils.rnn.pad_sequence(ids, True, special.pad).flip(1).to(setup.device)
         )  # on the left
-        kept = {"past_key_values": cache} if settings.num_beams == 1 else {}
+        kept = {"cache": cache} if settings.num_beams == 1 else {}
         out = decoder.generate(
             ids, attention_mask=(ids != special.pad).long(), generation_config=settings, **kept
         )
@@ -1085,7 +1154,7 @@ def scale_table(found):
 
 # ------------------------------------------------------------------------------------------- report
 
-PARTS = {
+MEASURES = {
     "training": measure_training,
     "generation": measure_generation,
     "preprocessing": measure_preprocessing,
@@ -1202,9 +1271,8 @@ def startup_table(startup):
 
 def draw(rows, path):
     """Bars of our speed by the limit's and by the reference's, with their spread and the goals."""
-    figure, axes = plt.subplots(
-        1, 2, figsize=(12, 1.5 + 0.4 * len(rows)), layout="constrained", sharey=True
-    )
+    figure = Figure(figsize=(12, 1.5 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
     for axis, by, start in zip(axes, ("limit", REFERENCE), (0, 1)):  # a logarithmic bar has no zero
         for at, line in enumerate(rows):
             if by in line["ratios"]:
@@ -1220,7 +1288,6 @@ def draw(rows, path):
     axes[0].invert_yaxis()
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
-    plt.close(figure)
 
 
 def tables(found):
@@ -1279,46 +1346,6 @@ def not_measured(setup, parts):
 # --------------------------------------------------------------------------------------------- main
 
 
-def parser():
-    parser = cli.Parser(prog="benchmark.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all if none is named); scale"
-    )
-    parser.add_argument(
-        "--size",
-        choices=SIZES,
-        default="gpt2",
-        help="GPT-2 small with ResNet-152; tiny is a rehearsal",
-    )
-    parser.add_argument("--encoder", choices=RESNETS, help="photo encoder in place of the size's")
-    parser.add_argument(
-        "--batch_size", type=cli.positive_int, help="stories in a training step; 8, on a GPU 64"
-    )
-    parser.add_argument(
-        "--repetitions", type=cli.positive_int, default=5, help="of each way, after one to warm up"
-    )
-    parser.add_argument(
-        "--threads",
-        type=cli.positive_int,
-        default=argparse.SUPPRESS,
-        help="of torch (default: its own choice)",
-    )
-    parser.add_argument(
-        "--precision", choices=("auto", "no", "bf16"), default="auto", help="auto is bf16 on a GPU"
-    )
-    parser.add_argument(
-        "--compile", action="store_true", help="measure the training by torch.compile too"
-    )
-    parser.add_argument(
-        "--seed", type=cli.natural_int, default=0, help="of weights, words and photos"
-    )
-    parser.add_argument("--output", default="benchmark", help="writes OUTPUT.json and OUTPUT.png")
-    parser.add_argument(
-        "--noisy", action="store_true", help="measure although other processes are at work"
-    )
-    return parser
-
-
 def set_up(options):
     size, device = SIZES[options.size], best_device()
     if options.encoder:
@@ -1342,7 +1369,7 @@ def measure(part, setup, noisy):
     print(f"measuring {part} …", flush=True)
     setup.begin()
     others = Others()
-    found = PARTS[part](setup)
+    found = MEASURES[part](setup)
     share = others.share()
     if share > QUIET:
         cli.warn(f"{part}: other processes used {share:.0%} of the machine; measure it again")
@@ -1350,16 +1377,8 @@ def measure(part, setup, noisy):
 
 
 def main():
-    options = parser().parse_intermixed_args()  # parts and options in any order
-    for part in options.parts:
-        if part not in (*PARTS, "scale"):
-            raise UserError(f"{part}: unknown part; expected {', '.join(PARTS)} or scale")
+    options = parse()
     output = options.output.removesuffix(".json")
-    for path in (output, f"{output}.json", f"{output}.png"):
-        if not path.strip() or Path(path).is_dir():
-            raise UserError(
-                f"--output {options.output}: a folder; expected the name of the files to write"
-            )
     parts = [part for part in PARTS if part in (options.parts or PARTS)]
     if parts:
         setup = set_up(options)

@@ -109,6 +109,7 @@ def model_card(model, progress):
         else ""
     )
     of_data = "\n".join(f"- {split}: {about}" for split, about in progress["data"].items())
+    size = sum(p.numel() for p in model.parameters())
     return f"""---
 library_name: transformers
 pipeline_tag: image-to-text
@@ -120,9 +121,9 @@ tags:
 
 {CARD_TITLE}
 
-Writes one sentence a photo, each under a plan (a latent vector) that is drawn from what was seen and said before. A
-conditional VAE around GPT-2: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, photos by
-{model.image_encoder.config.arch}, `plan` {model.config.plan}, step {progress["step"]} of the training.
+Writes one sentence a photo, each under a plan (a latent vector) that is drawn from what was seen
+and said before. A conditional VAE around GPT-2: {size / 1e6:.1f} M parameters, photos by
+{model.image_encoder.config.arch}, `plan` {model.config.plan}, after {progress["step"]} steps.
 
 ## Use
 
@@ -146,8 +147,8 @@ model, tokenizer = load_checkpoint("<this folder>")
 ## Training
 
 {of_data}
-- code {made["commit"] or "of unknown commit"}, Python {made["python"]}, torch {made["torch"]}, transformers
-  {made["transformers"]}, {made["date"]}
+- code {made["commit"] or "of unknown commit"}, Python {made["python"]}, torch {made["torch"]},
+  transformers {made["transformers"]}, {made["date"]}
 
 ```json
 {json.dumps(chosen, indent=1, ensure_ascii=False)}

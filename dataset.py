@@ -3,7 +3,7 @@
     python dataset.py                          preprocess what lies under dataset/
     python dataset.py --vist dataset/VIST      name it
     python dataset.py --download               fetch the photos that are missing, and stop
-    torchrun --nproc_per_node 4 dataset.py     four processes share the photos, a GPU each where there are
+    torchrun --nproc_per_node 4 dataset.py     four processes share the photos (and the GPUs)
 
 Part 1 (special tokens, packing, batches) is what training, generation and scoring share: nothing
 else knows positions. Part 2 is the preprocessing. A split is `<split>.json` (stories),
@@ -25,6 +25,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,8 +55,8 @@ CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
 # ------------------------------------------------------------------------------------------ options
 
 REAL = {
-    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4, "encoder_grid": 1,
-    "image_size": 224, "store": "features", "tokenizer": "gpt2",
+    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4,
+    "encoder_grid": 1, "image_size": 224, "store": "features", "tokenizer": "gpt2",
 }  # fmt: skip
 # Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where
 # things are.
@@ -116,7 +117,8 @@ SOURCES = {
 }
 NOTHING_FOUND = f"""\
 {DATASET}/ holds no stories yet. Put there
-  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json and images/{{train,val,test}}/<photo id>.jpg
+  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json
+                        and images/{{train,val,test}}/<photo id>.jpg
   {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
 or name them (--vist DIR, --vist_edit DIR), or draw the sample:
   python picturebook.py"""
@@ -424,9 +426,9 @@ def collate(examples, pad_id):
 
     input_ids, segment_ids: (B, L) long, padded with pad_id. image_at, dyn_at: (B, T) long, 0 on
     padded beats; beat_mask: (B, T) bool; beats: (M) long, where in B·T the beats there are stand.
-    words, word_at, word_beat: (N) long, what is predicted, where in B·L, and of which beat in B·T.
-    photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is False:
-    photo missing or beat padded. index: (B), the stories' places in the split.
+    words, word_at, word_beat: (N) long, what is predicted, where in B·L, and of which of the M
+    beats. photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is
+    False: photo missing or beat padded. index: (B), the stories' places in the split.
     """
 
     def pad(name, value=0):
@@ -439,11 +441,15 @@ def collate(examples, pad_id):
     )
     batch["beats"] = batch["beat_mask"].flatten().nonzero()[:, 0]
     batch["words"] = torch.cat([example["words"] for example in examples])
-    for name, stride in (
-        ("word_at", batch["input_ids"].shape[1]),
-        ("word_beat", batch["beat_mask"].shape[1]),
-    ):
-        batch[name] = torch.cat([example[name] + b * stride for b, example in enumerate(examples)])
+    L, beats = batch["input_ids"].shape[1], [len(example["dyn_at"]) for example in examples]
+    starts = {
+        "word_at": [b * L for b in range(len(examples))],
+        "word_beat": accumulate(beats[:-1], initial=0),
+    }
+    for name, at in starts.items():
+        batch[name] = torch.cat(
+            [example[name] + start for example, start in zip(examples, at, strict=True)]
+        )
     batch["index"] = torch.tensor([example["index"] for example in examples])
     return batch
 
@@ -520,6 +526,10 @@ class Rows:
         )
         table = table.view(last - first, *self.shape[1:])
         return table if isinstance(rows, slice) else table[0]
+
+    def __del__(self):
+        if getattr(self, "opened", None):
+            self.opened[1].close()
 
     def __getstate__(self):
         return self.__dict__ | {"opened": None}  # an open file does not travel to a spawned worker
@@ -860,7 +870,7 @@ def load_photo(path, size):
         raise BrokenPhoto(unread_format(path) or "not a photo") from None
     except Image.DecompressionBombError:
         raise BrokenPhoto("too many pixels") from None
-    except Exception as error:  # Pillow's readers raise OSError, SyntaxError, ValueError, struct.error, zlib.error …
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error …
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise BrokenPhoto(reason[:80]) from None
 

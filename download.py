@@ -704,32 +704,27 @@ def download(
     """
     images, status = Path(images), 0
     with alone(images, "--images"):
-        team = Team(
-            images,
-            Journal(images),
-            check,
-            connections,
-            rate,
-            max_megabytes * 1e6,
-            patience or PATIENCE,
-        )
-        photos = plan(team, needed, urls, there, retry_gone)
-        try:
-            with (
-                stoppable(),
-                warnings.catch_warnings(),
-                tqdm(total=len(photos), unit=" photos", disable=not photos) as bar,
-            ):
-                warnings.simplefilter("ignore")  # Pillow's about odd metadata would tear the bar
-                team.run(photos, bar)
-        except Stopped as stop:
-            warn(
-                f"stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: the same "
-                "command goes on"
-            )
-            status = 128 + stop.args[0]
-        finally:
-            team.journal.file.close()
+        journal = Journal(images)
+        with contextlib.closing(journal.file):
+            most = max_megabytes * 1e6
+            team = Team(images, journal, check, connections, rate, most, patience or PATIENCE)
+            photos = plan(team, needed, urls, there, retry_gone)
+            try:
+                with (
+                    stoppable(),
+                    warnings.catch_warnings(),
+                    tqdm(total=len(photos), unit=" photos", disable=not photos) as bar,
+                ):
+                    warnings.simplefilter(
+                        "ignore"
+                    )  # Pillow's about odd metadata would tear the bar
+                    team.run(photos, bar)
+            except Stopped as stop:
+                warn(
+                    f"stopped; {len(team.fetched)} photos fetched, {len(team.failed)} to go: the "
+                    "same command goes on"
+                )
+                status = 128 + stop.args[0]
         write_json(images / REPORT, report_of(team))
     if status:
         return status

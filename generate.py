@@ -3,9 +3,9 @@
 python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
 python generate.py FOLDER --num_stories 5         five stories from five plans
-python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank      of twenty the most coherent
+python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank   of twenty the best
 python generate.py FOLDER --html story.html       a page to keep, the photos inside
-python generate.py FOLDER --format json           stdout is the story alone: as text (default), json, html or vist
+python generate.py FOLDER --format json           what stdout shows: text, json, html or vist
 
 Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again,
 --redraw draws those of some beats anew, --interpolate goes from one telling's plans to another's. A
@@ -123,7 +123,10 @@ def parser():
         "the submission of --vist_output",
     )
     parser.add_argument(
-        "--output", default="stories.json", metavar="FILE", help="where the stories go, always"
+        "--output",
+        default=f"{OUTPUT_DIR}/stories.json",
+        metavar="FILE",
+        help="where the stories go, always",
     )
     parser.add_argument(
         "--html", metavar="FILE", help="write them as one page, the photos inside, too"
@@ -285,9 +288,16 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
             model.embed(chunk, segments, slots[:, seen : t + 1], image_at, beats),
             attention_mask=mask,
             position_ids=(mask.cumsum(1) - 1)[:, -chunk.shape[1] :],
-            past_key_values=cache,
+            cache=cache,
             use_cache=True,
         ).last_hidden_state
+        if (
+            cache.get_seq_length() != mask.shape[1]
+        ):  # a keyword that is not known is swallowed without a word
+            found = f"{cache.get_seq_length()} of the {mask.shape[1]} positions that were read"
+            raise RuntimeError(
+                f"the decoder's cache holds {found}; this release of transformers is not supported"
+            )
         history = torch.cat([history, chunk], dim=1)
         image_states = torch.cat([image_states, states[rows, image_at]], dim=1)
         dyn_states = torch.cat([dyn_states, states[rows, dyn_at]], dim=1)
@@ -296,8 +306,9 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
         bias = forbidden.expand(B, -1)
         if model.config.plan != "none":
             dyn = torch.cat([dyn_states, unwritten], dim=1)
-            _, expected_change = model.changes(dyn, model.follow(image_states, dyn))
-            prior = model.prior(expected_change[:, t])
+            this_beat = (t + 1) * rows[:, 0] + t
+            predicted = model.predict_states(image_states, dyn, this_beat)
+            prior = model.prior(model.changes(dyn, predicted, this_beat)[1])
             z = prior.mean if noise is None else prior.sample(noise[:, t])
             bias = bias + model.plan_bias(z)
 
@@ -312,7 +323,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
                 token_type_ids=torch.full_like(
                     ids, special.txt
                 ),  # only the new positions' are read
-                past_key_values=cache,
+                cache=cache,
                 generation_config=settings,
             )
         written = ids[:, history.shape[1] + 1 :]
@@ -658,12 +669,12 @@ def headings(albums, asked):
 
 def score(model, tokenizer, albums, asked, stories, names, batch_size):
     """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-    from CDE_score import (
+    from CDE_score import (  # and all that draws its pictures: only here
         SCORES,
         features,
         traces,
         written_alike,
-    )  # and all that draws its pictures: only here
+    )
 
     photos, places, told = [], [], []
     for album in albums:

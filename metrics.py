@@ -24,13 +24,6 @@ from tqdm import tqdm
 
 from cli import UserError
 
-PROTOCOLS = {
-    "album": "figures of the whole corpus, an album's references pooled: what is published about "
-    "VIST",
-    "mean": "the mean of the stories' own scores, an album's references pooled",
-    "sequence": "the VIST Challenge's evaluator: a story against each reference by itself, the "
-    "best one counts",
-}
 CAPTION = (
     "BLEU-1",
     "BLEU-2",

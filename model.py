@@ -1,13 +1,14 @@
 """plan-CVAE: a conditional VAE around GPT-2 that draws a plan before each sentence of a story.
 
-Shapes: B stories in a batch, T beats, L sequence length, K image slots a photo, D decoder width, Z
-plan width, V vocabulary, F photo feature size, N predicted words in the batch. A batch is what
-`dataset.collate` makes.
+Shapes: B stories in a batch, T beats of the longest, M beats of all of them, L sequence length, K
+image slots a photo, D decoder width, Z plan width, V vocabulary, F photo feature size, N predicted
+words in the batch. A batch is what `dataset.collate` makes. Stories of fewer than T beats are
+padded where a network reads them; everything that is computed of a beat is computed of the M beats
+there are.
 """
 
 import copy
-import ctypes
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -34,30 +35,15 @@ from transformers import (
 from transformers.utils import ModelOutput
 from transformers.utils import logging as transformers_logging
 
-from cli import PLANS, UserError, loading, read_json, recover
+from cli import PLANS, RESNETS, UserError, loading, read_json, recover
 
-RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
 CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
-
-transformers_logging.disable_progress_bar()  # a bar for half a second of weights would hide our own
-
-
-def keep_memory():
-    """Have the C library keep freed memory for what comes next, where it is glibc.
-
-    It gives the pages of large tensors back at once, and those of the next come as zeros, one by
-    one: in training on a CPU a third of the time.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        malloc = ctypes.CDLL(None).mallopt
-        malloc(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
-        malloc(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which shrinks where 2 GiB are free at its end
-
-
-keep_memory()
+LOG_VAR_LIMIT = (
+    10.0  # a plan's log-variances stay within ±10: exp of their differences is finite, also in sums
+)
 
 
 def best_device():
@@ -213,10 +199,17 @@ class PlanCVAEConfig(PreTrainedConfig):
 
 @dataclass
 class Gaussian:
-    """A diagonal Gaussian per beat: mean and log-variance (B, T, Z)."""
+    """A diagonal Gaussian per beat: mean and log-variance (M, Z)."""
 
     mean: torch.Tensor
     log_var: torch.Tensor
+
+    @classmethod
+    def from_output(cls, output):
+        """The Gaussian of an MLP's output (..., 2 Z), its log-variances held within
+        ±LOG_VAR_LIMIT."""
+        mean, log_var = output.float().chunk(2, dim=-1)
+        return cls(mean, log_var.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT))
 
     def sample(self, noise):
         """A sample, from standard normal noise of the mean's shape (or with more dimensions in
@@ -224,12 +217,12 @@ class Gaussian:
         return self.mean + noise * (0.5 * self.log_var).exp()
 
     def log_prob(self, z):
-        """Log-density of z (..., T, Z), summed over Z."""
+        """Log-density of z (..., M, Z), summed over Z."""
         log_2pi = 1.8378770664093453
         return -0.5 * (log_2pi + self.log_var + (z - self.mean) ** 2 / self.log_var.exp()).sum(-1)
 
     def kl(self, other):
-        """KL(self ‖ other) per dimension (B, T, Z), in nats."""
+        """KL(self ‖ other) per dimension (M, Z), in nats."""
         ratio = (self.log_var.exp() + (self.mean - other.mean) ** 2) / other.log_var.exp()
         return 0.5 * (other.log_var - self.log_var + ratio - 1)
 
@@ -404,10 +397,15 @@ class States:
 
     slots: torch.Tensor  # B, T, K, D: the photos as the decoder reads them
     hidden: torch.Tensor  # B, L, D: the decoder's states
-    dyn: torch.Tensor  # B, T, D: h_t^d, the state after sentence t
-    predicted: torch.Tensor  # B, T, D: the same as foreseen before sentence t
-    observed_change: torch.Tensor  # B, T, D: Δh_t
-    expected_change: torch.Tensor  # B, T, D: Δh̃_t
+    dyn: torch.Tensor  # M, D: h_t^d, the state after sentence t
+    predicted: torch.Tensor  # M, D: h̃_t^d, the same as predicted before sentence t
+    observed_change: torch.Tensor  # M, D: Δh_t
+    expected_change: torch.Tensor  # M, D: Δh̃_t
+
+
+def select_beats(values, beats):
+    """values (B, T, …) -> (M, …): those of the beats there are."""
+    return values.flatten(0, 1).index_select(0, beats)
 
 
 @dataclass
@@ -430,11 +428,11 @@ class PlanCVAEOutput(ModelOutput):
     )
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
-    kl_per_beat: torch.Tensor | None = None  # T
-    posterior: Gaussian | None = None  # in the prior's units, without gradients
-    cosine: torch.Tensor | None = None  # B, T: cos(Δh, Δh̃)
+    kl_per_beat: torch.Tensor | None = None  # M
+    posterior: Gaussian | None = None  # M, Z, in the prior's units, without gradients
+    cosine: torch.Tensor | None = None  # M: cos(Δh, Δh̃)
     log_weights: torch.Tensor | None = (
-        None  # samples, B, T: the importance-weighted bound is made of, on request
+        None  # samples, M: the importance-weighted bound is made of, on request
     )
 
 
@@ -598,35 +596,32 @@ class PlanCVAE(PreTrainedModel):
         pads unread."""
         return self.decoder.transformer(inputs_embeds=embeddings, **cache)
 
-    def follow(self, image_states, dyn_states):
-        """The latent dynamics over boundary states (B, T, D) each -> h̃_t^d (B, T, D), foreseen at
-        each photo.
+    def predict_states(self, image_states, dyn_states, beats):
+        """The latent dynamics over boundary states (B, T, D) each -> h̃_t^d (M, D) of `beats`.
 
-        The prediction for beat t reads photos 1..t and sentences 1..t-1.
+        What is predicted at photo t reads photos 1..t and sentences 1..t-1.
         """
         B, T, D = image_states.shape
-        both = torch.stack([image_states, dyn_states], dim=2).view(
-            B, 2 * T, D
-        )  # h_1^v, h_1^d, h_2^v, …
-        return self.dynamics_head(
-            self.dynamics(inputs_embeds=both, use_cache=False).last_hidden_state[:, ::2]
-        )
+        both = torch.stack([image_states, dyn_states], dim=2)  # h_1^v, h_1^d, h_2^v, …
+        both = both.view(B, 2 * T, D)
+        hidden = self.dynamics(inputs_embeds=both, use_cache=False).last_hidden_state
+        return self.dynamics_head(select_beats(hidden[:, ::2], beats))
 
-    def changes(self, dyn_states, predicted):
-        """Observed Δh_t and expected Δh̃_t (B, T, D), both from where sentence t-1 left the
-        story."""
+    def changes(self, dyn_states, predicted, beats):
+        """Observed Δh_t and expected Δh̃_t (M, D) of `beats`, from h_t^d (B, T, D) and h̃_t^d
+        (M, D): both from where sentence t-1 left the story."""
         first = self.first_dyn.to(dyn_states.dtype).expand(len(dyn_states), 1, -1)
-        before = torch.cat([first, dyn_states[:, :-1]], dim=1)
-        return dyn_states - before, predicted - before
+        before = select_beats(torch.cat([first, dyn_states[:, :-1]], dim=1), beats)
+        return select_beats(dyn_states, beats) - before, predicted - before
 
     def prior(self, expected_change):
         """p(z_t | photos up to t, sentences before t)."""
-        return Gaussian(*self.prior_mlp(expected_change).float().chunk(2, dim=-1))
+        return Gaussian.from_output(self.prior_mlp(expected_change))
 
     def posterior(self, observed_change, expected_change):
         """q(z_t | photos and sentences up to t)."""
         both = torch.cat([observed_change, expected_change], dim=-1)
-        return Gaussian(*self.posterior_mlp(both).float().chunk(2, dim=-1))
+        return Gaussian.from_output(self.posterior_mlp(both))
 
     def plan_bias(self, z):
         """W_z z: what plans (..., Z) add to every word's logit, (..., V)."""
@@ -655,13 +650,13 @@ class PlanCVAE(PreTrainedModel):
         """−log p(words | z) of words (N) after states (N, D), times weight: the linear layer over
         [h; z], W_h tied.
 
-        z: B, T, Z, or None. Returns the sum, and the summands (N), which have no gradient.
+        z: M, Z, or None. Returns the sum, and the summands (N), which have no gradient.
         """
         pairs = [hidden, self.decoder.lm_head.weight]
         if z is not None:
             # index_select, not [word_beat]: on several CPU threads the gradient of the latter adds
             # in no fixed order
-            z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
+            z = z.to(self.plan_head.weight.dtype)
             pairs += [z.index_select(0, word_beat), self.plan_head.weight]
         return WordLoss.of(words, None, weight, *pairs)
 
@@ -672,45 +667,46 @@ class PlanCVAE(PreTrainedModel):
         So the bag teaches the very matrix by which the decoder listens to the plan. Returns what
         `word_loss` does.
         """
-        z = z.to(self.plan_head.weight.dtype).flatten(0, 1)
+        z = z.to(self.plan_head.weight.dtype)
         pairs = [z, self.plan_head.weight, z.new_ones(len(z), 1), self.bow_bias[:, None]]
         return WordLoss.of(words, word_beat, weight, *pairs)
 
     def bag_loss(self, tellers, num_tokens):
         """−log p(words, in no order | what is known at a beat).
 
-        tellers: {name: (what is known (B, T, D), its weight, words (n), the row in B · T of each,
-        how much each counts)}. Returns the loss, weighted and divided by num_tokens, and {name: its
-        summand, not weighted}, which have no gradient.
+        tellers: {name: (what is known (M, D), its weight, words (n), the beat of each, how much
+        each counts)}. Returns the loss, weighted and divided by num_tokens, and {name: its summand,
+        not weighted}, which have no gradient.
         """
-        known, weights, words, rows, counts = zip(*tellers.values())
-        size = known[0].shape[0] * known[0].shape[1]
-        row = torch.cat([of + i * size for i, of in enumerate(rows)])
-        weight = torch.cat([weight * of / num_tokens for weight, of in zip(weights, counts)])
-        known = torch.cat([of.flatten(0, 1) for of in known])  # tellers · B · T, D
+        known, weights, words, word_beats, counts = zip(*tellers.values())
+        M = len(known[0])
+        row = torch.cat([beat + i * M for i, beat in enumerate(word_beats)])
+        weight = torch.cat([weight * count / num_tokens for weight, count in zip(weights, counts)])
+        known = torch.cat(known)  # tellers · M, D
         loss, shares = WordLoss.of(
             torch.cat(words), row, weight, known, self.decoder.lm_head.weight
         )
-        sums = shares.view(len(tellers), size).sum(1) * num_tokens
+        sums = shares.view(len(tellers), M).sum(1) * num_tokens
         return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
 
     @staticmethod
-    def words_ahead(words, word_beat, beat_mask, inside):
-        """The words of the sentences after each beat: words (n), beats in B · T (n), 1 / number of
+    def words_ahead(words, word_beat, beats, beat_mask):
+        """The words of the sentences after each beat: words (n), their beats (n), 1 / number of
         those sentences."""
         T = beat_mask.shape[1]
-        place, last = word_beat % T, beat_mask.sum(1)[word_beat // T] - 1
-        said, rows, counts = [], [], []
+        story, place = (beats // T)[word_beat], (beats % T)[word_beat]
+        last = beat_mask.sum(1)[story] - 1
+        later_words, before, counts = [], [], []
         for back in range(1, T):
-            later = inside & (place >= back)
-            said.append(words[later])
-            rows.append(word_beat[later] - back)
+            later = place >= back
+            later_words.append(words[later])
+            before.append(word_beat[later] - back)  # the beats of a story stand side by side
             counts.append(1 / (last - place + back)[later])
-        return [torch.cat(x) if x else words[:0] for x in (said, rows, counts)]
+        return [torch.cat(x) if x else words[:0] for x in (later_words, before, counts)]
 
     def foreseen_words(self, predicted):
-        """Log-probabilities (B, T, V) of each word of the coming sentence, in no order, from h̃_t
-        (B, T, D)."""
+        """Log-probabilities (M, V) of each word of the coming sentence, in no order, from h̃_t (M,
+        D)."""
         return self.decoder.lm_head(self.foresight_head(predicted)).float().log_softmax(-1)
 
     # -------------------------------------------------------------------------------------- forward
@@ -721,32 +717,33 @@ class PlanCVAE(PreTrainedModel):
         hidden = self.decode(
             self.embed(input_ids, segment_ids, slots, image_at, beats), use_cache=False
         )[0]
-        image_states, dyn = (self.states_at(hidden, at) for at in (image_at, dyn_at))  # B, T, D
-        predicted = self.follow(image_states, dyn)
-        return States(slots, hidden, dyn, predicted, *self.changes(dyn, predicted))
+        image_states = self.states_at(hidden, image_at, beats)  # B, T, D
+        dyn_states = self.states_at(hidden, dyn_at, beats)
+        predicted = self.predict_states(image_states, dyn_states, beats)  # M, D
+        changes = self.changes(dyn_states, predicted, beats)
+        return States(slots, hidden, select_beats(dyn_states, beats), predicted, *changes)
 
     @staticmethod
-    def states_at(hidden, at):
-        """hidden (B, L, D) at positions (B, T) -> (B, T, D)."""
-        B, L, D = hidden.shape
-        flat = at + L * torch.arange(B, device=at.device)[:, None]
-        return hidden.flatten(0, 1).index_select(0, flat.flatten()).view(B, -1, D)
+    def states_at(hidden, at, beats):
+        """hidden (B, L, D) at positions (B, T) -> (B, T, D), zeros where there is no beat."""
+        (B, L, D), T = hidden.shape, at.shape[1]
+        position = at.flatten().index_select(0, beats) + beats // T * L
+        there = hidden.flatten(0, 1).index_select(0, position)  # M, D
+        return there.new_zeros(B * T, D).index_copy(0, beats, there).view(B, T, D)
 
     def plans(self, states, unseen=None):
         """The prior, and the posterior (None unless plan is cvae), of every beat.
 
-        unseen: (B, T), the beats whose posterior does not see the expected change. What it then
-        knows of the sentence it knows from the state after it, so that this state comes to tell the
+        unseen: (M), the beats whose posterior does not see the expected change. What it then knows
+        of the sentence it knows from the state after it, so that this state comes to tell the
         sentence.
         """
         prior = self.prior(states.expected_change) if self.config.plan != "none" else None
         if self.config.plan != "cvae":
             return prior, None
-        expected = (
-            states.expected_change
-            if unseen is None
-            else states.expected_change * ~unseen[..., None]
-        )
+        expected = states.expected_change
+        if unseen is not None:
+            expected = expected.masked_fill(unseen[:, None], 0)
         return prior, self.posterior(states.observed_change, expected)
 
     def forward(
@@ -755,6 +752,7 @@ class PlanCVAE(PreTrainedModel):
         word_at,
         word_beat,
         beat_mask,
+        beats,
         beta=1.0,
         free_bits=0.0,
         bow_weight=0.0,
@@ -785,10 +783,9 @@ class PlanCVAE(PreTrainedModel):
             draws = Draws(plans, torch.rand(B, T, **on), torch.rand(B, 1, **on))
         if photo_dropout:
             batch["photo_mask"] = batch["photo_mask"] & (draws.stories >= photo_dropout)
-        states = self.states(**batch)
-        prior, posterior = self.plans(
-            states, draws.beats < posterior_dropout if posterior_dropout else None
-        )
+        states = self.states(beats=beats, **batch)
+        unseen = select_beats(draws.beats, beats) < posterior_dropout if posterior_dropout else None
+        prior, posterior = self.plans(states, unseen)
         num_tokens = torch.as_tensor(
             len(words) if num_tokens is None else num_tokens, device=words.device
         )
@@ -799,13 +796,11 @@ class PlanCVAE(PreTrainedModel):
         charged_kl = zero
         z = None
         if posterior is not None:
-            z = posterior.sample(draws.plans)
-            kl = posterior.kl(prior) * beat_mask[:, :, None]  # B, T, Z
-            out.kl, out.kl_per_beat = kl.sum(), kl.sum((0, 2)).detach()
+            z = posterior.sample(select_beats(draws.plans, beats))
+            kl = posterior.kl(prior)  # M, Z
+            out.kl, out.kl_per_beat = kl.sum(), kl.sum(1).detach()
             out.posterior = posterior.relative_to(prior).detach()
-            charged_kl = (
-                (kl.clamp(min=free_bits) * beat_mask[:, :, None]).sum() if free_bits else out.kl
-            )
+            charged_kl = kl.clamp(min=free_bits).sum()
         elif prior is not None:
             z = prior.mean
 
@@ -814,29 +809,24 @@ class PlanCVAE(PreTrainedModel):
         out.nll = nll.sum() * num_tokens
         out.tokens = torch.tensor(len(words), device=words.device)
         inside = words != self.config.eos_token_id
+        bag, bag_beat = words[inside], word_beat[inside]  # the words of each sentence, in no order
         if bow_weight and z is not None:
-            in_no_order, bow = self.plan_bag_loss(
-                z, words, word_beat, bow_weight * inside / num_tokens
-            )
+            in_no_order, bow = self.plan_bag_loss(z, bag, bag_beat, bow_weight / num_tokens)
             loss, out.bow = loss + in_no_order, bow.sum() * num_tokens / bow_weight
         # what is known at each beat, the term's weight, the words to tell, of which beat, and how
         # much
         tellers = {}
+        once = torch.ones(len(bag), device=words.device)
         if ahead_weight and z is not None:
-            later = self.words_ahead(words, word_beat, beat_mask, inside)
+            later = self.words_ahead(bag, bag_beat, beats, beat_mask)
             tellers["ahead"] = self.ahead_mlp(z.to(self.dtype)), ahead_weight, *later
         if photo_weight:  # there is nothing to learn from a photo that is not there
-            seen = inside * batch["photo_mask"].flatten()[word_beat]
-            tellers["photo"] = (
-                self.photo_head(states.slots.mean(2)),
-                photo_weight,
-                words,
-                word_beat,
-                seen,
-            )
+            seen = select_beats(batch["photo_mask"], beats)[bag_beat]
+            known = self.photo_head(select_beats(states.slots.mean(2), beats))
+            tellers["photo"] = known, photo_weight, bag[seen], bag_beat[seen], once[seen]
         if foresight_weight and self.config.foresight:
             known = self.foresight_head(states.predicted)
-            tellers["foresight"] = known, foresight_weight, words, word_beat, inside
+            tellers["foresight"] = known, foresight_weight, bag, bag_beat, once
         if tellers:
             in_no_order, terms = self.bag_loss(tellers, num_tokens)
             loss = loss + in_no_order
@@ -844,22 +834,22 @@ class PlanCVAE(PreTrainedModel):
                 setattr(out, name, term)
         if dynamics_weight:
             target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
-            error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # B, T
-            out.dynamics = (error * beat_mask).sum()
+            error = (states.predicted.float() - target.float()).pow(2).mean(-1)  # M
+            out.dynamics = error.sum()
         out.cosine = F.cosine_similarity(
             states.observed_change.float(), states.expected_change.float(), dim=-1
         ).detach()
         out.loss = loss + (beta * charged_kl + dynamics_weight * out.dynamics) / num_tokens
         if iwae_noise is not None:
+            noise = iwae_noise.flatten(1, 2).index_select(1, beats)  # samples, M, Z
             out.log_weights = self.log_weights(
-                prior, posterior, iwae_noise, hidden, words, word_beat, beat_mask
+                prior, posterior, noise, hidden, words, word_beat, len(beats)
             )
         return out
 
     @torch.no_grad()
-    def log_weights(self, prior, posterior, noise, hidden, words, word_beat, beat_mask):
-        """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, B, T, Z): (samples, B, T), in
-        nats.
+    def log_weights(self, prior, posterior, noise, hidden, words, word_beat, num_beats):
+        """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, M, Z): (samples, M), in nats.
 
         They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat
         by beat: the states that beat t follows from know the words before it, not their plans, so
@@ -871,23 +861,23 @@ class PlanCVAE(PreTrainedModel):
         """
         if posterior is None:
             z = None if prior is None else prior.mean[None]
-            return self.log_p(hidden, z, words, word_beat, beat_mask).expand(len(noise), -1, -1)
+            return self.log_p(hidden, z, words, word_beat, num_beats).expand(len(noise), -1)
         z = torch.cat([posterior.sample(noise[::2]), prior.sample(noise[1::2])])
         share = torch.tensor([len(noise[::2]), len(noise[1::2])], device=z.device).log() - np.log(
             len(noise)
         )
         log_q, log_p = posterior.log_prob(z), prior.log_prob(z)
         ratio = log_p - torch.logaddexp(log_q + share[0], log_p + share[1])
-        return self.log_p(hidden, z, words, word_beat, beat_mask) + ratio * beat_mask
+        return self.log_p(hidden, z, words, word_beat, num_beats) + ratio
 
-    def log_p(self, hidden, z, words, word_beat, beat_mask):
-        """log p(words of beat t | z_t), in nats: (samples, B, T) of z (samples, B, T, Z); (1, B, T)
-        where that is None.
+    def log_p(self, hidden, z, words, word_beat, num_beats):
+        """log p(words of beat t | z_t), in nats: (samples, M) of z (samples, M, Z); (1, M) where
+        that is None.
 
         hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all
         logits held.
         """
-        log_p = hidden.new_zeros(1 if z is None else len(z), beat_mask.numel(), dtype=torch.float32)
+        log_p = hidden.new_zeros(1 if z is None else len(z), num_beats, dtype=torch.float32)
         for part in torch.arange(len(words), device=words.device).split(WordLoss.CHUNK):
             base, said, beat = (
                 self.decoder.lm_head(hidden[part]).float(),
@@ -895,13 +885,9 @@ class PlanCVAE(PreTrainedModel):
                 word_beat[part],
             )
             for of_sample, plans in zip(log_p, [None] if z is None else z):
-                logits = (
-                    base
-                    if plans is None
-                    else base + self.plan_bias(plans.flatten(0, 1)[beat]).float()
-                )
+                logits = base if plans is None else base + self.plan_bias(plans[beat]).float()
                 of_sample.index_add_(0, beat, -F.cross_entropy(logits, said, reduction="none"))
-        return log_p.view(-1, *beat_mask.shape)
+        return log_p
 
 
 AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
@@ -1051,11 +1037,17 @@ def not_finite(model):
 
 @contextmanager
 def quiet_transformers():
-    """Without transformers' own tables of what is wrong with weights: an error says it in a
-    line."""
-    before = transformers_logging.get_verbosity()
+    """Without transformers' own tables of what is wrong with weights (an error says it in a line)
+    and its bars, which would hide ours for half a second of weights."""
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
     transformers_logging.set_verbosity(50)
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(before)
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

@@ -23,10 +23,69 @@ from functools import partial
 from itertools import chain, product
 from pathlib import Path
 
+from cli import (
+    BOOK,
+    Parser,
+    UserError,
+    answer_early,
+    positive_int,
+    read_json,
+    run,
+    warn,
+    whole,
+    write_json,
+)
+
+SPLITS = {"train": 4000, "val": 400, "test": 400}  # stories
+
+
+def parser():
+    parser = Parser(
+        prog="picturebook.py",
+        description="Draw a picture book as a data set, or check stories about it.",
+    )
+    parser.add_argument("--output", default=BOOK, help="folder to write")
+    for split, count in SPLITS.items():
+        parser.add_argument(
+            f"--{split}", type=positive_int, default=count, help=f"stories in {split}"
+        )
+    parser.add_argument(
+        "--stories_per_album",
+        type=positive_int,
+        default=1,
+        help="tellings of the same five pictures",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    parser.add_argument(
+        "--size", type=positive_int, default=128, help="width and height of a picture in pixels"
+    )
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count(), help="processes that draw"
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a picture book of other settings"
+    )
+    parser.add_argument(
+        "--check", metavar="FILE", help="draw nothing: check these stories against --world"
+    )
+    parser.add_argument("--world", default=BOOK, help="picture book that --check reads")
+    parser.add_argument("--json", metavar="FILE", help="also write the figures of --check here")
+    return parser
+
+
+def parse(arguments=None):
+    options = parser().parse_args(arguments)
+    if options.json and not options.check:
+        raise UserError("--json: goes with --check")
+    return options
+
+
+if __name__ == "__main__":
+    answer_early(parse)
+
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from cli import Parser, UserError, positive_int, read_json, run, warn, whole, write_json
 from stories import read_stories
 
 COLOURS = {
@@ -44,9 +103,7 @@ SLOTS = {
 }
 MOODS = ("cheerful", "gloomy")
 BEATS = 5
-SPLITS = {"train": 4000, "val": 400, "test": 400}  # stories
 REFERENCES = 5  # human stories an album, as VIST has them
-BOOK = "dataset/picturebook"
 WORLD_FILE = "a picture book's world.json (python picturebook.py draws one)"
 
 CREAM, WHITE, INK, PINK = (255, 249, 236), (255, 255, 255), (52, 44, 60), (246, 160, 160)
@@ -1835,44 +1892,8 @@ def draw_sheet(photo_paths, sentences, path, width=1280):
         sheet.save(temporary, "PNG")
 
 
-def parser():
-    parser = Parser(
-        prog="picturebook.py",
-        description="Draw a picture book as a data set, or check stories about it.",
-    )
-    parser.add_argument("--output", default=BOOK, help="folder to write")
-    for split, count in SPLITS.items():
-        parser.add_argument(
-            f"--{split}", type=positive_int, default=count, help=f"stories in {split}"
-        )
-    parser.add_argument(
-        "--stories_per_album",
-        type=positive_int,
-        default=1,
-        help="tellings of the same five pictures",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument(
-        "--size", type=positive_int, default=128, help="width and height of a picture in pixels"
-    )
-    parser.add_argument(
-        "--workers", type=positive_int, default=os.cpu_count(), help="processes that draw"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a picture book of other settings"
-    )
-    parser.add_argument(
-        "--check", metavar="FILE", help="draw nothing: check these stories against --world"
-    )
-    parser.add_argument("--world", default=BOOK, help="picture book that --check reads")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures of --check here")
-    return parser
-
-
 def main():
-    arguments = parser().parse_args()
-    if arguments.json and not arguments.check:
-        raise UserError("--json: goes with --check")
+    arguments = parse()
     if arguments.check:
         told = read_stories(arguments.check)
         for remark, count in (+told.remarks).items():

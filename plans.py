@@ -1,8 +1,7 @@
-"""What a model's plans carry: a picture of them, what they know of a factor, and whether choosing
-one chooses a story.
+"""What a model's plans carry: a picture, what they know of a factor, whether one chooses a story.
 
-    python plans.py                                  the model in output/, the newest test split
-    python plans.py run0 run1 run2 --control         several (seeds) side by side, and what their plans do to stories
+    python plans.py                             the model in output/, the newest test split
+    python plans.py run0 run1 run2 --control    several (seeds), and what their plans do to stories
 
 The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor
 plot, hero …), of others their album's label.
@@ -14,8 +13,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import cli
-from cli import CDE_W, OUTPUT_DIR, SCORES, UserError
-from picturebook import BOOK, MOODS, SLOTS, Book, normalise, tell
+from cli import BOOK, CDE_W, OUTPUT_DIR, SCORES, UserError
 
 
 def parser():
@@ -62,7 +60,7 @@ def parser():
     parser.add_argument("--seed", type=cli.natural_int, default=0, help="of everything random")
     parser.add_argument(
         "--output",
-        default="plan_figures",
+        default="output/plan_figures",
         help="where the picture (.png) and the figures (.json, .md) go",
     )
     return parser
@@ -83,9 +81,10 @@ def parse(arguments=None):
 if __name__ == "__main__":
     cli.answer_early(parse)
 
-import matplotlib
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
 from torch import nn
 from tqdm import tqdm
 
@@ -93,10 +92,8 @@ import generate
 from dataset import BucketBatches, StoryDataset, Team, collate, latest_split, read_split
 from metrics import over_seeds
 from model import Gaussian, best_device, load_checkpoint
+from picturebook import MOODS, SLOTS, Book, normalise, tell
 from report import Table
-
-matplotlib.use("Agg")  # draws to files, needs no screen
-from matplotlib import pyplot as plt
 
 # -------------------------------------------------------------------------------- plans and factors
 
@@ -114,11 +111,12 @@ def plans_of(model, data, pad_id, batch_size):
             for name, value in collate([data[i] for i in numbers], pad_id).items()
         }
         prior, posterior = model.plans(model.states(**batch))
-        t = prior.mean.shape[1]
-        for table, of in zip(
+        t = batch["beat_mask"].shape[1]
+        story, place = torch.tensor(numbers)[batch["beats"].cpu() // t], batch["beats"].cpu() % t
+        for table, values in zip(
             tables, (prior.mean, prior.log_var, posterior.mean, posterior.log_var)
         ):
-            table[numbers, :t] = of.cpu() * batch["beat_mask"].cpu()[:, :, None]
+            table[story, place] = values.cpu()
     return Gaussian(*tables[:2]), Gaussian(*tables[2:])
 
 
@@ -237,7 +235,8 @@ def principal(points):
 def draw_plans(prior, posterior, values, beat, path, factor, story):
     """Posterior and prior means of a beat, in two dimensions and two ways, and one story's way
     through its beats."""
-    figure, axes = plt.subplots(1, 2, figsize=(13, 6), layout="constrained")
+    figure = Figure(figsize=(13, 6), layout="constrained")
+    axes = figure.subplots(1, 2)
     relative = posterior.relative_to(prior)
     names = [name for name, _ in Counter(values).most_common(10)]  # the rest stay without a colour
     colours = {name: f"C{i}" for i, name in enumerate(names)}
@@ -265,7 +264,7 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
             for share in (50, 90):  # of a normal distribution in two dimensions
                 radius = math.sqrt(-2 * math.log(1 - share / 100))
                 axis.add_patch(
-                    plt.Circle(
+                    Circle(
                         flat(torch.zeros(1, of.shape[2]))[0], radius, fill=False, ls=":", ec="0.4"
                     )
                 )
@@ -290,7 +289,6 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
     axes[0].legend(fontsize=8, title=factor)
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
-    plt.close(figure)
 
 
 # ------------------------------------------------------------------------------------------ control

@@ -4,14 +4,11 @@ picture."""
 from dataclasses import dataclass
 from itertools import combinations
 
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import cli
 import metrics
-
-matplotlib.use("Agg")  # draws to files, needs no screen
-from matplotlib import pyplot as plt  # noqa: E402
 
 
 @dataclass
@@ -211,13 +208,9 @@ def draw_scores(systems, scores, path):
     scores = [name for name in scores if any(system.albums_and(name) for system in systems)]
     kinds = ["as told", *dict.fromkeys(kind for system in systems for kind in system.wrong)]
     columns = min(2, len(scores))
-    figure, axes = plt.subplots(
-        -(-len(scores) // columns),
-        columns,
-        figsize=(columns * (1.5 + 0.4 * len(kinds) * len(systems)), 6),
-        layout="constrained",
-        squeeze=False,
-    )
+    width = columns * (1.5 + 0.4 * len(kinds) * len(systems))
+    figure = Figure(figsize=(width, 6), layout="constrained")
+    axes = figure.subplots(-(-len(scores) // columns), columns, squeeze=False)
     for axis in axes.flat[len(scores) :]:
         axis.remove()
     for axis, name in zip(axes.flat, scores):
@@ -252,7 +245,6 @@ def draw_scores(systems, scores, path):
     )
     with cli.whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
-    plt.close(figure)
 
 
 def report(systems, anchors, caption, drawn, settings):

@@ -58,10 +58,10 @@ def split_sentences(text):
 @cache
 def sentence_tokenizer():
     """Punkt, untrained: nothing to download."""
-    from nltk.tokenize.punkt import (
+    from nltk.tokenize.punkt import (  # takes a third of a second
         PunktParameters,
         PunktSentenceTokenizer,
-    )  # takes a third of a second
+    )
 
     parameters = PunktParameters()
     parameters.abbrev_types = set(ABBREVIATIONS)

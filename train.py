@@ -1,5 +1,4 @@
-"""Train a plan-CVAE by the ELBO. `python train.py --help` lists every option; `bash train.sh` does
-it all.
+"""Train a plan-CVAE by the ELBO. `--help` lists every option; `bash train.sh` does it all.
 
 What is drawn for a story is a function of (seed, step, story), dropout of (seed, step, process),
 the data order of (seed, epoch), so a training that was stopped, by whatever, is taken up from its
@@ -137,14 +136,14 @@ class TrainOptions:
 
 # A resumed training may change these; anything else would make it another training.
 FREE_TO_CHANGE = {
-    "output_dir", "resume", "allow_changed", "overwrite", "evaluate", "workers", "fsdp", "log_every", "patience",
-    "iwae_samples", "keep", "tensorboard",
+    "output_dir", "resume", "allow_changed", "overwrite", "evaluate", "workers", "fsdp",
+    "log_every", "patience", "iwae_samples", "keep", "tensorboard",
     "train_data_path", "val_data_path",  # by name: what they hold is compared
 }  # fmt: skip
 # These are in the model that a checkpoint holds, so that no resumed training can change them.
 OF_THE_MODEL = {
-    "decoder", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "image_slots", "train_encoder", "plan",
-    "plan_size", "detach_dynamics_target", "foresight_weight",
+    "decoder", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "image_slots",
+    "train_encoder", "plan", "plan_size", "detach_dynamics_target", "foresight_weight",
 }  # fmt: skip
 
 
@@ -226,10 +225,10 @@ def changeable(options):
 if __name__ == "__main__":
     cli.answer_early(parse)
 
-import matplotlib
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device, set_seed
+from matplotlib.figure import Figure
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -260,11 +259,10 @@ from model import (
     best_device,
     load_checkpoint,
     load_encoder,
+    quiet_transformers,
+    select_beats,
 )
 from stories import SPLIT_SHAPE, story_ids
-
-matplotlib.use("Agg")  # draws to files, needs no screen
-from matplotlib import pyplot as plt
 
 BAGS = ("bow", "ahead", "photo", "foresight")  # terms that tell the words of a sentence in no order
 TERMS = ("nll", "kl", *BAGS, "dynamics")
@@ -339,7 +337,7 @@ def build_model(options, tokenizer, data_dir):
         decoder = GPT2LMHeadModel(config)
     else:
         advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
-        with cli.loading(f"--decoder {options.decoder}", advice):
+        with cli.loading(f"--decoder {options.decoder}", advice), quiet_transformers():
             decoder, report = GPT2LMHeadModel.from_pretrained(
                 options.decoder, dtype=torch.float32, output_loading_info=True
             )
@@ -492,32 +490,28 @@ def evaluate(model, dataset, accelerator, options):
             sums["log_bound"] += (
                 (out.log_weights.logsumexp(0) - math.log(iwae_samples)).sum().item()
             )
-        mask = batch["beat_mask"]
+        place = batch["beats"] % batch["beat_mask"].shape[1]  # M: which beat of its story each is
         for name in (*TERMS, "tokens"):
             sums[name] += getattr(out, name).item()
-        sums["stories"] += len(mask)
-        sums["beats"] += mask.sum().item()
-        sums["cosine"] += out.cosine[:, 1:][mask[:, 1:]].sum().item()
-        sums["transitions"] += mask[:, 1:].sum().item()
+        sums["stories"] += len(batch["index"])
+        sums["beats"] += len(place)
+        sums["cosine"] += out.cosine[place > 0].sum().item()
+        sums["transitions"] += (place > 0).sum().item()
         if out.posterior is not None:
-            t = mask.shape[1]
-            noise, q = (
-                batch["draws"].plans.cpu(),
-                Gaussian(out.posterior.mean.cpu(), out.posterior.log_var.cpu()),
-            )
-            there = mask[:, :, None].cpu()
-            moments[:, :t] += torch.stack(
-                [(q.mean.double() ** power * there).sum(0) for power in range(3)]
-            )
-            kl[:t] += out.kl_per_beat.cpu()
+            place = place.cpu()
+            noise = select_beats(batch["draws"].plans, batch["beats"]).cpu()
+            q = Gaussian(out.posterior.mean.cpu(), out.posterior.log_var.cpu())
+            for power, of_power in enumerate(moments):
+                of_power.index_add_(0, place, q.mean.double() ** power)
+            kl.index_add_(0, place, out.kl_per_beat.cpu().double())
             for name, (of, bound) in WITHIN.items():
                 values = q.mean if of == "means" else q.sample(noise)
-                sums[name] += ((values.abs() < bound) * there).double().mean(2).sum().item()
-            for i, number in enumerate(batch["index"].tolist()):
-                if number % every == 0:
-                    plans.append(
-                        (number, *(of[i, there[i, :, 0]] for of in (q.mean, q.log_var, noise)))
-                    )
+                sums[name] += (values.abs() < bound).double().mean(1).sum().item()
+            beats = batch["beat_mask"].sum(1).tolist()
+            by_story = zip(
+                batch["index"].tolist(), *(x.split(beats) for x in (q.mean, q.log_var, noise))
+            )
+            plans += [story for story in by_story if story[0] % every == 0]
     model.train()
     flat = over_processes(accelerator, torch.tensor(list(sums.values()), dtype=torch.float64))
     sums = dict(zip(sums, flat.tolist()))
@@ -637,7 +631,8 @@ class Log:
         self.drawn = time.monotonic()
         train = [line for line in self.lines if line.get("split") == "train"]
         val = [line for line in self.lines if line.get("split") == "val"]
-        figure, axes = plt.subplots(2, 3, figsize=(15, 7.5), layout="constrained")
+        figure = Figure(figsize=(15, 7.5), layout="constrained")
+        axes = figure.subplots(2, 3)
         terms, bounds, plans, units, calibration, rates = axes.flat
 
         def line(axis, lines, name, *style, **options):
@@ -713,7 +708,6 @@ class Log:
                 axis.legend(fontsize=7, ncols=2 if axis is plans else 1)
         with cli.whole(self.picture) as temporary:
             figure.savefig(temporary, dpi=110)
-        plt.close(figure)
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -1224,7 +1218,8 @@ def evaluate_only(options):
     if accelerator.is_main_process:
         for name, value in figures.items():
             print(
-                f"{name:24}{[round(x, 3) for x in value] if isinstance(value, list) else round(value, 4)}"
+                f"{name:24}"
+                f"{[round(x, 3) for x in value] if isinstance(value, list) else round(value, 4)}"
             )
         target = Path(options.output_dir) / "evaluation.json"
         cli.write_json(

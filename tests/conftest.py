@@ -8,6 +8,7 @@ os.fsync = lambda descriptor: (
     None
 )  # no test cuts the power, and on a disk that is busy they would take minutes
 
+import contextlib
 import importlib
 import multiprocessing
 import random
@@ -15,6 +16,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +28,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import cli
 
 ROOT = Path(__file__).parent.parent
-WORDS = "a the fox bear kite boat found lost ran home sun rain and then we saw it was red blue . , !".split()
+WORDS = "a the fox bear kite boat found lost ran home sun rain and then we saw it was".split()
+WORDS += "red blue . , !".split()
 
 
 # Files that take long are begun first, so that in the end no worker is left alone with one.
@@ -126,6 +129,41 @@ def make_stories(tokenizer):
         return StoryDataset(stories, photos, tokenizer, model.config.image_slots, model.max_length)
 
     return make
+
+
+@contextlib.contextmanager
+def padded(model, value, pad_id):
+    """The decoder's and the dynamics' states of all padding are `value`; yields how many were."""
+    where, spoilt = {}, Counter()
+    states = model.states
+
+    def remember(**batch):
+        B, T = batch["image_at"].shape
+        count = torch.bincount(batch["beats"] // T, minlength=B)[:, None]
+        where["words"] = batch["input_ids"] == pad_id
+        where["beats"] = torch.arange(2 * T) >= 2 * count
+        return states(**batch)
+
+    def spoil(kind):
+        def hook(module, inputs, output):
+            mask = where[kind]
+            spoilt[kind] += mask.sum().item() // (2 if kind == "beats" else 1)
+            output.last_hidden_state = output.last_hidden_state.masked_fill(mask[..., None], value)
+            return output
+
+        return hook
+
+    hooks = [
+        model.decoder.transformer.register_forward_hook(spoil("words")),
+        model.dynamics.register_forward_hook(spoil("beats")),
+    ]
+    model.states = remember
+    try:
+        yield spoilt
+    finally:
+        del model.states
+        for hook in hooks:
+            hook.remove()
 
 
 @pytest.fixture

@@ -304,7 +304,7 @@ def test_a_busy_machine_is_refused(script, busy, tmp_path):
 
 
 def test_a_busy_machine_is_told_of(busy, setup, monkeypatch, capsys):
-    monkeypatch.setitem(benchmark.PARTS, "scoring", lambda setup: {"rows": []})
+    monkeypatch.setitem(benchmark.MEASURES, "scoring", lambda setup: {"rows": []})
     busy(0.5)
     assert benchmark.measure("scoring", setup, noisy=True)["others"] == 0.5
     assert capsys.readouterr().err.count("50%") == 2  # before and meanwhile

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import batch_of, random_sentences
+from conftest import batch_of, padded, random_sentences
 
 import CDE_score
 from CDE_score import (
@@ -113,15 +113,14 @@ def test_variants_by_hand():
 def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan)
     data = make_stories(model, [5, 1, 3, 4, 2])
-    scores = scores_of(traces(model, data, tokenizer.pad_token_id, batch_size=2))
+    with padded(model, float("nan"), tokenizer.pad_token_id):
+        scores = scores_of(traces(model, data, tokenizer.pad_token_id, batch_size=2))
     for i in range(len(data)):
         batch = batch_of(data, [i], tokenizer)
         with torch.no_grad():
             states = model.states(**batch)
             out = model(**batch)
-        cosine = torch.cosine_similarity(states.observed_change, states.expected_change, dim=-1)[
-            0, 1:
-        ]
+        cosine = torch.cosine_similarity(states.observed_change, states.expected_change)[1:]
         if len(cosine):
             assert scores[CDE][i] == pytest.approx(cde(cosine.numpy()), rel=1e-4)
         else:
@@ -130,7 +129,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
         for t, words in enumerate(
             data.sentences(i)
         ):  # the distributions side by side, word by word
-            foreseen = model.foreseen_words(states.predicted)[0, t].exp()
+            foreseen = model.foreseen_words(states.predicted)[t].exp()
             said = torch.zeros_like(foreseen)
             said[list(set(words))] = 1 / len(set(words))
             geometric *= (foreseen * said).sqrt().sum().item() ** (1 / len(data.sentences(i)))
@@ -322,7 +321,7 @@ def test_what_has_no_counterpart_is_counted(arena, script, no_meteor):
         cwd=arena,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((arena / "scores.json").read_text())["systems"]["odd"]
+    found = json.loads((arena / "output/scores.json").read_text())["systems"]["odd"]
     assert found["remarks"] == {
         "without words": 1,
         "tokenised here": 1,
@@ -449,7 +448,7 @@ def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, 
         done.returncode == 0
         and "METEOR is absent: Java stopped (UnsupportedClassVersionError)" in done.stdout
     )
-    figures = json.loads((arena / "scores.json").read_text())["systems"]["first"]["figures"]
+    figures = json.loads((arena / "output/scores.json").read_text())["systems"]["first"]["figures"]
     assert "CIDEr" in figures and "METEOR" not in figures
 
 
@@ -491,7 +490,7 @@ def test_sequences_of_photos_are_matched_by_their_photos(arena, script, no_meteo
         cwd=arena,
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads((arena / "scores.json").read_text())
+    found = json.loads((arena / "output/scores.json").read_text())
     assert found["systems"]["submission"]["remarks"] == {
         "without words": 3,
         "with not as many sentences as photos": 3,

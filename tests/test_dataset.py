@@ -41,7 +41,8 @@ from dataset import (
 from model import ImageEncoder
 from stories import align, read_vist, read_vist_edit, spread
 
-WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was n't far , naïve 🙂 .".split()
+WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()
+WORDS += "n't far , naïve 🙂 .".split()
 SPECIAL = dataset.SpecialIds(*range(1000, 1006))
 
 
@@ -188,9 +189,10 @@ def test_collate_pads_on_the_right(chance):
             assert torch.equal(batch[name][row, :length], example[name])
             assert (batch[name][row, length:] == value).all()
         assert batch["beat_mask"][row].tolist() == [t < len(example["image_at"]) for t in range(T)]
-        own = batch["word_beat"] // T == row
-        for name, stride in (("words", 0), ("word_at", L), ("word_beat", T)):
-            assert torch.equal(batch[name][own] - row * stride, example[name])
+        own = batch["beats"][batch["word_beat"]] // T == row
+        before = sum(len(other["image_at"]) for other in examples[:row])
+        for name, start in (("words", 0), ("word_at", row * L), ("word_beat", before)):
+            assert torch.equal(batch[name][own] - start, example[name])
     assert torch.equal(batch["beats"], batch["beat_mask"].flatten().nonzero()[:, 0])
     assert batch["photo_mask"].dtype == batch["beat_mask"].dtype == torch.bool
 

@@ -610,7 +610,8 @@ def test_vist_end_to_end(site, server, tmp_path, script, quick):
     )
     assert site.requests == before
 
-    small = "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe --workers 1".split()
+    small = "--image_encoder resnet18 --encoder_weights none --image_size 32".split()
+    small += "--tokenizer bpe --workers 1".split()
     done = script("dataset.py", "--vist", "dataset/VIST", *small, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count("3 found, 3 missing, 0 broken") == 2
 

@@ -482,9 +482,9 @@ def folder_of_photos(data, world):
         done = run("generate.py", "photos", "--max_words", 2, "--order", order)
         result = judge(done, "photos: no photo", kept=[folder])
         assert result == ACCEPTED or not good
-        assert (folder / "stories.json").exists() == (result == ACCEPTED)
+        assert (folder / "output/stories.json").exists() == (result == ACCEPTED)
         if result == ACCEPTED:
-            (story,) = json.loads((folder / "stories.json").read_text())["stories"]
+            (story,) = json.loads((folder / "output/stories.json").read_text())["stories"]
             assert len(story["sentences"]) == len(story["photo_ids"]) and "\x1b" not in done.out
         return result
 
@@ -524,7 +524,7 @@ def scored_stories(data, world):
         result = judge(
             run("CDE_score.py", "in.json", "--checkpoint", "none"), "in.json", kept=[folder]
         )
-        assert {path.name for path in folder.iterdir()} >= {
+        assert {path.name for path in (folder / "output").glob("*")} >= {
             f"scores.{x}" for x in ("json", "md", "tex")
         } or (result == REFUSED and [path.name for path in folder.iterdir()] == ["in.json"])
         return result

