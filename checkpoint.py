@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 import cli
 from cli import UserError
-from model import CARD_TITLE
+from model import CARD_TITLE, quiet_transformers
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
@@ -44,8 +44,9 @@ def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
     """A complete directory to go on from: the model, its card, the optimizer's state and the
     progress."""
     with cli.whole(path) as directory:
-        model.save_pretrained(directory, state_dict=weights)
-        tokenizer.save_pretrained(directory)
+        with quiet_transformers():
+            model.save_pretrained(directory, state_dict=weights)
+            tokenizer.save_pretrained(directory)
         (directory / "README.md").write_text(model_card(model, progress), encoding="utf-8")
         save_file(optimizer_state, directory / OPTIMIZER)
         cli.write_json(directory / PROGRESS, progress)

@@ -232,7 +232,14 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from model import ImageEncoder, PlanCVAEConfig, best_device, load_checkpoint, load_encoder
+from model import (
+    ImageEncoder,
+    PlanCVAEConfig,
+    best_device,
+    load_checkpoint,
+    load_encoder,
+    quiet_transformers,
+)
 
 MOST_ENTRIES = 1_000_000  # of a tokenizer that is trained here
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
@@ -1581,7 +1588,8 @@ def make_shared(output, report, jobs):
     )  # of no split yet: a run that is stopped here begins anew
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
         with whole(output / name) as folder:
-            item.save_pretrained(folder)
+            with quiet_transformers():
+                item.save_pretrained(folder)
 
 
 def write_split(output, split, job, report, tokenizer):

@@ -1,6 +1,7 @@
 """What stands on disk is complete: the old until the new one is, and nothing else is touched."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,19 +66,106 @@ def test_what_is_not_json_is_one_clear_error(content, tmp_path):
         cli.read_json(tmp_path / "x.json", "a thing")
 
 
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "answer_early(" in path.read_text())
+SCRIPTS.remove("cli.py")  # where it is defined
+HEAVY = {"torch", "transformers", "nltk", "numpy", "PIL", "matplotlib", "pycocoevalcap", "tqdm"}
+
+
 @pytest.mark.parametrize("arguments, status", [(["--help"], 0), (["--no_such_flag"], 2)])
-@pytest.mark.parametrize("script", ["generate.py", "CDE_score.py", "train.py", "dataset.py"])
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_a_wrong_flag_are_answered_before_torch_is_imported(script, arguments, status):
     code = (
         "import atexit, runpy, sys\n"
         f"sys.argv = {[script, *arguments]}\n"
-        "atexit.register(lambda: print('heavy:', sorted({'torch', 'transformers', 'nltk'} & "
-        "set(sys.modules))))\n"
+        f"atexit.register(lambda: print('heavy:', sorted({HEAVY} & set(sys.modules))))\n"
         f"runpy.run_path({script!r}, run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == status and done.stdout.endswith("heavy: []\n"), done.stderr
     assert done.stderr.count("\n") == (status == 2)
+
+
+def test_every_script_answers_early():
+    runs = {path.name for path in ROOT.glob("*.py") if "__main__" in path.read_text()}
+    assert runs == set(SCRIPTS)
+
+
+def test_an_import_changes_nothing_in_the_process():
+    """Not the C library's memory, not other libraries' bars, verbosity or backend."""
+    modules = sorted(path.stem for path in ROOT.glob("*.py"))
+    code = f"""
+import ctypes, os, random, signal, sys
+import matplotlib, numpy, torch, torchvision  # what these change is theirs
+from torch.distributed import fsdp
+from transformers import AutoModel, GPT2LMHeadModel
+from transformers.utils import logging
+
+def state():
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    draws = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    backend = matplotlib.rcParams._get_backend_or_none()
+    bars = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    threads = torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()
+    return handlers, draws, backend, bars, threads, dict(os.environ), os.getcwd()
+
+class Library(ctypes.CDLL):
+    def __init__(self, name, *rest, **more):
+        assert name is not None, "an import asks for the C library"
+        super().__init__(name, *rest, **more)
+
+ctypes.CDLL, before = Library, state()
+sys.argv = ["test"]
+for name in {modules}:
+    __import__(name)
+after = state()
+assert before == after, [pair for pair in zip(before, after) if pair[0] != pair[1]]
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+FAKE_PYTHON = """#!/bin/sh
+[ "$1" = -c ] && exit
+echo "$@" >>calls.txt
+"""
+
+
+@pytest.mark.parametrize("own_data", [True, False])
+def test_train_sh_runs_from_any_folder(own_data, tmp_path):
+    """Its scripts are found beside it; data and output are where the user is."""
+    repo, here = tmp_path / "the repo", tmp_path / "here"
+    (here / "dataset/picturebook/images/test").mkdir(parents=True)
+    for number in range(6):
+        (here / f"dataset/picturebook/images/test/{number}.jpg").write_text("photo")
+    repo.mkdir()
+    shutil.copy(ROOT / "train.sh", repo)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/python").write_text(FAKE_PYTHON)
+    (tmp_path / "bin/python").chmod(0o755)
+    path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    options = ["--train_data_path", "my.json"] if own_data else ["--output_dir", "out"]
+    done = subprocess.run(
+        ["bash", repo / "train.sh", *options],
+        cwd=here,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    calls = (here / "calls.txt").read_text().splitlines()
+    if own_data:
+        assert calls == [f"{repo}/train.py --train_data_path my.json"]
+        return
+    names = ["picturebook.py", "dataset.py", "train.py", "generate.py", "CDE_score.py"]
+    assert [call.split(".py")[0] + ".py" for call in calls] == [f"{repo}/{name}" for name in names]
+    assert all((ROOT / name).is_file() for name in names)
+    assert len(list((here / "out/unseen").iterdir())) == 5
+    assert "the\\ repo/generate.py" in done.stdout  # what to try next can be pasted
 
 
 def test_a_directory_half_replaced_is_brought_back(tmp_path):

@@ -199,6 +199,21 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
     assert min(gains) > -1e-4 and max(gains) > 1e-3
 
 
+def test_a_cache_that_holds_nothing_is_told_of(album, tokenizer, monkeypatch):
+    """As where a release of transformers swallows a keyword that it does not know: no photo would
+    be seen, and nothing said."""
+    model, data = album
+    photos, mask = photos_of(data, [0])
+    forward = type(model.decoder.transformer).forward
+
+    def swallow(self, *args, cache=None, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.decoder.transformer), "forward", swallow)
+    with pytest.raises(RuntimeError, match="the decoder's cache holds 0 of the 3 positions"):
+        tell(model, special_ids(tokenizer), photos, mask, settings(tokenizer))
+
+
 def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
     """The states of a whole packed story equal those of its tokens fed one at a time through the
     cache."""
