@@ -1,12 +1,14 @@
-"""Small models and stories that the tests share. Everything is made here; nothing is downloaded."""
+"""Small models and stories that the tests share. Everything is made here; nothing is downloaded.
+
+torch and transformers are imported where they are used: the process that only hands the tests out
+to the two that run them does without.
+"""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before transformers is imported, which reads it once
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core each
-os.fsync = lambda descriptor: (
-    None
-)  # no test cuts the power, and on a disk that is busy they would take minutes
+os.fsync = lambda descriptor: None  # no test cuts the power; on a busy disk they would take minutes
 
 import contextlib
 import importlib
@@ -22,8 +24,6 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel
 
 import cli
 
@@ -68,6 +68,9 @@ def make_model(tokenizer):
     """make_model(**PlanCVAEConfig fields): a small model with random weights, in eval mode."""
 
     def make(seed=0, **fields):
+        import torch
+        from transformers import GPT2Config, GPT2LMHeadModel
+
         from model import ImageEncoder, PlanCVAE
 
         torch.manual_seed(seed)
@@ -88,9 +91,8 @@ def make_model(tokenizer):
             "eos_token_id": tokenizer.eos_token_id,
         } | fields
         model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields)
-        with (
-            torch.no_grad()
-        ):  # far from the small initial weights, so that every path leaves a trace in the numbers
+        # Far from the small initial weights, so that every path leaves a trace in the numbers.
+        with torch.no_grad():
             for name, p in model.named_parameters():
                 if name.startswith(("decoder", "dynamics.")) and p.dim() > 1:
                     p.mul_(4)
@@ -105,6 +107,8 @@ def make_stories(tokenizer):
     photos missing."""
 
     def make(model, beats, seed=0, missing=0.2):
+        import torch
+
         from dataset import StoryDataset
 
         rng = random.Random(seed)
@@ -134,6 +138,8 @@ def make_stories(tokenizer):
 @contextlib.contextmanager
 def padded(model, value, pad_id):
     """The decoder's and the dynamics' states of all padding are `value`; yields how many were."""
+    import torch
+
     where, spoilt = {}, Counter()
     states = model.states
 
@@ -195,23 +201,19 @@ class Forked:
     """A script's run in a process of its own, forked from one that has imported torch already
     (which takes seconds)."""
 
-    def __init__(self, context, folder, command, environment, prepare):
+    def __init__(self, server, folder, command, environment, prepare):
         folder.mkdir(exist_ok=True)
         self.screen, self.ended = folder / "screen.txt", folder / "ended.txt"
         for path in (self.screen, self.ended):
             path.unlink(missing_ok=True)
-        self.process = context.Process(
-            target=run_forked, args=(folder, list(map(str, command)), environment, prepare)
-        )
-        self.process.start()
+        self.pid = server.start(folder, list(map(str, command)), environment, prepare)
 
     @property
     def running(self):
-        return psutil.pid_exists(self.process.pid)
+        return psutil.pid_exists(self.pid)
 
     def wait(self, seconds=100):
-        """Until it has ended: its exit status, None where it was killed. (join() waits for its
-        orphans as well.)"""
+        """Until it has ended: its exit status, None where it was killed."""
         end = time.monotonic() + seconds
         while self.running and time.monotonic() < end:
             time.sleep(0.003)
@@ -219,17 +221,19 @@ class Forked:
 
     def kill(self, number=signal.SIGKILL):
         if self.running:
-            os.kill(self.process.pid, number)
+            os.kill(self.pid, number)
 
     @property
     def said(self):
         """What it has printed, stdout and stderr."""
-        return (
-            self.screen.read_text() if self.screen.is_file() else ""
-        )  # it may have been killed at once
+        if not self.screen.is_file():  # it may have been killed at once
+            return ""
+        return self.screen.read_text()
 
 
 def run_forked(folder, command, environment, prepare):
+    import torch
+
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as cli.answer_early does
     os.chdir(folder)
     screen = os.open("screen.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -248,22 +252,70 @@ def run_forked(folder, command, environment, prepare):
         Path("ended.txt").write_text(str(stop.code or 0))
 
 
+class ForkServer:
+    """A process that forks others. It is forked when all is imported and no test has run: one that
+    has run a backward pass could not be forked."""
+
+    def __init__(self):
+        self.context = multiprocessing.get_context("fork")
+        self.connection, other = self.context.Pipe()
+        self.process = self.context.Process(target=self.serve, args=(other,))
+        self.process.start()
+        other.close()
+
+    def serve(self, connection):
+        self.connection.close()  # so that it ends with its parent
+        with contextlib.suppress(EOFError):
+            while True:
+                if connection.poll(0.005):
+                    process = self.context.Process(target=run_forked, args=connection.recv())
+                    process.start()
+                    connection.send(process.pid)
+                multiprocessing.active_children()  # lets go of those that have ended
+
+    def start(self, *job):
+        self.connection.send(job)
+        return self.connection.recv()
+
+    def stop(self):
+        self.connection.close()
+        self.process.join()
+
+
+SERVER = pytest.StashKey()
+
+
+def pytest_collection_finish(session):
+    if any("fork" in getattr(item, "fixturenames", ()) for item in session.items):
+        for name in ("train", "dataset", "generate"):
+            importlib.import_module(name)
+        session.config.stash[SERVER] = ForkServer()
+
+
+def pytest_unconfigure(config):
+    if SERVER in config.stash:
+        config.stash[SERVER].stop()
+
+
 @pytest.fixture(scope="session")
-def fork():
+def fork(pytestconfig):
     """fork(folder, command, environment={}, prepare=()): a Forked in `folder`; prepare is a
     function of a module and its arguments, called there before the script begins."""
-    context = multiprocessing.get_context(
-        "forkserver"
-    )  # it has never run a backward pass, which could not be forked
-    context.set_forkserver_preload(["train", "dataset", "generate"])
+    server = pytestconfig.stash[SERVER]
+    return lambda folder, command, environment=(), prepare=(): Forked(
+        server, folder, command, dict(environment), prepare
+    )
 
-    def start(folder, command, environment=(), prepare=()):
-        return Forked(context, folder, command, dict(environment), prepare)
 
-    first = context.Process(target=os.getpid)  # waits for the imports
-    first.start()
-    first.join()
-    return start
+@pytest.fixture(autouse=True)
+def no_pictures(request, monkeypatch):
+    """Diagrams are drawn but not rendered, which takes a second each, except for tests that look at
+    them (@pytest.mark.pictures)."""
+    if "pictures" not in request.keywords:
+        from matplotlib.figure import Figure
+
+        saved = lambda figure, path, **options: Path(path).write_bytes(b"not rendered")
+        monkeypatch.setattr(Figure, "savefig", saved)
 
 
 def ranks(count):

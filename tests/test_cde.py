@@ -252,6 +252,7 @@ def arena(tmp_path, make_model, tokenizer):
     return tmp_path
 
 
+@pytest.mark.pictures
 def test_one_command_sets_systems_side_by_side(arena, script):
     done = script(
         "CDE_score.py",

@@ -156,6 +156,7 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
         )
 
 
+@pytest.mark.pictures
 def test_plans_of_a_model(book, script, tmp_path):
     data = book / "data"
     for plan in ("cvae", "none"):
@@ -209,6 +210,7 @@ def test_plans_of_a_model(book, script, tmp_path):
 # ----------------------------------------------------------------------------------------- ablation
 
 
+@pytest.mark.pictures
 def test_an_ablation(book, script, monkeypatch, tmp_path):
     calls = []
 

@@ -126,6 +126,7 @@ def test_each_trained_parameter_is_in_one_group(make_model):
     )
 
 
+@pytest.mark.pictures
 def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
     code, err = run_train(
         tmp_path,
