@@ -309,13 +309,27 @@ def fork(pytestconfig):
 
 @pytest.fixture(autouse=True)
 def no_pictures(request, monkeypatch):
-    """Diagrams are drawn but not rendered, which takes a second each, except for tests that look at
-    them (@pytest.mark.pictures)."""
-    if "pictures" not in request.keywords:
-        from matplotlib.figure import Figure
+    """Diagrams are drawn but not rendered, which takes a second each, except for those that a test
+    looks at: @pytest.mark.pictures("training.png")."""
+    from matplotlib.figure import Figure
 
-        saved = lambda figure, path, **options: Path(path).write_bytes(b"not rendered")
-        monkeypatch.setattr(Figure, "savefig", saved)
+    mark, savefig = request.node.get_closest_marker("pictures"), Figure.savefig
+
+    def save(figure, path, **options):
+        if mark and Path(path).name in mark.args:
+            savefig(figure, path, **options)
+        else:
+            Path(path).write_bytes(b"not rendered")
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
+def no_meteor(monkeypatch):
+    """Without METEOR, whose tables take ten seconds to load."""
+    import metrics
+
+    monkeypatch.setattr(metrics, "find_java", lambda: None)
 
 
 def ranks(count):

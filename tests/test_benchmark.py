@@ -46,6 +46,7 @@ def positive(values):
     return all(value > 0 for value in values)
 
 
+@pytest.mark.slow
 def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
     monkeypatch.setattr(benchmark, "WORDS", 5)  # a sentence; the rehearsal is short
     output = tmp_path / "figures"
@@ -95,6 +96,7 @@ def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
     assert "40,155" in script("benchmark.py", "scale", "--output", output).stdout
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_training_step(setup, monkeypatch):
     monkeypatch.setattr(
         benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments)

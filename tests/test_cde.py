@@ -252,8 +252,11 @@ def arena(tmp_path, make_model, tokenizer):
     return tmp_path
 
 
-@pytest.mark.pictures
-def test_one_command_sets_systems_side_by_side(arena, script):
+@pytest.mark.pictures("table.png")
+@pytest.mark.parametrize("java", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_one_command_sets_systems_side_by_side(java, arena, script, request):
+    if not java:
+        request.getfixturevalue("no_meteor")
     done = script(
         "CDE_score.py",
         "first.json",
@@ -297,12 +300,6 @@ def test_one_command_sets_systems_side_by_side(arena, script):
     ) == 4 and "%" not in latex.replace(r"\%", "")
     assert (arena / "table.png").read_bytes().startswith(b"\x89PNG")
     assert "METEOR" in done.stdout and "95 % intervals" in done.stdout and "photos" in done.stdout
-
-
-@pytest.fixture
-def no_meteor(monkeypatch):
-    """Without METEOR, whose tables take ten seconds to load."""
-    monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: None)
 
 
 def test_what_has_no_counterpart_is_counted(arena, script, no_meteor):

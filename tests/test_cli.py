@@ -1,5 +1,6 @@
 """What stands on disk is complete: the old until the new one is, and nothing else is touched."""
 
+import ast
 import os
 import shutil
 import subprocess
@@ -92,6 +93,28 @@ def test_every_script_answers_early():
     assert runs == set(SCRIPTS)
 
 
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.py")), ids=lambda path: path.name)
+def test_a_module_only_defines(path):
+    """At its top level: imports, definitions, constants, and what a script does as a script."""
+    allowed = {"AutoConfig.register", "AutoModel.register"}  # as transformers asks its users to
+    for node in ast.parse(path.read_text()).body[1:]:
+        if isinstance(node, ast.If):
+            test = ast.unparse(node.test)
+            assert test == "__name__ == '__main__'" or is_constant(node.body), test
+        elif isinstance(node, ast.Expr):
+            assert ast.unparse(node.value.func) in allowed, ast.unparse(node)
+        else:
+            assert isinstance(node, DEFINES), ast.unparse(node)
+
+
+DEFINES = ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.FunctionDef, ast.ClassDef
+
+
+def is_constant(body):
+    return all(isinstance(node, ast.Assign) for node in body)
+
+
+@pytest.mark.slow
 def test_an_import_changes_nothing_in_the_process():
     """Not the C library's memory, not other libraries' bars, verbosity or backend."""
     modules = sorted(path.stem for path in ROOT.glob("*.py"))

@@ -281,6 +281,7 @@ def test_killed_often(kind, arena, start, tmp_path, capsys):
         )
 
 
+@pytest.mark.slow
 def test_killed_while_it_overwrites_another(arena, start, fork, tmp_path):
     """Until the first checkpoint of the new training the old one is as it was; from then on the new
     one is taken up."""
@@ -318,6 +319,7 @@ def mounted(folder, size):
 
 
 @pytest.mark.skipif(not shutil.which("mount"), reason="no mount here")
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_full_disk_loses_nothing(kind, arena, start, tmp_path):
     """On a disk that is too small in several ways, then on one that is large enough."""

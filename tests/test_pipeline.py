@@ -12,6 +12,9 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 
+import dataset
+import picturebook
+import train
 from model import load_checkpoint
 
 TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
@@ -23,65 +26,42 @@ def good(done):
     return done.stdout
 
 
-def test_picture_book_from_drawing_to_score(script, tmp_path):
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A picture book, drawn (book) and preprocessed (pixels), and a model of it (model)."""
+    folder = tmp_path_factory.mktemp("world")
+    book, pixels, model = (folder / name for name in ("book", "pixels", "model"))
+    settings = {"stories": {"train": 12, "val": 4, "test": 4}, "stories_per_album": 1}
+    picturebook.make_dataset(book, settings | {"seed": 0, "size": 64}, workers=1)
+    dataset.main(["--picturebook", str(book), "--output", str(pixels), "--workers", "1"])
+    split = str(pixels / "train.json")
+    train.train(train.parse(["--train_data_path", split, "--output_dir", str(model), *TINY]))
+    return folder
+
+
+def test_picture_book_from_drawing_to_score(script, no_meteor, tmp_path):
     book, data, out = tmp_path / "book", tmp_path / "data", tmp_path / "out"
-    good(
-        script(
-            "picturebook.py",
-            "--output",
-            book,
-            "--train",
-            12,
-            "--val",
-            4,
-            "--test",
-            4,
-            "--workers",
-            1,
-        )
-    )
-    good(script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1))
-    assert "complete already" in good(
-        script("dataset.py", "--picturebook", book, "--output", data, "--workers", 1)
-    )
-    train = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
-    assert "best model" in good(script(*train))
-    assert "this training is complete" in good(script(*train, "--resume"))
-    good(
-        script(
-            "generate.py",
-            "--data_path",
-            data / "test.json",
-            "--checkpoint",
-            out,
-            "--max_words",
-            12,
-            cwd=tmp_path,
-        )
-    )
+    counts = ["--train", 12, "--val", 4, "--test", 4, "--workers", 1]
+    good(script("picturebook.py", "--output", book, *counts))
+    preprocess = ["dataset.py", "--picturebook", book, "--output", data, "--workers", 1]
+    good(script(*preprocess))
+    assert "complete already" in good(script(*preprocess))
+    learn = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
+    assert "best model" in good(script(*learn))
+    assert "this training is complete" in good(script(*learn, "--resume"))
+    test = ["--data_path", data / "test.json", "--checkpoint", out, "--max_words", 12]
+    good(script("generate.py", *test, cwd=tmp_path))
     stories = json.loads((tmp_path / "output/stories.json").read_text())["stories"]
     assert len(stories) == 4 and all(len(story["sentences"]) == 5 for story in stories)
     figures = tmp_path / "figures.json"
-    check = [
-        "picturebook.py",
-        "--check",
-        tmp_path / "output/stories.json",
-        "--world",
-        book,
-        "--json",
-        figures,
-    ]
+    told = tmp_path / "output/stories.json"
+    check = ["picturebook.py", "--check", told, "--world", book, "--json", figures]
     assert "4 stories" in good(script(*check))
     assert json.loads(figures.read_text())["figures"]["beats"][1] == 20
     score = ["CDE_score.py", f"human={data / 'test.json'}", "--checkpoint", out]
-    refs = [
-        "--references",
-        book / "references" / "test.json",
-        "--train_data_path",
-        data / "train.json",
-        "--anchors",
-    ]
-    said = good(script(*score, "model=output/stories.json", *refs, "--controls", cwd=tmp_path))
+    refs = ["--references", book / "references" / "test.json", "--anchors"]
+    refs += ["--train_data_path", data / "train.json"]
+    said = good(script(*score, f"model={told}", *refs, "--controls", cwd=tmp_path))
     for words in ("20 of 20", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
         assert words in said, words
     found = json.loads((tmp_path / "output/scores.json").read_text())["systems"]
@@ -89,52 +69,17 @@ def test_picture_book_from_drawing_to_score(script, tmp_path):
     assert len(found["human"]["scores"]) == 4 and low <= value <= high
     assert found["human"]["remarks"] == {"that are among their own references": 4}
     assert "copied from training" in found["model"]["figures"]
-    text_alone = good(script(*score, "--no_photos", cwd=tmp_path))
-    assert re.search("photos +none", text_alone)
-    assert "1.617 chance" in good(
-        script(
-            "CDE_score.py",
-            "output/stories.json",
-            "--checkpoint",
-            out,
-            "--reference_log",
-            cwd=tmp_path,
-        )
-    )
+    text_alone = good(script(*score, "--no_photos", "--reference_log", cwd=tmp_path))
+    assert re.search("photos +none", text_alone) and "1.617 chance" in text_alone
 
 
-def test_features_by_the_eye_of_a_trained_model(script, tmp_path):
-    book, pixels, features, out = (
-        tmp_path / name for name in ("book", "pixels", "features", "out")
-    )
-    good(
-        script(
-            "picturebook.py",
-            "--output",
-            book,
-            "--train",
-            8,
-            "--val",
-            2,
-            "--test",
-            2,
-            "--workers",
-            1,
-        )
-    )
-    good(script("dataset.py", "--picturebook", book, "--output", pixels, "--workers", 1))
-    good(script("train.py", "--train_data_path", pixels / "train.json", "--output_dir", out, *TINY))
-    again = [
-        "dataset.py",
-        "--picturebook",
-        book,
-        "--encoder_weights",
-        out,
-        "--output",
-        features,
-        "--workers",
-        1,
-    ]
+def test_features_by_the_eye_of_a_trained_model(world, script, tmp_path):
+    book, pixels, model = (world / name for name in ("book", "pixels", "model"))
+    out = tmp_path / "out"
+    shutil.copytree(model, out)
+    features = tmp_path / "features"
+    again = ["dataset.py", "--picturebook", book, "--encoder_weights", out, "--output", features]
+    again += ["--workers", 1]
     good(script(*again, "--store", "features"))
     (out / "something.json").write_text("new")
     assert "complete already" in good(script(*again, "--store", "features"))
@@ -142,67 +87,28 @@ def test_features_by_the_eye_of_a_trained_model(script, tmp_path):
     seen, kept = (load_file(folder / "test.safetensors")["photos"] for folder in (pixels, features))
     with torch.no_grad():
         torch.testing.assert_close(eye(seen), kept.float(), rtol=2e-3, atol=2e-3)
-    good(
-        script(
-            "train.py",
-            "--train_data_path",
-            features / "train.json",
-            "--output_dir",
-            tmp_path / "out2",
-            *TINY,
-        )
-    )
+    data = ["--train_data_path", features / "train.json", "--output_dir", tmp_path / "out2"]
+    good(script("train.py", *data, *TINY))
     # A model trained on features keeps the eye, and so tells of pixels too.
     test = ["--data_path", pixels / "test.json", "--max_words", 5, "--output", tmp_path / "s.json"]
     good(script("generate.py", *test, "--checkpoint", tmp_path / "out2"))
     done = script(*again, "--store", "features", "--image_size", 32)
-    assert (
-        done.returncode == 2
-        and f"--image_size 32: that of --encoder_weights {out} is 64" in done.stderr
-    )
+    assert done.returncode == 2
+    assert f"--image_size 32: that of --encoder_weights {out} is 64" in done.stderr
     done = script(*again[:4], tmp_path, *again[5:], "--overwrite")
-    assert (
-        done.returncode == 2
-        and "--encoder_weights" in done.stderr
-        and "no checkpoint there" in done.stderr
-    )
+    assert done.returncode == 2
+    assert "--encoder_weights" in done.stderr and "no checkpoint there" in done.stderr
 
 
-def test_photos_of_another_encoder_are_refused(script, tmp_path):
-    book = tmp_path / "book"
-    good(
-        script(
-            "picturebook.py",
-            "--output",
-            book,
-            "--train",
-            4,
-            "--val",
-            2,
-            "--test",
-            2,
-            "--workers",
-            1,
-        )
-    )
-    for size in (32, 48):
-        arguments = ["--output", tmp_path / str(size), "--image_size", size, "--workers", 1]
-        good(script("dataset.py", "--picturebook", book, *arguments))
-    train, val = tmp_path / "32" / "train.json", tmp_path / "48" / "val.json"
-    good(script("train.py", "--train_data_path", train, "--output_dir", tmp_path / "out", *TINY))
+def test_photos_of_another_encoder_are_refused(world, script, tmp_path):
+    other = ["--output", tmp_path / "48", "--image_size", 48, "--workers", 1]
+    good(script("dataset.py", "--picturebook", world / "book", *other))
+    training, val = world / "pixels" / "train.json", tmp_path / "48" / "val.json"
+    paths = ["--train_data_path", training, "--val_data_path", val, "--output_dir", tmp_path / "o"]
     for command in (
-        [
-            "train.py",
-            "--train_data_path",
-            train,
-            "--val_data_path",
-            val,
-            "--output_dir",
-            tmp_path / "o",
-            *TINY,
-        ],
-        ["generate.py", "--data_path", val, "--checkpoint", tmp_path / "out"],
-        ["CDE_score.py", val, "--checkpoint", tmp_path / "out"],
+        ["train.py", *paths, *TINY],
+        ["generate.py", "--data_path", val, "--checkpoint", world / "model"],
+        ["CDE_score.py", val, "--checkpoint", world / "model"],
     ):
         done = script(*command, cwd=tmp_path)
         assert done.returncode == 2 and "48/val.json: photos of (3, 48, 48)" in done.stderr

@@ -36,7 +36,7 @@ PARSERS = {
 
 def commands():
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    for line in "".join(blocks).replace("\\\n", " ").splitlines():
+    for line in "".join(blocks).replace("\\\n", " ").replace(" && ", "\n").splitlines():
         words = shlex.split(line, comments=True)
         if words[:2] == ["torchrun", "--nproc_per_node"]:
             words = ["python", *words[3:]]

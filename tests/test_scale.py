@@ -179,6 +179,7 @@ def test_two_processes_give_the_bytes_of_one(vist, straight, tmp_path):
     } <= straight.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before, after", [(1, 2), (2, 1)])
 def test_killed_and_taken_up_by_as_many_or_others(vist, straight, tmp_path, before, after):
     statuses = launch(vist, tmp_path, before, notes=(2, 1))
@@ -227,6 +228,7 @@ def test_a_mistake_is_said_once(vist, tmp_path, capfd):
     assert capfd.readouterr().err.count("expected a new or empty folder") == 1
 
 
+@pytest.mark.slow
 def test_torchrun_and_pixels(vist, tmp_path):
     launcher = [
         sys.executable,

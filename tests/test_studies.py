@@ -156,44 +156,32 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
         )
 
 
-@pytest.mark.pictures
-def test_plans_of_a_model(book, script, tmp_path):
+@pytest.mark.pictures("plan_figures.png")
+@pytest.mark.parametrize("control", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_plans_of_a_model(control, book, script, tmp_path):
     data = book / "data"
     for plan in ("cvae", "none"):
         out = ["--output_dir", tmp_path / plan, "--plan", plan, *TINY]
         done = script("train.py", "--train_data_path", data / "train.json", *out)
         assert done.returncode == 0, done.stderr
-    same = [
-        "plans.py",
-        tmp_path / "cvae",
-        "--data_path",
-        data / "test.json",
-        "--world",
-        book / "book",
-    ]
-    few = ["--control", "--no_plan", tmp_path / "none", "--albums", 3, "--num_stories", 2]
+    world = ["--data_path", data / "test.json", "--world", book / "book"]
+    same = ["plans.py", tmp_path / "cvae", *world]
+    few = ["--albums", 3, "--num_stories", 2]
+    few += ["--control", "--no_plan", tmp_path / "none"] if control else []
     done = script(*same, *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads((tmp_path / "output/plan_figures.json").read_text())["figures"]
-    assert {
-        "plan 1 and its prior know of the mood, at least",
-        "plan 1 knows of the mood, given the picture",
-    } <= found.keys()
-    assert {
-        "sampled plans: one mood",
-        "word sampling without a plan: top_p",
-        "the best possible choice",
-    } <= found.keys()
-    assert (
-        1 <= found["sampled plans: distinct stories of each"] <= 2
-        and found["mean plan: whole"] == 0
-    )
-    assert (tmp_path / "output/plan_figures.png").stat().st_size > 10_000
-    assert "sampled plans" in (tmp_path / "output/plan_figures.md").read_text()
-    assert (
-        "plan 2 and its prior know of the plot"
-        in script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path).stdout
-    )
+    output = tmp_path / "output"
+    (found,) = json.loads((output / "plan_figures.json").read_text())["figures"]
+    assert "plan 1 and its prior know of the mood, at least" in found
+    assert "plan 1 knows of the mood, given the picture" in found
+    assert (output / "plan_figures.png").stat().st_size > 10_000
+    table = (output / "plan_figures.md").read_text()
+    assert ("sampled plans: one mood" in table) == ("the best possible choice" in found) == control
+    if control:
+        assert "word sampling without a plan: top_p" in found and found["mean plan: whole"] == 0
+        assert 1 <= found["sampled plans: distinct stories of each"] <= 2
+        done = script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path)
+        assert "plan 2 and its prior know of the plot" in done.stdout
     for wrong, message in (
         (["--factor", "weather"], "--factor weather: fewer than two values of it"),
         (["--beat", "6"], "test.json have 5 beats at most"),
@@ -203,15 +191,21 @@ def test_plans_of_a_model(book, script, tmp_path):
     ):
         done = script(*same, *wrong, cwd=tmp_path)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    done = script("plans.py", tmp_path / "none", *same[2:], cwd=tmp_path)
+    done = script("plans.py", tmp_path / "none", *world, cwd=tmp_path)
     assert done.returncode == 2 and "trained with --plan none; expected cvae" in done.stderr
 
 
 # ----------------------------------------------------------------------------------------- ablation
 
 
-@pytest.mark.pictures
-def test_an_ablation(book, script, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "variants, seeds",
+    [
+        (["plan=cvae,free_bits=0.5"], [0]),
+        pytest.param(["plan=none", "plan=cvae,free_bits=0.5"], [0, 1], marks=pytest.mark.slow),
+    ],
+)
+def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     calls = []
 
     def here(name, *arguments, threads):
@@ -220,9 +214,7 @@ def test_an_ablation(book, script, monkeypatch, tmp_path):
         if done.returncode:
             raise UserError(done.stderr.strip())
 
-    class InTurn(
-        ThreadPoolExecutor
-    ):  # scripts in this process set signal handlers, which threads may not
+    class InTurn(ThreadPoolExecutor):  # scripts here set signal handlers, which threads may not
         def submit(self, work, *arguments):
             done = Future()
             done.set_result(work(*arguments))
@@ -230,48 +222,34 @@ def test_an_ablation(book, script, monkeypatch, tmp_path):
 
     monkeypatch.setattr(ablation, "run", here)
     monkeypatch.setattr(ablation, "ThreadPoolExecutor", InTurn)
-    same = [
-        "--train_data_path",
-        book / "data" / "train.json",
-        "--output_dir",
-        tmp_path / "a",
-        "--seeds",
-        0,
-        1,
-    ]
-    same += ["--train", " ".join(TINY), "--world", book / "book"]
-    options = list(map(str, ("plan=none", "plan=cvae,free_bits=0.5", *same)))
-    monkeypatch.setattr("sys.argv", ["ablation.py", *options])
+    output = tmp_path / "a"
+    options = ["--train_data_path", book / "data" / "train.json", "--output_dir", output]
+    options += ["--train", " ".join(TINY), "--world", book / "book", "--seeds", *seeds]
+    monkeypatch.setattr("sys.argv", ["ablation.py", *variants, *map(str, options)])
     ablation.main()
-    assert calls == ["train.py", "train.py", "generate.py", "CDE_score.py"] * 4
-    figures = json.loads((tmp_path / "a" / "table.json").read_text())["figures"]
-    assert list(figures) == ["plan=none", "plan=cvae,free_bits=0.5"] and [
-        len(of) for of in figures.values()
-    ] == [2, 2]
-    none, cvae = figures.values()
-    assert (
-        none[0]["KL"] == 0
-        and none[0] != none[1]
-        and cvae[0]["KL"] > 0
-        and "its stories: whole, %" in cvae[0]
-    )
-    assert none[0]["−ELBO: nats a story"] == pytest.approx(
-        none[0]["bound, 100 samples: nats a story"], rel=1e-4
-    )
-    trained = json.loads(
-        (tmp_path / "a" / "plan=cvae,free_bits=0.5" / "1" / "latest" / "progress.json").read_text()
-    )
-    assert trained["options"]["seed"] == 1 and trained["options"]["free_bits"] == 0.5
-    table = (tmp_path / "a" / "table.md").read_text()
-    mean, low, high = metrics.over_seeds([of["KL"] for of in cvae])
-    assert f"{mean:.4g} [{low:.4g}, {high:.4g}]" in table
-    assert (tmp_path / "a" / "frontier.png").stat().st_size > 10_000
+    runs = len(variants) * len(seeds)
+    assert calls == ["train.py", "train.py", "generate.py", "CDE_score.py"] * runs
+    figures = json.loads((output / "table.json").read_text())["figures"]
+    assert list(figures) == variants
+    assert all(len(of_variant) == len(seeds) for of_variant in figures.values())
+    cvae = figures["plan=cvae,free_bits=0.5"]
+    assert cvae[0]["KL"] > 0 and "its stories: whole, %" in cvae[0]
+    for none in figures.get("plan=none", ()):
+        elbo, bound = none["−ELBO: nats a story"], none["bound, 100 samples: nats a story"]
+        assert none["KL"] == 0 and elbo == pytest.approx(bound, rel=1e-4)
+    last = output / variants[-1] / str(seeds[-1]) / "latest" / "progress.json"
+    trained = json.loads(last.read_text())["options"]
+    assert trained["seed"] == seeds[-1] and trained["free_bits"] == 0.5
+    table = (output / "table.md").read_text()
+    mean, low, high = metrics.over_seeds([of_seed["KL"] for of_seed in cvae])
+    shown = f"{mean:.4g} [{low:.4g}, {high:.4g}]" if len(seeds) > 1 else f"{mean:.4g}"
+    assert shown in table and (output / "frontier.png").is_file()
     again = []
     monkeypatch.setattr(ablation, "run", lambda *words, threads: again.append(words))
-    # train.py is told to take up what is there: what was trained is not trained again
-    ablation.main()
-    assert len(again) == 16 and all("--resume" in words for words in again if "--seed" in words)
-    assert (tmp_path / "a" / "table.md").read_text() == table
+    ablation.main()  # train.py is asked to go on from what is there: nothing is trained again
+    assert len(again) == 4 * runs
+    assert all("--resume" in words for words in again if "--seed" in words)
+    assert (output / "table.md").read_text() == table
 
 
 def test_switches_are_varied_by_true_and_false():

@@ -126,7 +126,7 @@ def test_each_trained_parameter_is_in_one_group(make_model):
     )
 
 
-@pytest.mark.pictures
+@pytest.mark.pictures("training.png")
 def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
     code, err = run_train(
         tmp_path,
@@ -673,6 +673,7 @@ def test_two_processes_equal_one(run_train, launch, tmp_path):
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_model_cut_over_two_processes_one_of_them_killed_is_taken_up_by_one(
     run_train, launch, tmp_path
 ):
