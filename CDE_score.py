@@ -158,9 +158,8 @@ def inverse_mean(agreement, log=np.log2):
     """1 / the geometric mean of agreements (beats), each 0 to 1; NaN of none."""
     if not len(agreement):
         return np.nan
-    agreement = np.clip(
-        np.asarray(agreement, dtype=np.float64), 1e-12, 1
-    )  # no agreement is bad, not infinite
+    # no agreement is bad, not infinite
+    agreement = np.clip(np.asarray(agreement, dtype=np.float64), 1e-12, 1)
     return float(2 ** -log(agreement).mean())
 
 
@@ -178,9 +177,8 @@ class Trace:
 
     observed: np.ndarray  # T, D: Δh_t
     expected: np.ndarray  # T, D: Δh̃_t
-    agreement: (
-        np.ndarray | None
-    )  # T: of the words of sentence t with those foreseen; None without foresight
+    # T: of the words of sentence t with those foreseen; None without foresight
+    agreement: np.ndarray | None
     kl: np.ndarray | None  # T: KL(q_t ‖ p_t) in nats; None without a posterior
     nll: float  # −log p of a word, in nats, under the plans' prior means
 
@@ -353,13 +351,11 @@ class System:
     photos: object = None  # features (rows, F), or None: the text alone is scored
     scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
     wrong: dict = field(default_factory=dict)  # {control: {score: [(album, score)]}}
-    matched: dict = field(
-        default_factory=dict
-    )  # {unit of the references: the text held against it}
+    # {unit of the references: the text held against it}
+    matched: dict = field(default_factory=dict)
     figures: dict = field(default_factory=dict)  # {name: metrics.Figure, or (value, low, high)}
-    equal_terms: dict = field(
-        default_factory=dict
-    )  # {caption metric: Figure} against all but one reference, by turns
+    # {caption metric: Figure} against all but one reference, by turns
+    equal_terms: dict = field(default_factory=dict)
 
     def albums_and(self, score):
         """[(album, score)] of the stories that have the score."""

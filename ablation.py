@@ -64,14 +64,8 @@ def parser():
     return parser
 
 
-OWN = (
-    "seed",
-    "resume",
-    "overwrite",
-    "evaluate",
-    "output_dir",
-    "train_data_path",
-)  # options that it sets itself
+# options that it sets itself
+OWN = ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_data_path")
 
 
 def parse(arguments=None):

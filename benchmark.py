@@ -116,14 +116,7 @@ import CDE_score
 import dataset
 from dataset import BucketBatches, SpecialIds, StoryDataset, Text, collate, cut
 from generate import tell
-from model import (
-    Draws,
-    ImageEncoder,
-    ImageEncoderConfig,
-    PlanCVAE,
-    PlanCVAEConfig,
-    best_device,
-)
+from model import Draws, ImageEncoder, ImageEncoderConfig, PlanCVAE, PlanCVAEConfig, best_device
 from report import Table
 
 # (times the reference's speed, share of the limit's) to reach; None: no goal
@@ -136,10 +129,8 @@ GOALS = {
     "preprocessing": (None, 0.90),
     "scoring": (None, 0.85),
 }
-HELP_SECONDS, GENERATE_SECONDS = (
-    1.0,
-    2.0,
-)  # goals: generate.py --help; a small story beyond the libraries' import
+# goals: generate.py --help; a small story beyond the libraries' import
+HELP_SECONDS, GENERATE_SECONDS = (1.0, 2.0)
 QUIET = 0.1  # share of the machine that others may use
 PATIENCE = 5  # seconds to wait for a machine that is not quiet
 # The objective and the optimizer of train.py's defaults (a test holds them together: nothing
@@ -159,17 +150,11 @@ LEARNING_RATE = 5e-5
 # What is written: from which beat on, beams (1: greedy), stories at once.
 TELLINGS = ((5, 1, 1), (5, 5, 1), (5, 1, 16), (5, 5, 16), (1, 1, 1), (1, 5, 1), (1, 1, 16))
 BEATS = 5
-WORDS, FEWEST, MOST = (
-    13,
-    4,
-    30,
-)  # VIST's sentences: mean words, and the lengths that random ones keep between
+# VIST's sentences: mean words, and the lengths that random ones keep between
+WORDS, FEWEST, MOST = (13, 4, 30)
 VIST_STORIES, VIST_PHOTOS = 40_155, 200_775  # of its training split; a photo for each beat
-PEAK_FLOPS = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-}  # published, of bf16 without sparsity, a second
+# published, of bf16 without sparsity, a second
+PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 OURS, COMPILED, REFERENCE, BARE = "ours", "ours, compiled", "reference", "bare GPT-2"
 
 
@@ -256,12 +241,8 @@ class Others:
         """Seconds: on the clock, of all processors at work, of this process and its children that
         have ended."""
         of = psutil.cpu_times()._asdict()
-        resting = {
-            "idle",
-            "iowait",
-            "guest",
-            "guest_nice",
-        }  # a guest's time is in the user's already
+        # a guest's time is in the user's already
+        resting = {"idle", "iowait", "guest", "guest_nice"}
         return (
             time.perf_counter(),
             sum(s for name, s in of.items() if name not in resting),
@@ -638,10 +619,8 @@ def padding(lengths, batch_size, seed):
 
 
 def measure_training(setup):
-    size, steps = (
-        setup.size,
-        10 if setup.on_gpu else 1,
-    )  # a GPU's step is too short to time one by itself
+    # a GPU's step is too short to time one by itself
+    size, steps = (setup.size, 10 if setup.on_gpu else 1)
     model, decoder, reference = networks(setup, training=True)
     feature_size = model.image_encoder.config.feature_size
     stories = RandomStories(50 * setup.batch_size, size, feature_size, seed=setup.seed)
@@ -660,9 +639,8 @@ def measure_training(setup):
         return send_to_device(batch, setup.device)
 
     epoch = itertools.cycle(BucketBatches(stories.lengths, setup.batch_size, setup.seed))
-    rounds = [
-        list(itertools.islice(epoch, steps)) for _ in range(setup.repetitions + 1)
-    ]  # the same for all ways
+    # the same for all ways
+    rounds = [list(itertools.islice(epoch, steps)) for _ in range(setup.repetitions + 1)]
     ready = [[batch_of(numbers) for numbers in of] for of in rounds]
 
     def ours(turn, network=model):
@@ -786,9 +764,8 @@ def bare_stories(decoder, told, settings, setup):
     stories = [list(story) for story in told]
     for _ in range(BEATS - len(told[0])):
         ids = [torch.tensor(context(story, special, K)[::-1]) for story in stories]
-        ids = (
-            nn.utils.rnn.pad_sequence(ids, True, special.pad).flip(1).to(setup.device)
-        )  # on the left
+        # on the left
+        ids = nn.utils.rnn.pad_sequence(ids, True, special.pad).flip(1).to(setup.device)
         kept = {"cache": cache} if settings.num_beams == 1 else {}
         out = decoder.generate(
             ids, attention_mask=(ids != special.pad).long(), generation_config=settings, **kept
@@ -833,10 +810,8 @@ def measure_generation(setup):
         settings, unwritten = decoding(size.special, beams), BEATS - first + 1
         told = [stories.sentences(i)[: first - 1] for i in range(batch)]
         ways = {REFERENCE: word_by_word, "generate() of a bare GPT-2": bare, OURS: ours}
-        if batch > 1 or (first, beams) == (
-            1,
-            5,
-        ):  # it writes one at a time, and a whole story by beams for minutes
+        # it writes one at a time, and a whole story by beams for minutes
+        if batch > 1 or (first, beams) == (1, 5):
             ways.pop(REFERENCE)
         how, extent = (
             ("greedy" if beams == 1 else "beam"),
@@ -1386,9 +1361,8 @@ def main():
         for part in parts:
             found[part] = measure(part, setup, options.noisy)
             found["not_measured"] = not_measured(setup, found)
-            cli.write_json(
-                f"{output}.json", found
-            )  # now, as the next part may take all the memory there is
+            # now, as the next part may take all the memory there is
+            cli.write_json(f"{output}.json", found)
         print("\n\n".join(table.text() for table in tables(found)))
         print(f"\nnot measured: {'; '.join(found['not_measured']) or 'nothing'}")
         if rows_of(found):

@@ -25,12 +25,8 @@ OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scr
 PLANS = ("cvae", "deterministic", "none")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BOOK = "dataset/picturebook"  # where picturebook.py draws the sample
-SCORES = CDE, CDE_W, SURPRISE, NLL = (
-    "CDE",
-    "CDE-W",
-    "plan surprise",
-    "NLL per word",
-)  # of a story by a trained model
+# of a story by a trained model
+SCORES = CDE, CDE_W, SURPRISE, NLL = ("CDE", "CDE-W", "plan surprise", "NLL per word")
 
 PROTOCOLS = {  # of the caption metrics
     "album": "figures of the whole corpus, an album's references pooled: what is published about "
@@ -182,9 +178,8 @@ def one_line_errors():
         if message is None:
             raise
     except KeyboardInterrupt:
-        sys.unraisablehook = lambda unraisable: (
-            None
-        )  # what half-made objects have to say when they go
+        # what half-made objects have to say when they go
+        sys.unraisablehook = lambda unraisable: None
         end_bars()
         print(f"{Path(sys.argv[0]).name}: stopped by the user", file=sys.stderr)
         sys.exit(130)
@@ -226,9 +221,8 @@ def answer_early(parse):
     """
     with one_line_errors():
         parse()
-    if (
-        signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
-    ):  # as of a job in a script's background
+    # as of a job in a script's background
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
 
 
@@ -306,9 +300,8 @@ def whole(path):
     be written.
     """
     path = Path(path)
-    if (
-        path.exists() and not path.is_file() and not path.is_dir()
-    ):  # /dev/null is to be written to, not replaced
+    # /dev/null is to be written to, not replaced
+    if path.exists() and not path.is_file() and not path.is_dir():
         yield path
         return
     path = Path(os.path.realpath(path)) if path.is_symlink() else path  # as is what a link leads to
@@ -318,18 +311,15 @@ def whole(path):
     try:
         with naming(path, holder):
             yield holder / path.name
-            sync(
-                holder / path.name
-            )  # before it takes its name, so that no power cut leaves half of it there
+            # before it takes its name, so that no power cut leaves half of it there
+            sync(holder / path.name)
             replace(holder / path.name, path, aside=holder / REPLACED)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
-UNFINISHED, REPLACED = (
-    ".unfinished",
-    "replaced",
-)  # what `whole` calls the folder of a temporary, and the old directory
+# what `whole` calls the folder of a temporary, and the old directory
+UNFINISHED, REPLACED = (".unfinished", "replaced")
 
 
 def replace(new, path, aside):
@@ -385,9 +375,8 @@ def recover(path):
 def sync(path):
     """Have what was written to a file, or to all files of a directory, on the disk."""
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    if len(files) > 100 and hasattr(
-        os, "sync"
-    ):  # of all disks, which is faster than thousands of files one by one
+    # of all disks, which is faster than thousands of files one by one
+    if len(files) > 100 and hasattr(os, "sync"):
         os.sync()
         return
     for file in files:
@@ -440,9 +429,8 @@ def alone(directory, flag):
     try:
         for holder in [*directory.glob(f".*{UNFINISHED}"), *directory.glob(f"*/.*{UNFINISHED}")]:
             name, number = of_holder(holder)
-            if not number or not psutil.pid_exists(
-                number
-            ):  # else of another script, or of a training in here
+            # else of another script, or of a training in here
+            if not number or not psutil.pid_exists(number):
                 recover(holder.with_name(name))
                 shutil.rmtree(holder, ignore_errors=True)
         yield
@@ -482,9 +470,8 @@ def loading(option_and_value, otherwise, tried=", neither from disk nor from a h
     tried: "" where it is a local file. `otherwise` says which option names a local path, or trains
     from scratch: nothing is ever substituted silently.
     """
-    logging.getLogger("huggingface_hub").setLevel(
-        logging.ERROR
-    )  # a page of retries would bury that line
+    # a page of retries would bury that line
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     try:
         yield
     except UserError:
@@ -492,9 +479,8 @@ def loading(option_and_value, otherwise, tried=", neither from disk nor from a h
     except (
         BaseException
     ) as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
-        if (
-            not isinstance(error, Exception) and type(error).__name__ != "PanicException"
-        ):  # as one of Rust may panic
+        # as one of Rust may panic
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise UserError(

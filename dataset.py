@@ -243,25 +243,15 @@ from model import (
 
 MOST_ENTRIES = 1_000_000  # of a tokenizer that is trained here
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
-PHOTOS, NOTES, HOW = (
-    "photos.safetensors",
-    "[0-9]*.json",
-    "how.json",
-)  # in <split>.partial/, until it is complete
-PHOTO_FORMATS = (
-    "JPEG",
-    "PNG",
-    "GIF",
-    "WEBP",
-    "BMP",
-    "TIFF",
-)  # Pillow's other readers are for no photo
+# in <split>.partial/, until it is complete
+PHOTOS, NOTES, HOW = ("photos.safetensors", "[0-9]*.json", "how.json")
+# Pillow's other readers are for no photo
+PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
 if "avif" in features.get_supported_modules():
     PHOTO_FORMATS, PHOTO_SUFFIXES = (*PHOTO_FORMATS, "AVIF"), (*PHOTO_SUFFIXES, ".avif")
-UNREAD_SUFFIXES = tuple(
-    {".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES}
-)  # photos too, which Pillow cannot read
+# photos too, which Pillow cannot read
+UNREAD_SUFFIXES = tuple({".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES})
 UNREAD_BRANDS = {
     b"heic": "HEIC",
     b"heix": "HEIC",
@@ -329,9 +319,8 @@ def load_tokenizer(name_or_path):
             folder / "tokenizer_config.json"
         ).is_file()
         kind = GPT2Tokenizer if bare else AutoTokenizer
-        tokenizer = add_special_tokens(
-            kind.from_pretrained(name_or_path, trust_remote_code=False)
-        )  # else it would ask
+        # else it would ask
+        tokenizer = add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))
         encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
         return tokenizer
 
@@ -343,9 +332,8 @@ def train_tokenizer(sentences, vocab_size):
     Raises UserError where `vocab_size` leaves no room for the 256 bytes, or is beyond MOST_ENTRIES.
     """
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    if (
-        not len(alphabet) <= vocab_size <= MOST_ENTRIES
-    ):  # the library would ask for the memory of all at once
+    # the library would ask for the memory of all at once
+    if not len(alphabet) <= vocab_size <= MOST_ENTRIES:
         expected = (
             f"expected at least {len(alphabet)}, one entry for every byte, and at most "
             f"{MOST_ENTRIES}"
@@ -372,9 +360,8 @@ def encode(tokenizer, sentences):
         return_attention_mask=False,
         verbose=False,
     )
-    sentences = [
-        sentence.encode(errors="replace").decode() for sentence in sentences
-    ]  # JSON may hold half a character
+    # JSON may hold half a character
+    sentences = [sentence.encode(errors="replace").decode() for sentence in sentences]
     return tokenizer(sentences, **plain)["input_ids"]
 
 
@@ -397,15 +384,8 @@ def pack(sentences, special, image_slots):
     words (each sentence's and its [eos]), word_at (the positions that predict them: [bos] the first
     word) and word_beat (their beats).
     """
-    input_ids, segment_ids, image_at, dyn_at, predicted, word_at, word_beat = (
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-    )
+    input_ids, segment_ids, image_at, dyn_at = [], [], [], []
+    predicted, word_at, word_beat = [], [], []
     for t, words in enumerate(sentences):
         image_at.append(len(input_ids) + image_slots - 1)
         spoken = [special.bos, *words, special.eos, special.dyn]
@@ -517,9 +497,8 @@ class Rows:
             raise UserError(
                 f"{self.path}: row {first} is asked for; expected one of its {len(self)}"
             )
-        if (
-            self.opened is None or self.opened[0] != os.getpid()
-        ):  # a forked process would move its parent's place
+        # a forked process would move its parent's place
+        if self.opened is None or self.opened[0] != os.getpid():
             self.opened = os.getpid(), open(self.path, "rb", buffering=0)
         self.opened[1].seek(self.start + first * self.row_bytes)
         data = bytearray((last - first) * self.row_bytes)
@@ -651,9 +630,8 @@ class Text(NamedTuple):
                 raise UserError(
                     f"{path}: its tables do not fit together; expected those that dataset.py wrote"
                 )
-        for start in range(
-            0, len(words), 2**20
-        ):  # an id beyond the table of embeddings would stop a training midway
+        # an id beyond the table of embeddings would stop a training midway
+        for start in range(0, len(words), 2**20):
             part = words[start : start + 2**20]
             if part.min() < 0 or part.max() >= len(tokenizer):
                 raise UserError(
@@ -695,9 +673,8 @@ def words_of(json_path, tokenizer):
     """What the words of a split depend on, to know whether they are still its: the tokenizer, the
     bytes of its file."""
     rules = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-    return {
-        "of": f"tokenizer {rules}, stories of {Path(json_path).stat().st_size} bytes"
-    }  # one entry: no order
+    # one entry: no order
+    return {"of": f"tokenizer {rules}, stories of {Path(json_path).stat().st_size} bytes"}
 
 
 class StoryDataset(Dataset):
@@ -739,9 +716,8 @@ class StoryDataset(Dataset):
         split, text = split_head(json_path), None
         if split is not None:
             text = Text.load(Path(json_path).with_name(split["words"]), json_path, tokenizer)
-        if (
-            text is None
-        ):  # of before words had a file of their own, of another tokenizer, or written by hand
+        # of before words had a file of their own, of another tokenizer, or written by hand
+        if text is None:
             split = read_split(json_path)
             text = Text.of(split["stories"], tokenizer)
         photos = Photos(json_path, split, encoder)
@@ -861,14 +837,12 @@ def load_photo(path, size):
             raise BrokenPhoto("empty file")
         with quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
             image.draft("RGB", (2 * size, 2 * size))
-            if (
-                math.prod(image.size) > Image.MAX_IMAGE_PIXELS
-            ):  # Pillow itself refuses twice as many
+            # Pillow itself refuses twice as many
+            if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
                 raise BrokenPhoto("{} x {}: too many pixels".format(*image.size))
             image.load()
-            if max(image.size) > 20 * min(
-                image.size
-            ):  # its shorter side would grow to `size`, and the longer with it
+            # its shorter side would grow to `size`, and the longer with it
+            if max(image.size) > 20 * min(image.size):
                 raise BrokenPhoto("{} x {} pixels: a strip".format(*image.size))
             return to_rgb(upright(image))
     except BrokenPhoto:
@@ -994,12 +968,10 @@ def photo_index(images, split, follow_links=False):
                 f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links"
             )
         found, left = photo_files(folder, images, follow_links)
-        found.sort(
-            key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES
-        )  # they stand in for no other
-        index |= {
-            path.stem: path for path in reversed(found)
-        }  # of x.gif and x.jpg, the first; of two splits, the own
+        # they stand in for no other
+        found.sort(key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES)
+        # of x.gif and x.jpg, the first; of two splits, the own
+        index |= {path.stem: path for path in reversed(found)}
         aside |= {path.stem: reason for path, reason in left.items()}
     return index, aside
 
@@ -1079,9 +1051,8 @@ def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
     ]
     batches = [(c, batch) for c in todo for batch in cut(chunks[c], batch_size)]
     network = encoder.folded() if encoding else None
-    files = PhotoFiles(
-        paths, encoder, None if on_gpu else network
-    )  # without a GPU the workers encode, a thread each
+    # without a GPU the workers encode, a thread each
+    files = PhotoFiles(paths, encoder, None if on_gpu else network)
     loader = DataLoader(
         files,
         batch_size=None,
@@ -1105,9 +1076,8 @@ def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
             rows = rows.numpy()
             for number, reason in reasons.items():
                 rows[number - batch[0]], broken[ids[number]] = 0, reason
-            if (
-                encoding and not np.isfinite(rows).all()
-            ):  # random weights: the deepest networks multiply by millions
+            # random weights: the deepest networks multiply by millions
+            if encoding and not np.isfinite(rows).all():
                 advice = (
                     "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet"
                 )
@@ -1308,9 +1278,8 @@ def preprocess(args, team, stack):
     ]
     if todo or wordless:
         tokenizer, encoder = load_shared(output)
-    for split in (
-        wordless if team.index == 0 else ()
-    ):  # of before words had a file of their own, or it is gone
+    # of before words had a file of their own, or it is gone
+    for split in wordless if team.index == 0 else ():
         about = read_split(output / f"{split}.json")
         write_stories(output / f"{split}.json", about, about.pop("stories"), tokenizer)
     store, workers = settings["store"], vars(args).get("workers", team.workers)
@@ -1492,9 +1461,8 @@ def earlier_report(output, new, how, overwrite):
             f"{path}: not a report of dataset.py; expected a new or empty folder for --output"
         ) from None
     begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
-    begun = {
-        partial for partial in begun if not is_complete(output, partial.stem, report)
-    }  # else it was to be removed
+    # else it was to be removed
+    begun = {partial for partial in begun if not is_complete(output, partial.stem, report)}
     if not report["splits"] and not begun:
         return None  # stopped before there was anything to keep
     before, now = report["settings"], new["settings"]
@@ -1583,9 +1551,8 @@ def make_shared(output, report, jobs):
         shutil.rmtree(partial_of(output, split), ignore_errors=True)
         for suffix in ("json", "words.safetensors", "safetensors"):
             (output / f"{split}.{suffix}").unlink(missing_ok=True)
-    write_json(
-        output / "report.json", report
-    )  # of no split yet: a run that is stopped here begins anew
+    # of no split yet: a run that is stopped here begins anew
+    write_json(output / "report.json", report)
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
         with whole(output / name) as folder:
             with quiet_transformers():

@@ -62,10 +62,8 @@ BY_HEAD = {  # what a file of each kind begins with, "?" being anything
     b"MM\x00*": ".tif",
 }
 HEAD_BYTES = 12  # that tell
-GONE = (
-    404,
-    410,
-)  # answers that asking again does not change; 403 and 451 may be the network's own, not Flickr's
+# answers that asking again does not change; 403 and 451 may be the network's own, not Flickr's
+GONE = (404, 410)
 UNAVAILABLE = "photo unavailable"  # by the address of the picture that stands in for it
 PLACEHOLDER = "placeholder"  # by the bytes
 BROKEN, NOT_ASKED = "broken where it comes from", "not asked"
@@ -74,10 +72,8 @@ REDIRECTS = 5
 # third id with the very same bytes, of not the same album as the others, is hardly a photo: it is
 # what a server says instead of "gone".
 SAME_BYTES, SAME_ALBUMS = 3, 2
-NO_NETWORK, NO_MERCY = (
-    30,
-    10,
-)  # failures to connect, and requests to slow down, in a row: there is no use in going on
+# failures to connect, and requests to slow down, in a row: there is no use in going on
+NO_NETWORK, NO_MERCY = (30, 10)
 
 
 @dataclass(frozen=True)
@@ -271,9 +267,8 @@ def parts_of(response, most, deadline):
         raise Failed(too_big, attempts=1)
     while True:
         try:
-            part = response.read1(
-                1 << 16
-            )  # what is there: read() would wait for a server that sends byte by byte
+            # what is there: read() would wait for a server that sends byte by byte
+            part = response.read1(1 << 16)
         except ReadTimeoutError:
             raise Failed("too slow") from None
         except Exception:  # as above
@@ -297,9 +292,8 @@ def fetch(web, url, path, most, deadline):
     response = web.get(url, deadline - time.monotonic())
     try:
         if response.status != 200:
-            for _ in parts_of(
-                response, 1e5, deadline
-            ):  # a connection is kept where its last answer was read
+            # a connection is kept where its last answer was read
+            for _ in parts_of(response, 1e5, deadline):
                 pass
         raise_for(response)
         sha256, head = hashlib.sha256(), b""
@@ -312,9 +306,8 @@ def fetch(web, url, path, most, deadline):
                 sha256.update(part)
                 file.write(part)
             file.flush()
-            os.fsync(
-                file.fileno()
-            )  # before it takes its name, so that no power cut leaves half a photo under it
+            # before it takes its name, so that no power cut leaves half a photo under it
+            os.fsync(file.fileno())
     except Failed:
         raise_for(response)  # says more than how its body ended
         raise
@@ -410,9 +403,8 @@ class Journal:
             same[photo.id] = photo.album, file
             self.add(id=photo.id, album=photo.album, file=file, sha256=sha256)
             albums = Counter(album for album, _ in same.values())
-            if (
-                len(same) < SAME_BYTES or len(albums) + (albums[""] > 1) < SAME_ALBUMS
-            ):  # each unknown one its own
+            # each unknown one its own
+            if len(same) < SAME_BYTES or len(albums) + (albums[""] > 1) < SAME_ALBUMS:
                 return False
             self.placeholders.add(sha256)
             self.add(placeholder=sha256)
@@ -458,21 +450,15 @@ class Team:
         )
         self.connections, self.web = connections, Web(connections, patience)
         self.there, self.fetched, self.gone, self.failed, self.halted = set(), set(), {}, {}, None
-        self.waiting, self.number, self.threads = (
-            [],
-            itertools.count(),
-            0,
-        )  # waiting: (when, number, photo), a heap
+        # waiting: (when, number, photo), a heap
+        self.waiting, self.number, self.threads = ([], itertools.count(), 0)
         self.busy = {}  # job: when it was sent; a job is (photo, temporary path, deadline)
         self.jobs, self.results = SimpleQueue(), SimpleQueue()
-        self.decoding = threading.Semaphore(
-            os.cpu_count() or 1
-        )  # a big photo takes much memory while it is decoded
+        # a big photo takes much memory while it is decoded
+        self.decoding = threading.Semaphore(os.cpu_count() or 1)
         self.holders = {}  # folder: the one in it for temporary files
-        self.beginning, self.closed = (
-            threading.Lock(),
-            False,
-        )  # once closed, no thread begins a file any more
+        # once closed, no thread begins a file any more
+        self.beginning, self.closed = (threading.Lock(), False)
         self.least_interval = self.interval = 1 / rate if rate else 0.0
         self.next_request = self.paused_at = self.paused_until = float("-inf")
         self.unconnected = self.pauses = 0  # in a row
@@ -621,9 +607,8 @@ class Team:
         place = photo.folder / (photo.id + suffix)
         if self.journal.add_fetched(photo, place.relative_to(self.images).as_posix(), sha256):
             path.unlink()
-            for photo_id in self.journal.remove(
-                sha256
-            ):  # none, but when it has turned out to be one just now
+            # none, but when it has turned out to be one just now
+            for photo_id in self.journal.remove(sha256):
                 for found in (self.there, self.fetched):
                     if photo_id in found:
                         found.remove(photo_id)
@@ -666,9 +651,8 @@ class Team:
         if failed and str(result) == "HTTP 429":
             wait = min(max(result.wait, self.patience.backoff), self.patience.longest)
             self.paused_until = max(self.paused_until, now + wait)
-            if (
-                sent > self.paused_at
-            ):  # those that were under way together ask for one and the same pause
+            # those that were under way together ask for one and the same pause
+            if sent > self.paused_at:
                 self.pauses, self.paused_at = self.pauses + 1, now
                 self.interval = min(
                     max(2 * self.interval, 0.02), max(self.patience.backoff, self.least_interval)
@@ -715,9 +699,8 @@ def download(
                     warnings.catch_warnings(),
                     tqdm(total=len(photos), unit=" photos", disable=not photos) as bar,
                 ):
-                    warnings.simplefilter(
-                        "ignore"
-                    )  # Pillow's about odd metadata would tear the bar
+                    # Pillow's about odd metadata would tear the bar
+                    warnings.simplefilter("ignore")
                     team.run(photos, bar)
             except Stopped as stop:
                 warn(

@@ -247,12 +247,10 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
     cache = DynamicCache(config=decoder.config)
     history = torch.empty(B, 0, dtype=torch.long, device=device)  # token ids, [img] for image slots
     mask = torch.empty(B, 0, dtype=torch.long, device=device)  # 0 where a row is padded
-    image_states = dyn_states = torch.empty(
-        B, 0, model.width, device=device, dtype=slots.dtype
-    )  # B, beats read, D
-    unwritten = torch.zeros(
-        B, 1, model.width, device=device, dtype=slots.dtype
-    )  # in place of the coming h_t^d
+    # B, beats read, D
+    image_states = dyn_states = torch.empty(B, 0, model.width, device=device, dtype=slots.dtype)
+    # in place of the coming h_t^d
+    unwritten = torch.zeros(B, 1, model.width, device=device, dtype=slots.dtype)
     sentences = [list(story) for story in told] if told else [[] for _ in range(B)]
     if len(set(map(len, sentences))) > 1:
         raise ValueError(
@@ -261,16 +259,13 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
         )
     forbidden = torch.zeros(decoder.config.vocab_size, device=device)
     forbidden[[i for i in special if i != special.eos]] = -torch.inf
-    known = torch.zeros(
-        B, 1, dtype=torch.long, device=device
-    )  # positions of the last sentence that the cache holds
+    # positions of the last sentence that the cache holds
+    known = torch.zeros(B, 1, dtype=torch.long, device=device)
     rows, beams, cut_short = torch.arange(B, device=device)[:, None], settings.num_beams or 1, 0
     for t in range(len(sentences[0]), T):
         # Read the sentences that the cache lacks, each after its photo, then this beat's photo.
-        seen, heard = (
-            image_states.shape[1],
-            dyn_states.shape[1],
-        )  # beats whose photo, whose sentence was read
+        # beats whose photo, whose sentence was read
+        seen, heard = (image_states.shape[1], dyn_states.shape[1])
         unread = [pack(story[heard:], special, K) for story in sentences]
         said = [
             p["input_ids"][start:]
@@ -291,9 +286,8 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
             cache=cache,
             use_cache=True,
         ).last_hidden_state
-        if (
-            cache.get_seq_length() != mask.shape[1]
-        ):  # a keyword that is not known is swallowed without a word
+        # a keyword that is not known is swallowed without a word
+        if cache.get_seq_length() != mask.shape[1]:
             found = f"{cache.get_seq_length()} of the {mask.shape[1]} positions that were read"
             raise RuntimeError(
                 f"the decoder's cache holds {found}; this release of transformers is not supported"
@@ -328,13 +322,11 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
             )
         written = ids[:, history.shape[1] + 1 :]
         if beams > 1:
-            cache.crop(
-                history.shape[1] - cache.get_seq_length()
-            )  # a negative number: how many positions go
+            # a negative number: how many positions go
+            cache.crop(history.shape[1] - cache.get_seq_length())
             cache.batch_select_indices(beams * rows[:, 0])
-        kept = ids[
-            :, history.shape[1] : cache.get_seq_length()
-        ]  # [bos] and words; rows that ended early are padded
+        # [bos] and words; rows that ended early are padded
+        kept = ids[:, history.shape[1] : cache.get_seq_length()]
         history = torch.cat([history, kept], dim=1)
         mask = torch.cat([mask, (kept != special.pad).long()], dim=1)
         known = K + (kept != special.pad).sum(1, keepdim=True)
@@ -364,9 +356,8 @@ def plan_noise(number, beats, plan_size, seed, temperature, again=False):
 
     again: other plans than those that the same seed has drawn first.
     """
-    generator = torch.Generator().manual_seed(
-        seed * 1_000_003 + number + again * 2**31
-    )  # it reads 32 bits
+    # it reads 32 bits
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)
     return temperature * torch.randn(beats, plan_size, generator=generator)
 
 
@@ -617,9 +608,8 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
     ]
     mine, device, written = batches[team.index :: team.count], model.device, []
     as_text = lambda sentences: [sentence.strip() for sentence in tokenizer.batch_decode(sentences)]
-    watched = (
-        screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()
-    )  # no need of a bar
+    # no need of a bar
+    watched = screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()
     idle = len(asked) < 2 or team.index > 0 or watched
     bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
     for batch in mine:
@@ -630,9 +620,8 @@ def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
         show = screen and (
             lambda said: [screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)]
         )
-        torch.manual_seed(
-            (options.seed * 1_000_003 + batch[0]) % 2**32
-        )  # for nucleus sampling of words
+        # for nucleus sampling of words
+        torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)
         words, cut_short = tell(
             model,
             special,
@@ -820,9 +809,8 @@ def main():
     on_screen = slice(0 if options.format != "text" else None if options.folders else 1)
     with join_team() as team:
         model.to(team.device)
-        at_once = (
-            team.count == 1 and not options.rerank
-        )  # else the sentences are elsewhere, or to be chosen among
+        # else the sentences are elsewhere, or to be chosen among
+        at_once = team.count == 1 and not options.rerank
         screen = Screen(headings(albums, asked)[on_screen]) if at_once else None
         stories = write_stories(model, tokenizer, albums, asked, options, team, screen)
     if team.index:
@@ -845,14 +833,12 @@ def main():
             for sentence in story["sentences"]:
                 screen.add(k, sentence)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
-    cli.write_json(
-        options.output, written
-    )  # first of all: nothing that goes wrong from here on loses them
+    # first of all: nothing that goes wrong from here on loses them
+    cli.write_json(options.output, written)
     page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
     if options.format != "text" and sys.stdout:
-        sys.stdout.reconfigure(
-            encoding="utf-8"
-        )  # like the files, whatever a terminal here would read
+        # like the files, whatever a terminal here would read
+        sys.stdout.reconfigure(encoding="utf-8")
         objects = {"json": written, "vist": vist_submission(stories)}
         cli.say(page if options.format == "html" else cli.to_json(objects[options.format]))
 

@@ -24,15 +24,8 @@ from tqdm import tqdm
 
 from cli import UserError
 
-CAPTION = (
-    "BLEU-1",
-    "BLEU-2",
-    "BLEU-3",
-    "BLEU-4",
-    "METEOR",
-    "ROUGE_L",
-    "CIDEr",
-)  # papers print them × 100
+# papers print them × 100
+CAPTION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
 SAMPLES = 1000  # of every bootstrap
 
 
@@ -196,10 +189,8 @@ def separation(own, wrong, seed=0):
 # ------------------------------------------------------------------------------------------- METEOR
 
 JAR = Path(pycocoevalcap.__path__[0], "meteor", "meteor-1.5.jar")
-JAVA_OPTIONS = (
-    "-Xmx1G",
-    "-XX:+UseSerialGC",
-)  # as fast as the default collector, in two thirds of the memory
+# as fast as the default collector, in two thirds of the memory
+JAVA_OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC")
 ALPHA, BETA, GAMMA, DELTA = 0.4, 1.5, 0.35, 0.55  # the jar's own, for English and the task "hter"
 MODULE_WEIGHTS = np.array([1.0, 0.2, 0.6, 0.8])  # exact, stem, synonym, paraphrase
 
@@ -279,9 +270,8 @@ class Meteor:
         counts = np.array(counts, dtype=float)
         whole = counts[4:20:2].sum() == counts[0] and counts[5:20:2].sum() == counts[1]
         if whole and counts[20] == 1:
-            counts[20] = (
-                0  # as the jar when it adds up: a story that is its reference is in no pieces
-            )
+            # as the jar when it adds up: a story that is its reference is in no pieces
+            counts[20] = 0
         return counts
 
 
@@ -292,9 +282,8 @@ def meteor_score(sums):
     matches = np.einsum(
         "...ms,m->...s", sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4), MODULE_WEIGHTS
     )
-    weighted_matches = (
-        DELTA * matches[..., :2] + (1 - DELTA) * matches[..., 2:]
-    )  # content words, function words
+    # content words, function words
+    weighted_matches = DELTA * matches[..., :2] + (1 - DELTA) * matches[..., 2:]
     weighted_lengths = DELTA * (lengths - function_words) + (1 - DELTA) * function_words
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = np.moveaxis(weighted_matches / weighted_lengths, -1, 0)
@@ -413,9 +402,8 @@ def caption_figures(*rounds, protocol="album", meteor=None):
             )
         told = [story.strip() for story in stories.values()]
         pooled = [[text.strip() for text in references[unit]] for unit in stories]
-        if (
-            protocol == "sequence"
-        ):  # try i: against the i-th reference, from the first again where there are fewer
+        # try i: against the i-th reference, from the first again where there are fewer
+        if protocol == "sequence":
             frequencies = document_frequencies(pooled)
             tries = [
                 [[texts[i % len(texts)]] for texts in pooled] for i in range(max(map(len, pooled)))
@@ -605,9 +593,8 @@ def distinct(systems, samples=200, seed=0, tokens=None):
             order = np.argsort(rng.permutation(len(units))[unit_of], kind="stable")
             ends = lengths[order].cumsum()
             *whole, last = order[: np.searchsorted(ends, tokens) + 1]
-            room = tokens - (
-                ends[len(whole)] - lengths[last]
-            )  # the last story is cut at the last token
+            # the last story is cut at the last token
+            room = tokens - (ends[len(whole)] - lengths[last])
             drawn = [
                 [*(ids[i] for i in whole), ids[last][: max(0, room - n)]]
                 for n, ids in enumerate(grams)

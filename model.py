@@ -41,9 +41,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
 CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
-LOG_VAR_LIMIT = (
-    10.0  # a plan's log-variances stay within ±10: exp of their differences is finite, also in sums
-)
+# a plan's log-variances stay within ±10: exp of their differences is finite, also in sums
+LOG_VAR_LIMIT = 10.0
 
 
 def best_device():
@@ -127,9 +126,8 @@ class ImageEncoder(PreTrainedModel):
     def preprocess(self, image):
         """A PIL RGB image -> uint8 (3, S, S): the square in its middle, reduced to S."""
         size, side = self.config.image_size, min(image.size)
-        square = vision.center_crop(
-            image, [side, side]
-        )  # first, so that a strip does not grow before it is cut
+        # first, so that a strip does not grow before it is cut
+        square = vision.center_crop(image, [side, side])
         return vision.pil_to_tensor(vision.resize(square, [size, size], antialias=True))
 
     def folded(self):
@@ -182,9 +180,8 @@ class PlanCVAEConfig(PreTrainedConfig):
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
     foresight: bool = False  # the foreseen state tells the words to come, in no order
-    detach_dynamics_target: bool = (
-        False  # True: the dynamics loss does not move the states that it predicts
-    )
+    # True: the dynamics loss does not move the states that it predicts
+    detach_dynamics_target: bool = False
     eos_token_id: int | None = None  # [eos]; ends a sentence and is not a word of it
     # how its stories are written: normalized (VIST's tokens) or original (as typed)
     text: str = "normalized"
@@ -248,9 +245,8 @@ class Gaussian:
         for z, mean, log_var in zip(*of_beats):
             precision = (-log_var).exp()
             constant = (mean.square() * precision + log_var).sum(1)
-            pairs = -0.5 * (
-                z.square() @ precision.T - 2 * z @ (mean * precision).T + constant
-            )  # N of z, N of m
+            # N of z, N of m
+            pairs = -0.5 * (z.square() @ precision.T - 2 * z @ (mean * precision).T + constant)
             found.append((pairs.diagonal() - pairs.logsumexp(1)).mean() + np.log(len(z)))
         return torch.stack(found)
 
@@ -321,9 +317,8 @@ class WordLoss(torch.autograd.Function):
             else pairs[0].dtype
         )
         weight = weight.float().expand(len(words))
-        chunk = (
-            WordLoss.CHUNK if row is None else rows
-        )  # which words are of a chunk is known where each has its row
+        # which words are of a chunk is known where each has its row
+        chunk = WordLoss.CHUNK if row is None else rows
         row = torch.arange(rows, device=device) if row is None else row
         shares = torch.zeros(rows, device=device)
         weights = shares.index_add(0, row, weight)  # of the rows
@@ -371,9 +366,8 @@ class WordLoss(torch.autograd.Function):
             if of_x is not None:
                 of_x[here] = error @ matrix * weights
             if of_matrix is not None and error.dtype == of_matrix.dtype:
-                of_matrix.addmm_(
-                    error.T, x * weights, beta=min(1, here.start)
-                )  # the first only overwrites
+                # the first only overwrites
+                of_matrix.addmm_(error.T, x * weights, beta=min(1, here.start))
             elif of_matrix is not None:  # products of half precision are added in full
                 (of_matrix.add_ if here.start else of_matrix.copy_)(error.T @ (x * weights))
 
@@ -413,27 +407,23 @@ class PlanCVAEOutput(ModelOutput):
     """The loss, and its terms for the record: sums over the batch in nats, of which kl and dynamics
     have gradients."""
 
-    loss: torch.Tensor | None = (
-        None  # (nll + β·kl + the others, each times its weight) / predicted tokens
-    )
+    # (nll + β·kl + the others, each times its weight) / predicted tokens
+    loss: torch.Tensor | None = None
     nll: torch.Tensor | None = None  # −log p(words | z, what came before)
     kl: torch.Tensor | None = None  # KL(posterior ‖ prior), without free bits
     bow: torch.Tensor | None = None  # −log p(words | z), in no order (Zhao et al. 2017)
-    ahead: torch.Tensor | None = (
-        None  # −log p(words of the sentences to come | z), in no order, a mean over them
-    )
+    # −log p(words of the sentences to come | z), in no order, a mean over them
+    ahead: torch.Tensor | None = None
     photo: torch.Tensor | None = None  # −log p(words | photo), in no order
-    foresight: torch.Tensor | None = (
-        None  # −log p(words | h̃_t), in no order: the state foreseen before them
-    )
+    # −log p(words | h̃_t), in no order: the state foreseen before them
+    foresight: torch.Tensor | None = None
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
     kl_per_beat: torch.Tensor | None = None  # M
     posterior: Gaussian | None = None  # M, Z, in the prior's units, without gradients
     cosine: torch.Tensor | None = None  # M: cos(Δh, Δh̃)
-    log_weights: torch.Tensor | None = (
-        None  # samples, M: the importance-weighted bound is made of, on request
-    )
+    # samples, M: the importance-weighted bound is made of, on request
+    log_weights: torch.Tensor | None = None
 
 
 class PlanCVAE(PreTrainedModel):
@@ -582,9 +572,8 @@ class PlanCVAE(PreTrainedModel):
         """What the decoder reads (B, L, D): word embeddings with the image slots in their places,
         and the segments'."""
         (B, L), (T, K) = input_ids.shape, slots.shape[1:3]
-        words, segments = self.decoder.transformer.wte(
-            torch.stack([input_ids, segment_ids])
-        )  # one gradient for both
+        # one gradient for both
+        words, segments = self.decoder.transformer.wte(torch.stack([input_ids, segment_ids]))
         slots = slots.flatten(0, 1).index_select(0, beats)  # M, K, D: of the beats there are
         first = image_at.flatten().index_select(0, beats) + beats // T * L + 1 - K
         at = first[:, None] + torch.arange(K, device=first.device)

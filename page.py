@@ -207,9 +207,8 @@ def photo(path, alt):
 def in_srgb(image):
     """An RGB image in the colours that browsers take for granted: its own colour profile does not
     come along."""
-    with suppress(
-        Exception
-    ):  # no profile, a broken one, or one of other channels than these: as it is
+    # no profile, a broken one, or one of other channels than these: as it is
+    with suppress(Exception):
         profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
         return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"))
     return image

@@ -1648,9 +1648,8 @@ def draw_album(story, folder, size, seed):
 
 def draw_albums(albums, folder, size, seed, workers):
     draw = partial(draw_album, folder=folder, size=size, seed=seed)
-    ignore_interrupt = partial(
-        signal.signal, signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is for the parent to answer
+    # Ctrl-C is for the parent to answer
+    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
     with multiprocessing.Pool(workers, ignore_interrupt) as pool:
         for _ in tqdm(
             pool.imap_unordered(draw, albums, chunksize=8), "drawing", len(albums), unit="album"

@@ -41,9 +41,8 @@ def is_id(value):
 
 
 def one_line(text):
-    text = (
-        str(text).encode(errors="replace").decode()
-    )  # JSON may hold half a character, which no file takes
+    # JSON may hold half a character, which no file takes
+    text = str(text).encode(errors="replace").decode()
     return " ".join(text.split())
 
 
@@ -68,12 +67,10 @@ def sentence_tokenizer():
     return PunktSentenceTokenizer(parameters)
 
 
-ATTACHED = re.compile(
-    r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b"
-)  # "night." and "didn't"
-STANDING = re.compile(
-    r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)"
-)  # "night ." and "did n't"
+# "night." and "didn't"
+ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")
+# "night ." and "did n't"
+STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")
 STAND_IN = 0xE000  # a character that no text holds: of the private use area
 PLACEHOLDER = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
 
@@ -172,9 +169,8 @@ def vist_stories(path, data, text):
                 f'{path}: story {story_id[:60]}: a "worker_arranged_photo_order" is not a number'
             ) from None
         told = [(str(entry["photo_flickr_id"]), one_line(entry[key])) for entry in entries]
-        beats = sorted(
-            set(zip(places, told, strict=True))
-        )  # an annotation that is there twice counts once
+        # an annotation that is there twice counts once
+        beats = sorted(set(zip(places, told, strict=True)))
         places = [place for place, _ in beats]
         if len(set(places)) < len(places):
             remarks["left out: two photos at one place"] += 1

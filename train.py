@@ -310,9 +310,8 @@ def get_bags(step, total_steps, options):
     say is noise.
     """
     done = min(1.0, max(0.0, (step / total_steps - 0.5) / 0.3))
-    return max(
-        1e-6, 1 - done * (1 - options.bags_end)
-    )  # at 0 the terms would go, and DDP wait for their gradients
+    # at 0 the terms would go, and DDP wait for their gradients
+    return max(1e-6, 1 - done * (1 - options.bags_end))
 
 
 # -------------------------------------------------------------------------------------------- setup
@@ -462,17 +461,15 @@ def evaluate(model, dataset, accelerator, options):
     """
     model.eval()
     T, Z = int(dataset.beats.max()), model.config.plan_size
-    bags = [
-        name for name in BAGS if getattr(options, f"{name}_weight")
-    ]  # a weight of 0 has trained nothing
+    # a weight of 0 has trained nothing
+    bags = [name for name in BAGS if getattr(options, f"{name}_weight")]
     iwae_samples, every = options.iwae_samples, -(-len(dataset) // MOST_PLANS)
     batches = BucketBatches(dataset.lengths, options.batch_size, shuffle=False)
     data = get_loader(dataset, batches, accelerator, options.workers)
     names = (*TERMS, "tokens", "stories", "beats", "cosine", "transitions", "log_bound", *WITHIN)
     sums = dict.fromkeys(names, 0.0)
-    moments = torch.zeros(
-        3, T, Z, dtype=torch.float64
-    )  # of posterior means: count, sum, sum of squares
+    # of posterior means: count, sum, sum of squares
+    moments = torch.zeros(3, T, Z, dtype=torch.float64)
     kl = torch.zeros(T, dtype=torch.float64)
     plans = []  # of some stories: number; posterior mean and log-variance, noise (T, Z)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
@@ -547,9 +544,8 @@ def perplexity(nats, tokens):
 def information_per_beat(plans, beats):
     """Mutual information of story and plan, in nats, of each beat: of plans (number, mean,
     log-variance, noise)."""
-    plans = sorted(
-        plans, key=lambda plan: plan[0]
-    )  # so that it does not depend on who has read them
+    # so that it does not depend on who has read them
+    plans = sorted(plans, key=lambda plan: plan[0])
     found = []
     for t in range(beats):
         of_beat = [
@@ -848,9 +844,8 @@ class Training:
         # A model that was loaded has forgotten what of it is frozen.
         self.model.first_dyn.requires_grad_(options.plan != "none")
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
-        self.model.photo_head.requires_grad_(
-            options.photo_weight > 0
-        )  # several GPUs would wait for idle gradients
+        # several GPUs would wait for idle gradients
+        self.model.photo_head.requires_grad_(options.photo_weight > 0)
         if options.plan != "none":
             self.model.bow_bias.requires_grad_(options.bow_weight > 0)
             self.model.ahead_mlp.requires_grad_(options.ahead_weight > 0)
@@ -904,9 +899,8 @@ class Training:
         block by block."""
         if self.accelerator.num_processes == 1:
             raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
-        if (
-            self.model.config.train_encoder
-        ):  # whose batch norms would differ from process to process
+        # whose batch norms would differ from process to process
+        if self.model.config.train_encoder:
             raise UserError(
                 "--fsdp: the photo encoder is trained too; expected features, or --no-train_encoder"
             )
@@ -971,9 +965,8 @@ class Training:
                 else torch.empty(0, dtype=torch.long)
             )
             self.unchecked.append((step, stories, norm, None))
-        if (
-            accelerator.device.type == "cpu"
-        ):  # a GPU would have to be waited for: run() does so now and then
+        # a GPU would have to be waited for: run() does so now and then
+        if accelerator.device.type == "cpu":
             self.check()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -1074,9 +1067,8 @@ class Training:
             copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
         elif progress["best_step"] is None and best.exists():
             cli.remove(best)
-        if (
-            self.options.keep and progress.get("validation", {}).get("step") == progress["step"]
-        ):  # not where it stopped
+        # not where it stopped
+        if self.options.keep and progress.get("validation", {}).get("step") == progress["step"]:
             copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
         kept = [path for path in kept_steps(self.directory) if is_of(path, progress)]
         for path in kept_steps(self.directory):
@@ -1094,9 +1086,8 @@ class Training:
         signal.signal(
             number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
         )
-        if (
-            self.accelerator.is_main_process and os.getpid() == self.pid
-        ):  # print() may be interrupted within itself
+        # print() may be interrupted within itself
+        if self.accelerator.is_main_process and os.getpid() == self.pid:
             os.write(
                 2, b"\nstopping: the step or validation under way is finished and saved first\n"
             )

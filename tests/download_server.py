@@ -91,9 +91,8 @@ class Site:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split(b" ", 2)[1].decode()
-                path = (
-                    "/" + path.split("/", 3)[3] if path.startswith("http://") else path
-                )  # as a proxy is asked
+                # as a proxy is asked
+                path = "/" + path.split("/", 3)[3] if path.startswith("http://") else path
                 self.agents |= {
                     line
                     for line in head.decode().splitlines()

@@ -179,10 +179,8 @@ def test_ways_take_turns(setup):
     ways = {name: lambda turn, name=name: turns.append((turn, name)) for name in "ab"}
     seconds = benchmark.interleave(ways, replace(setup, repetitions=3))
     assert turns == [(turn, name) for turn in range(4) for name in "ab"]
-    assert {name: len(of) for name, of in seconds.items()} == {
-        "a": 3,
-        "b": 3,
-    }  # without the one to warm up
+    # without the one to warm up
+    assert {name: len(of) for name, of in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_cost_model_by_hand():

@@ -126,9 +126,8 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
         else:
             assert np.isnan(scores[CDE][i])
         geometric = 1.0
-        for t, words in enumerate(
-            data.sentences(i)
-        ):  # the distributions side by side, word by word
+        # the distributions side by side, word by word
+        for t, words in enumerate(data.sentences(i)):
             foreseen = model.foreseen_words(states.predicted)[t].exp()
             said = torch.zeros_like(foreseen)
             said[list(set(words))] = 1 / len(set(words))
@@ -358,11 +357,8 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
     by_photos = load_references(tmp_path / "sis.json", "sequence")
     assert by_photos.texts == {"0-1-2": ["a 0 . a 1 . a 2 .", "b 0 . b 1 . b 2 ."]}
     assert by_photos.album_of == {"0-1-2": "9"}
-    silent = {
-        "album_id": "9",
-        "photo_ids": ["0", "1", "2"],
-        "beats": [],
-    }  # known by its photos, though it has no words
+    # known by its photos, though it has no words
+    silent = {"album_id": "9", "photo_ids": ["0", "1", "2"], "beats": []}
     assert by_photos.unit(silent) == "0-1-2"
 
 

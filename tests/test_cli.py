@@ -303,8 +303,6 @@ def test_want_of_memory_is_one_line(error, said, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.run(main)
     assert stop.value.code == 2 and said in capsys.readouterr().err
-    with (
-        pytest.raises(RuntimeError),
-        cli.one_line_errors(),
-    ):  # what is our own mistake is not hidden
+    # what is our own mistake is not hidden
+    with pytest.raises(RuntimeError), cli.one_line_errors():
         raise RuntimeError("shapes do not fit")

@@ -696,9 +696,8 @@ def test_vist_edit_edits_become_stories(tmp_path):
     splits, machine = read_vist_edit(tmp_path, "normalized")
     assert splits.keys() == {"train", "val"}
     stories, remarks = splits["val"]
-    assert (
-        remarks["left out: no sentences"] == 1 and len(stories) == 4
-    )  # no edit with words is thrown away
+    # no edit with words is thrown away
+    assert remarks["left out: no sentences"] == 1 and len(stories) == 4
     for story, edit in zip(stories, edits, strict=False):
         assert " ".join(beat["sentence"] for beat in story["beats"]) == " ".join(edit)
         photos = [beat["photo_id"] for beat in story["beats"]]
@@ -733,10 +732,8 @@ def test_a_machine_story_of_four_sentences_still_covers_five_photos(tmp_path):
     write_edits(tmp_path, "AREL", "test", " ".join(MACHINE[:4]), edits)
     (stories, remarks) = read_vist_edit(tmp_path, "normalized")[0]["test"]
     assert [beat["photo_id"] for beat in stories[0]["beats"]] == ["10", "11", "12", "13", "14"]
-    assert [beat["photo_id"] for beat in stories[1]["beats"]] == [
-        "11",
-        "14",
-    ]  # sentences 2 and 4 of 4
+    # sentences 2 and 4 of 4
+    assert [beat["photo_id"] for beat in stories[1]["beats"]] == ["11", "14"]
     assert remarks["kept: a machine story without one sentence per photo"] == 1
 
 
@@ -933,11 +930,8 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path,
     with pytest.raises(UserError, match="--overwrite"):
         preprocess(vist, output, "--store", "pixels")
     preprocess(vist, output)
-    assert noted[4:] == [
-        "3.json",
-        "4.json",
-        "0.json",
-    ]  # the three chunks done are not done again; the last is of val
+    # the three chunks done are not done again; the last is of val
+    assert noted[4:] == ["3.json", "4.json", "0.json"]
     straight = tmp_path / "straight"
     for path in (path for path in straight.rglob("*") if path.is_file()):
         assert (output / path.relative_to(straight)).read_bytes() == path.read_bytes(), path
@@ -950,9 +944,8 @@ def test_vist_edit_end_to_end_without_a_single_photo(tmp_path, monkeypatch, toke
         Path("dataset/VIST-Edit"), "AREL", "train", " ".join(MACHINE), [["castle ."], MACHINE]
     )
     Path("dataset/VIST/images").mkdir(parents=True)
-    assert (
-        dataset.main([*SMALL, "--machine_stories"]) == 0
-    )  # found under dataset/, photos where VIST's are
+    # found under dataset/, photos where VIST's are
+    assert dataset.main([*SMALL, "--machine_stories"]) == 0
     output = Path("dataset/preprocessed/vist_edit")
     assert (
         dataset.latest_split("train") == output / "train.json"

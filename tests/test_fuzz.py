@@ -39,9 +39,8 @@ from cli import UserError
 from dataset import BrokenPhoto, StoryDataset, Text, load_photo
 from model import ImageEncoder, PlanCVAE, load_checkpoint
 
-SECONDS = (
-    20  # that a case may take: far more than any needs, on a machine that does other things too
-)
+# that a case may take: far more than any needs, on a machine that does other things too
+SECONDS = 20
 REFUSED, ACCEPTED = "refused", "accepted"
 BAR = re.compile(r"\[\d\d:\d\d")  # the time that a progress bar shows
 

@@ -43,11 +43,8 @@ def write_plainly(model, special, photos, mask, words, noise=None, told=()):
         sentence = []
         while len(sentence) < words:
             packed = pack([*sentences, []], special, model.config.image_slots)
-            for name, unsaid in (
-                ("input_ids", 2),
-                ("segment_ids", 2),
-                ("dyn_at", 1),
-            ):  # up to its [bos]
+            # up to its [bos]
+            for name, unsaid in (("input_ids", 2), ("segment_ids", 2), ("dyn_at", 1)):
                 packed[name] = packed[name][:-unsaid]
             ids = torch.cat([packed["input_ids"], torch.tensor(sentence, dtype=torch.long)])[None]
             segments = torch.cat(
@@ -58,9 +55,8 @@ def write_plainly(model, special, photos, mask, words, noise=None, told=()):
                 ids, segments, slots, packed["image_at"][None], torch.arange(t + 1)
             )
             hidden = model.decode(embeddings, use_cache=False)[0]
-            dyn = torch.cat(
-                [hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1
-            )  # the coming one is unread
+            # the coming one is unread
+            dyn = torch.cat([hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1)
             image_states, beats = hidden[:, packed["image_at"]], torch.arange(t + 1)
             predicted = model.predict_states(image_states, dyn, beats)
             expected = model.changes(dyn, predicted, beats)[1]
@@ -112,9 +108,8 @@ def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
             for i in range(4)
         ]
     assert together == plainly
-    assert (
-        len({len(words) for story in together for words in story}) > 1
-    )  # ragged, so that padding was tried
+    # ragged, so that padding was tried
+    assert len({len(words) for story in together for words in story}) > 1
 
 
 @pytest.mark.parametrize("begun, beams", [(1, 1), (3, 1), (4, 1), (2, 3)])
@@ -171,9 +166,8 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
     )
 
     @torch.no_grad()
-    def log_p(
-        words, i
-    ):  # of the first sentence, under the prior's mean, without the forbidden tokens
+    # of the first sentence, under the prior's mean, without the forbidden tokens
+    def log_p(words, i):
         packed = pack([words], special, model.config.image_slots)
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
         ids, segments, image_at = (
@@ -256,13 +250,11 @@ def test_from_one_plan_to_another():
         torch.testing.assert_close(between(one, other, share), other if share else one)
     one, other = (x / x.norm(dim=1, keepdim=True) for x in (one, other))
     middle = between(one, other, 0.5)
-    torch.testing.assert_close(
-        middle.norm(dim=1), torch.ones(5)
-    )  # as long as they are, and as near to either
+    # as long as they are, and as near to either
+    torch.testing.assert_close(middle.norm(dim=1), torch.ones(5))
     torch.testing.assert_close((middle * one).sum(1), (middle * other).sum(1))
-    torch.testing.assert_close(
-        between(one, 0 * one, 0.25), 0.75 * one
-    )  # the mean lies on no circle
+    # the mean lies on no circle
+    torch.testing.assert_close(between(one, 0 * one, 0.25), 0.75 * one)
     torch.testing.assert_close(between(one, one, 0.3), one)
 
 
@@ -433,9 +425,8 @@ def test_a_sentence_is_on_the_screen_before_the_next_is_begun(
         ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"],
     )
     main()
-    assert (
-        begun == [0, 2, 3] and wire.getvalue().count(b"\n") == 4
-    )  # lines, the first of them the title
+    # lines, the first of them the title
+    assert begun == [0, 2, 3] and wire.getvalue().count(b"\n") == 4
 
 
 def test_stories_are_shown_in_the_order_asked(capsys):
@@ -540,9 +531,8 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
     said = two[0].said
     assert alone.stdout in said and not two[1].said.count("a0")
     total = len(json.loads(expected)["stories"])
-    assert (
-        f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in said
-    )  # each its share
+    # each its share
+    assert f" {total}/{total} " in alone.stderr and f" {total}/{total} " not in said
     assert f"{total} stories, {total - 1} of them not shown -> output/stories.json" in said
     assert said.count("sentences were cut") == alone.stderr.count("sentences were cut") == 1
 

@@ -586,9 +586,8 @@ def test_a_tokenizer_that_does_not_fit_or_would_run_code(broken, tmp_path):
         auto_map={"AutoTokenizer": [None, "harm.Harm"]},
         tokenizer_class="Harm",
     )
-    with pytest.raises(
-        UserError, match="--checkpoint"
-    ):  # at once: it asks nobody whether to trust it
+    # at once: it asks nobody whether to trust it
+    with pytest.raises(UserError, match="--checkpoint"):
         load_checkpoint(broken)
     assert not (tmp_path / "harm").exists()
 

@@ -237,9 +237,8 @@ def kill_until_done(kind, arena, start, folder, chance, kills):
             run.kill(signal.SIGKILL if by == "time" else getattr(signal, by))
         status = run.wait()  # 0 where it came to its end first
         moments[by] += status != 0
-        ours = run.said.replace(
-            "Exception ignored in", ""
-        )  # Python's own, of a Ctrl-C that meets it as it forks
+        # Python's own, of a Ctrl-C that meets it as it forks
+        ours = run.said.replace("Exception ignored in", "")
         quiet = "Traceback" not in ours or by == "SIGINT" and ours != run.said
         assert status in (None, 0, 130, 143) and quiet, run.said
     run = start(kind, folder)

@@ -127,9 +127,8 @@ def plain_cider(story, reference, references):
                 sum(min(weight, b[gram]) * b[gram] for gram, weight in a.items() if gram in b)
                 / size
             )
-    difference = max(0, len(story.split()) - 1) - max(
-        0, len(reference.split()) - 1
-    )  # pycocoevalcap counts bigrams
+    # pycocoevalcap counts bigrams
+    difference = max(0, len(story.split()) - 1) - max(0, len(reference.split()) - 1)
     return 10 * total / 4 * math.exp(-(difference**2) / (2 * 6.0**2))
 
 
@@ -191,9 +190,8 @@ def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
             {c: stories[u] for c, u in copies}, {c: references[u] for c, u in copies}
         )
         expected = {name: value for name, (value, _) in expected.items()}
-        expected["CIDEr"] = np.average(
-            scores, weights=draw
-        )  # document frequencies stay those of the whole corpus
+        # document frequencies stay those of the whole corpus
+        expected["CIDEr"] = np.average(scores, weights=draw)
         assert {name: drawn[i] for name, drawn in resampled.items()} == pytest.approx(
             expected, rel=1e-9
         )
@@ -220,9 +218,8 @@ def test_interval_covers_as_often_as_it_says():
 def test_paired_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(0, 5, 200)
-    near = paired(
-        figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a)
-    )  # drawn together, the large spread cancels
+    # drawn together, the large spread cancels
+    near = paired(figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a))
     assert near["p"] == 0 and near["interval"][0] > 0 and near["units"] == 200
     assert near["interval"][0] < near["difference"] < near["interval"][1]
     assert paired(figure_of(a), figure_of(a))["p"] == 1
@@ -260,9 +257,8 @@ def test_leave_one_out_is_the_mean_over_rounds_by_their_albums():
     figures = caption_figures(*rounds)
     singly = [values(caption_figures(one)) for one in rounds]
     for name, figure in figures.items():
-        weighed = np.average(
-            [one[name] for one in singly], weights=[2, 2, 1]
-        )  # by the albums in each round
+        # by the albums in each round
+        weighed = np.average([one[name] for one in singly], weights=[2, 2, 1])
         assert figure.units == ["a", "b"] and figure.value == pytest.approx(weighed)
     assert (
         figures["BLEU-1"].on(["b"]).value
@@ -431,9 +427,8 @@ def check_meteor(meteor, stories, references, scores, final):
     figure = caption_figures((stories, references), meteor=meteor)["METEOR"]
     assert figure.value == pytest.approx(final, rel=1e-12)
     np.testing.assert_allclose(metrics.meteor_score(figure.rows[:, 0]), scores, rtol=1e-12)
-    assert (
-        figure.rows[:, 0, 8:20].reshape(-1, 3, 4).any((0, 2)).all()
-    )  # stems, synonyms and paraphrases all occur
+    # stems, synonyms and paraphrases all occur
+    assert figure.rows[:, 0, 8:20].reshape(-1, 3, 4).any((0, 2)).all()
     for protocol in ("mean", "sequence"):
         other = caption_figures((stories, references), protocol=protocol, meteor=meteor)["METEOR"]
         assert other.value == pytest.approx(np.mean(scores), rel=1e-12)
@@ -449,9 +444,8 @@ def test_meteor_equals_the_jar_called_by_hand(meteor):
 @pytest.mark.slow
 def test_meteor_equals_the_jar_called_here(meteor, tmp_path):
     stories, references = random_corpus(0, albums=200, words=ENGLISH, longest=40)
-    most = max(
-        map(len, references.values())
-    )  # by hand, each story has the same number of references
+    # by hand, each story has the same number of references
+    most = max(map(len, references.values()))
     padded = [text for texts in references.values() for text in (texts * most)[:most]]
     (tmp_path / "stories").write_text("".join(f"{text}\n" for text in stories.values()))
     (tmp_path / "references").write_text("".join(f"{text}\n" for text in padded))
@@ -555,9 +549,8 @@ with Meteor() as meteor:
             assert not ended.exists()
             owner.send_signal(number)
             owner.wait(10)
-        if (
-            number != signal.SIGINT
-        ):  # there Python ends the script itself and waits for Java to close its output
+        # there Python ends the script itself and waits for Java to close its output
+        if number != signal.SIGINT:
             deadline = time.monotonic() + 10
             while not ended.exists() and time.monotonic() < deadline:
                 time.sleep(0.02)

@@ -90,9 +90,8 @@ def test_word_loss_in_chunks_equals_the_plain_one(rows, given, planned, monkeypa
         torch.testing.assert_close(x.grad, y.grad)
     with pytest.raises(RuntimeError, match="second backward"):
         loss.backward()
-    monkeypatch.setattr(
-        WordLoss, "add_gradients", None
-    )  # not called where no gradient is asked for
+    # not called where no gradient is asked for
+    monkeypatch.setattr(WordLoss, "add_gradients", None)
     with torch.no_grad():
         torch.testing.assert_close(WordLoss.of(words, row, weight, *mine)[0], expected)
 
@@ -291,9 +290,8 @@ def test_no_leak(changed, make_model, make_stories, tokenizer):
     model = make_model()
     data = make_stories(model, [5])
     batch = batch_of(data, [0], tokenizer)
-    where = (
-        batch["image_at"][0, changed] + 2 + len(data.sentences(0)[changed]) // 2
-    )  # a word in its middle
+    # a word in its middle
+    where = batch["image_at"][0, changed] + 2 + len(data.sentences(0)[changed]) // 2
     other = dict(batch, input_ids=batch["input_ids"].clone())
     other["input_ids"][0, where] = (batch["input_ids"][0, where] + 7) % 250
 

@@ -106,11 +106,8 @@ def test_a_photo_is_upright_scaled_and_bare(tmp_path):
     image = Image.new("RGB", (2400, 1200), "blue")
     image.paste("red", (0, 0, 1200, 1200))
     exif = image.getexif()
-    exif[0x0112], exif[0x010F], exif.get_ifd(0x8825)[1] = (
-        6,
-        "a camera",
-        "N",
-    )  # turned a quarter to the right
+    # turned a quarter to the right
+    exif[0x0112], exif[0x010F], exif.get_ifd(0x8825)[1] = (6, "a camera", "N")
     path, profile = (
         tmp_path / "x.jpg",
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
@@ -134,11 +131,8 @@ def test_colours_come_without_their_profile():
         image.info["icc_profile"] = broken
         assert in_srgb(image).getpixel((0, 0)) == (10, 200, 30)
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for old, new in (
-        (b"rXYZ", b"...."),
-        (b"gXYZ", b"rXYZ"),
-        (b"....", b"gXYZ"),
-    ):  # what it calls red is green
+    # what it calls red is green
+    for old, new in ((b"rXYZ", b"...."), (b"gXYZ", b"rXYZ"), (b"....", b"gXYZ")):
         profile = profile.replace(old, new)
     image.info["icc_profile"] = profile
     red, green, _ = in_srgb(image).getpixel((0, 0))

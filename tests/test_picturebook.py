@@ -125,9 +125,8 @@ def test_tellings_of_an_album_share_its_photos_but_not_its_words():
             == 1
         )
     assert sum(len({tuple(tell(story)) for story in album}) for album in albums) > 290
-    assert (
-        len({len({story["mood"] for story in album}) for album in albums}) == 2
-    )  # some agree in mood, some do not
+    # some agree in mood, some do not
+    assert len({len({story["mood"] for story in album}) for album in albums}) == 2
 
 
 @pytest.mark.parametrize("plot", PLOTS)
@@ -334,10 +333,8 @@ def test_spacing_case_order_and_missing_photos_do_not_matter(book):
         ]
     stories[0]["photo_ids"] = [None, *stories[0]["photo_ids"][1:]]
     stories[1]["photo_ids"] = [stories[1]["photo_ids"][0], None, "404", None, None]
-    for side in (
-        "photo_ids",
-        "sentences",
-    ):  # a story in another order than its pictures' is known by its photos
+    # a story in another order than its pictures' is known by its photos
+    for side in ("photo_ids", "sentences"):
         stories[2][side] = stories[2][side][::-1]
     random.Random(0).shuffle(stories)
     assert all_right(check(stories, book)["figures"], 10)
@@ -380,10 +377,8 @@ def test_swapped_and_missing_sentences_are_counted(book):
     stories[5] = {side: values[:4] for side, values in stories[5].items()}
     figures = check(stories, book)["figures"]
     assert figures["beats"] == [47, 50] and figures["all five beats"] == [8, 10]
-    assert figures["one mood"] == [
-        9,
-        10,
-    ]  # the swapped story keeps its mood, the short one has no fifth sentence
+    # the swapped story keeps its mood, the short one has no fifth sentence
+    assert figures["one mood"] == [9, 10]
 
 
 def test_mixed_moods_are_counted(book):

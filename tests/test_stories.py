@@ -193,10 +193,8 @@ def test_nothing_odd_is_dropped_and_all_of_it_is_counted(tmp_path):
         {"story_id": "3", "telling": 2, "photo_ids": ["a"], "sentences": ["y ."]},
     ]
     file = read_stories(write(tmp_path, {"stories": stories}))
-    assert len(file.stories) == 5 and photos(file)[0] == [
-        "a",
-        "c",
-    ]  # z is said of c, though b has no sentence
+    # z is said of c, though b has no sentence
+    assert len(file.stories) == 5 and photos(file)[0] == ["a", "c"]
     assert told(file)[1] == ["las fotos \N{GRINNING FACE} 写真 .", "two ."]
     assert +file.remarks == {
         "with an id that another has too": 1,

@@ -65,9 +65,8 @@ def test_what_plans_know_of_a_coin(distance):
     sides = torch.stack(
         [torch.distributions.Normal(s * distance, 1).log_prob(grid).exp() for s in (-1.0, 1.0)]
     )
-    share = (sides / sides.sum(0).clamp(min=1e-30)).clamp(
-        min=1e-30
-    )  # of each side, given the coordinate
+    # of each side, given the coordinate
+    share = (sides / sides.sum(0).clamp(min=1e-30)).clamp(min=1e-30)
     uncertain = -(0.5 * sides * share.log2()).sum() * (grid[1] - grid[0])
     found = plans.probed(of_two_kinds(distance, 0), of_two_kinds(distance, 1), seed=0)
     assert found == pytest.approx(1 - uncertain.item(), abs=0.06) and found <= 1

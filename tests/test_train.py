@@ -238,9 +238,8 @@ def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
             mlp[-1].weight.zero_()
             mlp[-1].bias.zero_()
         figures = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
-        model.posterior_mlp[-1].bias[: model.config.plan_size] = (
-            1.0  # all means beyond the middle half
-        )
+        # all means beyond the middle half
+        model.posterior_mlp[-1].bias[: model.config.plan_size] = 1.0
         moved = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
     assert (
         figures["means_within_50"] == 1
@@ -667,9 +666,8 @@ def test_two_processes_equal_one(run_train, launch, tmp_path):
     two = launch(tmp_path / "two", *same)
     assert run_train(tmp_path / "one", *same)[0] == 0
     assert [one.wait() for one in two] == [0, 0], two[0].said + two[1].said
-    assert (
-        two[0].said.count("best model") == 1 and "best model" not in two[1].said
-    )  # one of them speaks
+    # one of them speaks
+    assert two[0].said.count("best model") == 1 and "best model" not in two[1].said
     assert_same_training(tmp_path / "one", tmp_path / "two")
 
 
