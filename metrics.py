@@ -191,6 +191,7 @@ def separation(own, wrong, seed=0):
 JAR = Path(pycocoevalcap.__path__[0], "meteor", "meteor-1.5.jar")
 # as fast as the default collector, in two thirds of the memory
 JAVA_OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC")
+METEOR_OPTIONS = ("-t", "hter")
 ALPHA, BETA, GAMMA, DELTA = 0.4, 1.5, 0.35, 0.55  # the jar's own, for English and the task "hter"
 MODULE_WEIGHTS = np.array([1.0, 0.2, 0.6, 0.8])  # exact, stem, synonym, paraphrase
 
@@ -233,7 +234,7 @@ class Meteor:
             raise UserError(f"METEOR: {reason}")
         self.messages = tempfile.TemporaryFile()
         self.process = subprocess.Popen(
-            [find_java(), *JAVA_OPTIONS, "-jar", JAR, "-", "-", "-stdio", "-t", "hter"],
+            [find_java(), *JAVA_OPTIONS, "-jar", JAR, "-", "-", "-stdio", *METEOR_OPTIONS],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.messages,

@@ -14,7 +14,7 @@ import os
 import signal
 import time
 import uuid
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -1092,6 +1092,20 @@ class Training:
                 2, b"\nstopping: the step or validation under way is finished and saved first\n"
             )
 
+    @contextmanager
+    def stoppable(self):
+        """Within it SIGINT and SIGTERM ask the training to stop."""
+        self.pid = os.getpid()  # not that of the workers, which get the signals too
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, self.ask_to_stop)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
     def run(self):
         """Train to the end, or to where a signal or --patience stops it. Returns the exit
         status."""
@@ -1099,15 +1113,9 @@ class Training:
         main = accelerator.is_main_process
         if main and self.resumed:
             self.derive()
-        elif (
-            options.overwrite
-        ):  # from here on it is this training that is taken up, whenever it is killed
+        elif options.overwrite:  # from here on it is this training that --resume takes up
             self.save()
         log = Log(self.directory, options, progress["versions"], progress["step"]) if main else None
-        self.pid = os.getpid()  # not that of the workers, which get the signals too
-        for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self.ask_to_stop)
         bar = tqdm(
             total=self.total_steps,
             initial=progress["step"],
@@ -1259,7 +1267,8 @@ def train(options):
         f"{trained / 1e6:.1f} M trained parameters, {training.total_steps} steps on "
         f"{training.accelerator.device}"
     )
-    return training.run()
+    with training.stoppable():
+        return training.run()
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # two tests at a time, a core eac
 os.fsync = lambda descriptor: None  # no test cuts the power; on a busy disk they would take minutes
 
 import contextlib
+import copy
+import gzip
 import importlib
 import multiprocessing
 import random
@@ -66,8 +68,19 @@ def tokenizer():
 @pytest.fixture(scope="session")
 def make_model(tokenizer):
     """make_model(**PlanCVAEConfig fields): a small model with random weights, in eval mode."""
+    made = {}  # a copy takes a hundredth of the time
 
     def make(seed=0, **fields):
+        import torch
+
+        key = seed, *sorted(fields.items())
+        if key not in made:
+            made[key] = build(seed, fields), torch.get_rng_state()
+        model, state = made[key]
+        torch.set_rng_state(state)
+        return copy.deepcopy(model)
+
+    def build(seed, fields):
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -84,12 +97,8 @@ def make_model(tokenizer):
             eos_token_id=tokenizer.eos_token_id,
         )
         encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=2, grid=1)
-        fields = {
-            "foresight": True,
-            "image_slots": 3,
-            "plan_size": 6,
-            "eos_token_id": tokenizer.eos_token_id,
-        } | fields
+        usual = {"foresight": True, "image_slots": 3, "plan_size": 6}
+        fields = usual | {"eos_token_id": tokenizer.eos_token_id} | fields
         model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields)
         # Far from the small initial weights, so that every path leaves a trace in the numbers.
         with torch.no_grad():
@@ -99,6 +108,15 @@ def make_model(tokenizer):
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def saved_model(make_model, tokenizer, tmp_path_factory):
+    """The checkpoint of a small model, which no test changes."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -326,10 +344,21 @@ def no_pictures(request, monkeypatch):
 
 @pytest.fixture
 def no_meteor(monkeypatch):
-    """Without METEOR, whose tables take ten seconds to load."""
+    """Without METEOR."""
     import metrics
 
     monkeypatch.setattr(metrics, "find_java", lambda: None)
+
+
+@pytest.fixture
+def small_meteor(monkeypatch, tmp_path):
+    """METEOR with a table of one paraphrase: its own takes six seconds to load."""
+    import metrics
+
+    with gzip.open(tmp_path / "paraphrases.gz", "wt") as file:
+        file.write("0.5\nbig\nlarge\n")
+    options = (*metrics.METEOR_OPTIONS, "-a", tmp_path / "paraphrases.gz")
+    monkeypatch.setattr(metrics, "METEOR_OPTIONS", options)
 
 
 def ranks(count):

@@ -3,6 +3,7 @@
 import json
 import random
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -221,12 +222,10 @@ def test_retold_takes_the_least_similar_telling_of_the_references():
 
 
 @pytest.fixture
-def arena(tmp_path, make_model, tokenizer):
+def arena(tmp_path, saved_model):
     """A checkpoint, a split without photos of ten albums, two systems and references in different
     shapes."""
-    model = make_model()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    shutil.copytree(saved_model, tmp_path / "model")
     rng = random.Random(3)
 
     def tell():
@@ -252,10 +251,7 @@ def arena(tmp_path, make_model, tokenizer):
 
 
 @pytest.mark.pictures("table.png")
-@pytest.mark.parametrize("java", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_one_command_sets_systems_side_by_side(java, arena, script, request):
-    if not java:
-        request.getfixturevalue("no_meteor")
+def test_one_command_sets_systems_side_by_side(arena, script, small_meteor):
     done = script(
         "CDE_score.py",
         "first.json",

@@ -855,23 +855,23 @@ def training(world):
 
 # cases in the ordinary suite, and among the slow tests
 ENTRANCES = {
-    photo: (40, 2000),
-    folder_of_photos: (6, 300),
+    photo: (20, 2000),
+    folder_of_photos: (4, 300),
     data_set_of_photos: (2, 100),
-    stories_of_any_shape: (20, 1500),
-    scored_stories: (8, 500),
-    scored_by_the_model: (4, 150),
+    stories_of_any_shape: (12, 1500),
+    scored_stories: (4, 500),
+    scored_by_the_model: (2, 150),
     vist_read: (8, 500),
     vist_edit_read: (8, 500),
-    preprocessed: (3, 200),
-    taken_up: (3, 300),
-    split: (15, 1000),
+    preprocessed: (2, 200),
+    taken_up: (2, 300),
+    split: (10, 1000),
     split_told: (5, 300),
-    checkpoint: (12, 800),
+    checkpoint: (6, 800),
     plans_read: (8, 500),
     plans_told: (4, 300),
-    resumed: (3, 250),
-    command_line: (15, 1500),
+    resumed: (2, 250),
+    command_line: (10, 1500),
 }
 
 

@@ -393,14 +393,16 @@ BY_HAND = (
 FINAL_SCORE = 0.6329588203410508
 
 
-@pytest.fixture(scope="module", autouse=True)
-def meteor():
-    """The one METEOR process; it loads while the other tests run."""
-    if ABSENT:
-        yield
-    else:
-        with Meteor() as meteor:
-            yield meteor
+@pytest.fixture
+def meteor(small_meteor):
+    with Meteor() as meteor:
+        yield meteor
+
+
+@pytest.fixture(scope="module")
+def full_meteor():
+    with Meteor() as meteor:
+        yield meteor
 
 
 @needs_java
@@ -435,14 +437,16 @@ def check_meteor(meteor, stories, references, scores, final):
 
 
 @needs_java
-def test_meteor_equals_the_jar_called_by_hand(meteor):
+@pytest.mark.slow
+def test_meteor_equals_the_jar_called_by_hand(full_meteor):
     stories, references = awkward_corpus([case[:2] for case in BY_HAND])
-    check_meteor(meteor, stories, references, [score for *_, score in BY_HAND], FINAL_SCORE)
+    scores = [score for *_, score in BY_HAND]
+    check_meteor(full_meteor, stories, references, scores, FINAL_SCORE)
 
 
 @needs_java
 @pytest.mark.slow
-def test_meteor_equals_the_jar_called_here(meteor, tmp_path):
+def test_meteor_equals_the_jar_called_here(full_meteor, tmp_path):
     stories, references = random_corpus(0, albums=200, words=ENGLISH, longest=40)
     # by hand, each story has the same number of references
     most = max(map(len, references.values()))
@@ -464,7 +468,7 @@ def test_meteor_equals_the_jar_called_here(meteor, tmp_path):
     scores = [
         float(line.split("\t")[1]) for line in said.splitlines() if line.startswith("Segment")
     ]
-    check_meteor(meteor, stories, references, scores, float(said.split("Final score:")[1]))
+    check_meteor(full_meteor, stories, references, scores, float(said.split("Final score:")[1]))
 
 
 @needs_java

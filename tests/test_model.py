@@ -573,7 +573,9 @@ def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, to
     torch.testing.assert_close(ours[..., : len(tokenizer) - 6], gpt2(ids).logits, **CLOSE)
 
 
-@pytest.mark.parametrize("arch, channels", [("resnet18", 512), ("resnet50", 2048)])
+@pytest.mark.parametrize(
+    "arch, channels", [("resnet18", 512), pytest.param("resnet50", 2048, marks=pytest.mark.slow)]
+)
 def test_resnet_weights_from_a_file(arch, channels, tmp_path):
     torch.manual_seed(0)
     resnet = torchvision.models.get_model(arch, weights=None).eval()

@@ -164,10 +164,9 @@ def test_nothing_that_was_not_written_here_is_html(photos, tmp_path):
 
 
 def test_hostile_names_and_words_from_a_folder(
-    script, make_model, tokenizer, photos, tmp_path, monkeypatch
+    script, saved_model, tokenizer, photos, tmp_path, monkeypatch
 ):
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
+    shutil.copytree(saved_model, tmp_path / "model")
     folder = tmp_path / HOSTILE[1]
     folder.mkdir()
     shutil.copy(photos[0], folder / "<img src=x onerror=top.ran=1>.jpg")

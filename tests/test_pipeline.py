@@ -31,9 +31,10 @@ def world(tmp_path_factory):
     """A picture book, drawn (book) and preprocessed (pixels), and a model of it (model)."""
     folder = tmp_path_factory.mktemp("world")
     book, pixels, model = (folder / name for name in ("book", "pixels", "model"))
-    settings = {"stories": {"train": 12, "val": 4, "test": 4}, "stories_per_album": 1}
-    picturebook.make_dataset(book, settings | {"seed": 0, "size": 64}, workers=1)
-    dataset.main(["--picturebook", str(book), "--output", str(pixels), "--workers", "1"])
+    settings = {"stories": {"train": 6, "val": 2, "test": 2}, "stories_per_album": 1}
+    picturebook.make_dataset(book, settings | {"seed": 0, "size": 32}, workers=1)
+    small = ["--image_size", "32", "--vocab_size", "600", "--workers", "1"]
+    dataset.main(["--picturebook", str(book), "--output", str(pixels), *small])
     split = str(pixels / "train.json")
     train.train(train.parse(["--train_data_path", split, "--output_dir", str(model), *TINY]))
     return folder
@@ -92,9 +93,9 @@ def test_features_by_the_eye_of_a_trained_model(world, script, tmp_path):
     # A model trained on features keeps the eye, and so tells of pixels too.
     test = ["--data_path", pixels / "test.json", "--max_words", 5, "--output", tmp_path / "s.json"]
     good(script("generate.py", *test, "--checkpoint", tmp_path / "out2"))
-    done = script(*again, "--store", "features", "--image_size", 32)
+    done = script(*again, "--store", "features", "--image_size", 64)
     assert done.returncode == 2
-    assert f"--image_size 32: that of --encoder_weights {out} is 64" in done.stderr
+    assert f"--image_size 64: that of --encoder_weights {out} is 32" in done.stderr
     done = script(*again[:4], tmp_path, *again[5:], "--overwrite")
     assert done.returncode == 2
     assert "--encoder_weights" in done.stderr and "no checkpoint there" in done.stderr

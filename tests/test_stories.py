@@ -3,6 +3,7 @@
 import json
 import os
 import random
+from pathlib import Path
 
 import pytest
 from conftest import random_sentences
@@ -83,9 +84,8 @@ def test_tokenising_gives_back_what_was_typed_from_tokens():
     "VIST_TEXT" not in os.environ, reason="VIST_TEXT does not name a folder with VIST's own text"
 )
 def test_vists_own_stories_are_left_as_they_are():
-    references = json.loads(
-        open(os.path.join(os.environ["VIST_TEXT"], "val_reference.json")).read()
-    )
+    path = Path(os.environ["VIST_TEXT"], "val_reference.json")
+    references = json.loads(path.read_text())
     texts = [text for texts in references.values() for text in texts]
     assert all(tokenise(text) == text for text in texts) and len(texts) > 4000
 

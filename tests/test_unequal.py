@@ -34,22 +34,22 @@ def mean(lines, term):
 
 
 def check_curves(lines):
-    """No term grows: the mean of the last tenth is below that of the first tenth after the warm-up
-    and at most a quarter above the least that a tenth has had."""
+    """No term grows: the mean of the last tenth of the training is at most a quarter above the
+    least of a tenth, and below that of the second."""
     of_train = [line for line in lines if line["split"] == "train"]
     size = len(of_train) // 10
     tenths = [of_train[at : at + size] for at in range(0, 10 * size, size)]
     for term in TERMS:
         curve = [mean(tenth, term) for tenth in tenths]
         print(f"{term:10}", *(f"{value:8.2f}" for value in curve))
-        if term != "kl":  # which rises from 0 while β does, and is held by it
+        if term != "kl":  # which rises from 0 at first
             assert curve[-1] < curve[1], (term, curve)
-        assert curve[-1] < 1.25 * max(min(curve[1:]), 0.05), (term, curve)
+        assert curve[-1] < 1.25 * max(min(curve[2:]), 0.05), (term, curve)
 
 
 def test_vist_edit_is_trained_at_the_defaults_of_the_objective(train, tmp_path):
-    write_vist_edit(tmp_path, files=60)
-    options = [*SMALL_MODEL.split(), "--max_steps", 300, "--log_every", 5]
+    write_vist_edit(tmp_path, files=40)
+    options = [*SMALL_MODEL.split(), "--max_steps", 200, "--eval_every", 200, "--log_every", 4]
     stories, lines = train("vist_edit", tmp_path / "VIST-Edit", *options)
     assert {len(story["beats"]) for story in stories} == {1, 2, 3, 4, 5}
     check_curves(lines)
