@@ -12,6 +12,7 @@ os.fsync = lambda descriptor: None  # no test cuts the power; on a busy disk the
 
 import contextlib
 import copy
+import gc
 import gzip
 import importlib
 import multiprocessing
@@ -304,6 +305,7 @@ SERVER = pytest.StashKey()
 
 
 def pytest_collection_finish(session):
+    gc.freeze()  # what was imported is not searched for garbage again and again
     if any("fork" in getattr(item, "fixturenames", ()) for item in session.items):
         for name in ("train", "dataset", "generate"):
             importlib.import_module(name)
@@ -325,21 +327,41 @@ def fork(pytestconfig):
     )
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Diagrams are drawn but not rendered, which takes a second each, except for those that a test
-    looks at: @pytest.mark.pictures("training.png")."""
+WANTED = set()  # names of the diagrams that the running test looks at
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_pictures():
+    """Diagrams are not rendered and training curves not drawn, which takes a second each, except
+    for those that a test looks at: @pytest.mark.pictures("training.png")."""
     from matplotlib.figure import Figure
 
-    mark, savefig = request.node.get_closest_marker("pictures"), Figure.savefig
+    import train
+
+    savefig, draw = Figure.savefig, train.Log.draw
 
     def save(figure, path, **options):
-        if mark and Path(path).name in mark.args:
+        if Path(path).name in WANTED:
             savefig(figure, path, **options)
         else:
             Path(path).write_bytes(b"not rendered")
 
-    monkeypatch.setattr(Figure, "savefig", save)
+    def draw_curves(log, *arguments, **options):
+        if "training.png" in WANTED:
+            draw(log, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        patch.setattr(train.Log, "draw", draw_curves)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def pictures(request):
+    mark = request.node.get_closest_marker("pictures")
+    WANTED.update(mark.args if mark else ())
+    yield
+    WANTED.clear()
 
 
 @pytest.fixture

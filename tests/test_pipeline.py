@@ -42,7 +42,7 @@ def world(tmp_path_factory):
 
 def test_picture_book_from_drawing_to_score(script, no_meteor, tmp_path):
     book, data, out = tmp_path / "book", tmp_path / "data", tmp_path / "out"
-    counts = ["--train", 12, "--val", 4, "--test", 4, "--workers", 1]
+    counts = ["--train", 8, "--val", 2, "--test", 3, "--workers", 1]
     good(script("picturebook.py", "--output", book, *counts))
     preprocess = ["dataset.py", "--picturebook", book, "--output", data, "--workers", 1]
     good(script(*preprocess))
@@ -53,22 +53,22 @@ def test_picture_book_from_drawing_to_score(script, no_meteor, tmp_path):
     test = ["--data_path", data / "test.json", "--checkpoint", out, "--max_words", 12]
     good(script("generate.py", *test, cwd=tmp_path))
     stories = json.loads((tmp_path / "output/stories.json").read_text())["stories"]
-    assert len(stories) == 4 and all(len(story["sentences"]) == 5 for story in stories)
+    assert len(stories) == 3 and all(len(story["sentences"]) == 5 for story in stories)
     figures = tmp_path / "figures.json"
     told = tmp_path / "output/stories.json"
     check = ["picturebook.py", "--check", told, "--world", book, "--json", figures]
-    assert "4 stories" in good(script(*check))
-    assert json.loads(figures.read_text())["figures"]["beats"][1] == 20
+    assert "3 stories" in good(script(*check))
+    assert json.loads(figures.read_text())["figures"]["beats"][1] == 15
     score = ["CDE_score.py", f"human={data / 'test.json'}", "--checkpoint", out]
     refs = ["--references", book / "references" / "test.json", "--anchors"]
     refs += ["--train_data_path", data / "train.json"]
     said = good(script(*score, f"model={told}", *refs, "--controls", cwd=tmp_path))
-    for words in ("20 of 20", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
+    for words in ("15 of 15", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
         assert words in said, words
     found = json.loads((tmp_path / "output/scores.json").read_text())["systems"]
     value, low, high = found["human"]["figures"]["CDE"]
-    assert len(found["human"]["scores"]) == 4 and low <= value <= high
-    assert found["human"]["remarks"] == {"that are among their own references": 4}
+    assert len(found["human"]["scores"]) == 3 and low <= value <= high
+    assert found["human"]["remarks"] == {"that are among their own references": 3}
     assert "copied from training" in found["model"]["figures"]
     text_alone = good(script(*score, "--no_photos", "--reference_log", cwd=tmp_path))
     assert re.search("photos +none", text_alone) and "1.617 chance" in text_alone

@@ -63,13 +63,10 @@ SMALL += "--plan_size 4 --batch_size 4".split()
 
 
 @pytest.fixture
-def run_train(data, script, monkeypatch):
-    """run_train(output_dir, *arguments): returns (exit status, stderr). draws: whether training.png
-    is drawn."""
+def run_train(data, script):
+    """run_train(output_dir, *arguments): returns (exit status, stderr)."""
 
-    def run(output_dir, *arguments, draws=False):
-        if not draws:  # it takes a second
-            monkeypatch.setattr(train.Log, "draw", lambda self, anew=True: None)
+    def run(output_dir, *arguments):
         paths = ["--train_data_path", data / "train.json", "--output_dir", output_dir]
         done = script("train.py", *paths, *SMALL, *arguments)
         return done.returncode, done.stderr
@@ -129,16 +126,7 @@ def test_each_trained_parameter_is_in_one_group(make_model):
 @pytest.mark.pictures("training.png")
 def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
     code, err = run_train(
-        tmp_path,
-        "--epochs",
-        8,
-        "--learning_rate",
-        0.01,
-        "--log_every",
-        1,
-        "--iwae_samples",
-        4,
-        draws=True,
+        tmp_path, "--epochs", 8, "--learning_rate", 0.01, "--log_every", 1, "--iwae_samples", 4
     )
     assert code == 0, err
     lines = log_of(tmp_path, "train")
