@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import cli
-from cli import CDE, CDE_W, NLL, OUTPUT_DIR, PROTOCOLS, SURPRISE, UserError
-from stories import (
+from utils import cli
+from utils.cli import CDE, CDE_W, NLL, OUTPUT_DIR, PROTOCOLS, SURPRISE, UserError
+from utils.stories import (
     SHAPES,
     is_tokenised,
     one_line,
@@ -125,20 +125,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import metrics
-from dataset import (
-    BrokenPhoto,
-    BucketBatches,
-    Photos,
-    StoryDataset,
-    collate,
-    latest_split,
-    load_photo,
-    photo_files,
-    photo_name,
-)
-from model import best_device, load_checkpoint
-from report import report
+from dataset import BucketBatches, StoryDataset, collate, latest_split
+from model import load_checkpoint
+from utils import metrics
+from utils.meteor import Meteor
+from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
+from utils.processes import best_device
+from utils.report import report
+from utils.statistics import mean_figure
+from utils.tensors import Photos
 
 CONSTANT, OTHER, HUMAN = "constant story", "another album's story", "human story"  # the anchors
 CONTROLS = {
@@ -509,9 +504,7 @@ def score_by_model(system, model, tokenizer, options, retellings):
         system.scores[name] = np.full(len(system.stories), np.nan)
         system.scores[name][spoken] = [score(trace, centre) for trace in as_told]
         if not np.isnan(system.scores[name]).all():
-            system.figures[name] = metrics.mean_figure(
-                [(*pair, 1) for pair in system.albums_and(name)]
-            )
+            system.figures[name] = mean_figure([(*pair, 1) for pair in system.albums_and(name)])
     for kind in CONTROLS if options.controls else ():
         wrong = control(stories, kind, retellings, options.seed)
         if not wrong:
@@ -658,7 +651,7 @@ def score_by_references(systems, references, options):
             "others"
         )
     try:
-        with metrics.Meteor() as meteor:
+        with Meteor() as meteor:
             fill_captions(systems, anchors, references, rounds, protocol, meteor)
     except UserError as error:  # no Java, or one that cannot run the jar
         notes.append(str(error).replace("METEOR:", "METEOR is absent:", 1))

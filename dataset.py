@@ -12,41 +12,41 @@ else knows positions. Part 2 is the preprocessing. A split is `<split>.json` (st
 
 import argparse
 import contextlib
-import datetime
 import hashlib
 import json
 import math
 import os
-import re
 import shlex
 import shutil
-import stat
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from cli import (
+from utils.cli import (
     Parser,
     UserError,
-    alone,
     answer_early,
     first_process,
-    loading,
     natural_float,
     positive_float,
     positive_int,
-    read_json,
     run,
     say,
     warn,
-    whole,
-    write_json,
 )
-from stories import EDIT_KEYS, SPLITS, read_split, read_vist, read_vist_edit, split_head, story_ids
+from utils.files import alone, read_json, whole, write_json
+from utils.stories import (
+    EDIT_KEYS,
+    SPLITS,
+    read_split,
+    read_vist,
+    read_vist_edit,
+    split_head,
+    story_ids,
+)
 
 DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
@@ -121,7 +121,7 @@ NOTHING_FOUND = f"""\
                         and images/{{train,val,test}}/<photo id>.jpg
   {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
 or name them (--vist DIR, --vist_edit DIR), or draw the sample:
-  python picturebook.py"""
+  python -m experiments.picturebook"""
 
 
 def parser():
@@ -224,145 +224,25 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
-from transformers import AutoTokenizer, GPT2Tokenizer, PreTrainedTokenizerFast
 
-from model import (
-    ImageEncoder,
-    PlanCVAEConfig,
-    best_device,
-    load_checkpoint,
-    load_encoder,
-    quiet_transformers,
-)
+from model import ImageEncoder, PlanCVAEConfig, load_checkpoint, load_encoder
+from utils.checkpoint import quiet_transformers
+from utils.photos import DEAD_LINK, BrokenPhoto, find_photos, load_photo, photo_index
+from utils.processes import join_team
+from utils.tensors import Photos, Rows, open_to_write, safetensors_header, take_photos
+from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
 
-MOST_ENTRIES = 1_000_000  # of a tokenizer that is trained here
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 # in <split>.partial/, until it is complete
 PHOTOS, NOTES, HOW = ("photos.safetensors", "[0-9]*.json", "how.json")
-# Pillow's other readers are for no photo
-PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
-if "avif" in features.get_supported_modules():
-    PHOTO_FORMATS, PHOTO_SUFFIXES = (*PHOTO_FORMATS, "AVIF"), (*PHOTO_SUFFIXES, ".avif")
-# photos too, which Pillow cannot read
-UNREAD_SUFFIXES = tuple({".heic", ".heif", ".hif", ".avif"} - {*PHOTO_SUFFIXES})
-UNREAD_BRANDS = {
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"hevc": "HEIC",
-    b"mif1": "HEIF",
-    b"msf1": "HEIF",
-    b"avif": "AVIF",
-}
-DEAD_LINK = "a link that leads nowhere"
 CHUNK = 512  # photos that one process encodes between two notes of its progress
 
 
 # ------------------------------------------------------------------------------------------- tokens
-
-
-class SpecialIds(NamedTuple):
-    """Ids of the special tokens; the field names are the tokens' names, `[bos]` to `[pad]`."""
-
-    bos: int
-    eos: int
-    img: int
-    txt: int
-    dyn: int
-    pad: int
-
-
-SPECIAL_TOKENS = tuple(f"[{name}]" for name in SpecialIds._fields)
-
-
-def special_ids(tokenizer):
-    """Raises UserError where the tokenizer is not one of ours."""
-    ids = SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
-    for token, number in zip(SPECIAL_TOKENS, ids, strict=True):
-        if number is None or tokenizer.convert_ids_to_tokens(number) != token:
-            raise UserError(
-                f"{tokenizer.name_or_path}: a tokenizer without {token}; expected one that "
-                "dataset.py wrote"
-            )
-    return ids
-
-
-def add_special_tokens(tokenizer):
-    """The tokenizer with our special tokens (it may have them already), decoding exactly what was
-    encoded."""
-    tokenizer.add_tokens(list(SPECIAL_TOKENS), special_tokens=True)
-    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = "[bos]", "[eos]", "[pad]"
-    tokenizer.clean_up_tokenization_spaces = False
-    return tokenizer
-
-
-def load_tokenizer(name_or_path):
-    """GPT-2's tokenizer, or another of transformers', by name or local folder, with the special
-    tokens.
-
-    Raises UserError where it cannot be loaded.
-    """
-    folder = Path(name_or_path)
-    with loading(
-        f"--tokenizer {name_or_path}",
-        "name a local folder, or --tokenizer bpe to train one on the stories",
-    ):
-        # GPT-2 was published as these two files, and a folder that holds no others does not say
-        # what it is
-        bare = (folder / "vocab.json").is_file() and not (
-            folder / "tokenizer_config.json"
-        ).is_file()
-        kind = GPT2Tokenizer if bare else AutoTokenizer
-        # else it would ask
-        tokenizer = add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))
-        encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
-        return tokenizer
-
-
-def train_tokenizer(sentences, vocab_size):
-    """A byte-level BPE of at most `vocab_size` entries plus the special tokens, trained on
-    `sentences` (strings).
-
-    Raises UserError where `vocab_size` leaves no room for the 256 bytes, or is beyond MOST_ENTRIES.
-    """
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    # the library would ask for the memory of all at once
-    if not len(alphabet) <= vocab_size <= MOST_ENTRIES:
-        expected = (
-            f"expected at least {len(alphabet)}, one entry for every byte, and at most "
-            f"{MOST_ENTRIES}"
-        )
-        raise UserError(f"--vocab_size {vocab_size}: {expected}")
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=sorted(alphabet), show_progress=False
-    )
-    bpe.train_from_iterator(sentences, trainer)
-    return add_special_tokens(PreTrainedTokenizerFast(tokenizer_object=bpe))
-
-
-def encode(tokenizer, sentences):
-    """Token ids of each sentence, without special tokens: "[eos]" in a user's text is six
-    characters, not a token."""
-    if not sentences:
-        return []
-    plain = dict(
-        add_special_tokens=False,
-        split_special_tokens=True,
-        return_attention_mask=False,
-        verbose=False,
-    )
-    # JSON may hold half a character
-    sentences = [sentence.encode(errors="replace").decode() for sentence in sentences]
-    return tokenizer(sentences, **plain)["input_ids"]
 
 
 # -------------------------------------------------------------------------- one story, one sequence
@@ -439,143 +319,6 @@ def collate(examples, pad_id):
         )
     batch["index"] = torch.tensor([example["index"] for example in examples])
     return batch
-
-
-class Rows:
-    """A tensor of a safetensors file whose rows are read when they are asked for.
-
-    Read, not mapped: neither memory nor address space grows with the file. Raises UserError where
-    it is not whole.
-    """
-
-    TYPES = {
-        "U8": torch.uint8,
-        "I32": torch.int32,
-        "I64": torch.int64,
-        "F16": torch.float16,
-        "F32": torch.float32,
-    }
-
-    def __init__(self, path, name):
-        self.path, self.opened = Path(path), None
-        try:
-            if not self.path.is_file():  # to open a pipe would wait for who writes to it
-                raise FileNotFoundError
-            with open(path, "rb") as file:
-                length = int.from_bytes(file.read(8), "little")
-                header = json.loads(file.read(length) if length < 1e8 else b"")
-            self.metadata, entry = header.get("__metadata__", {}), header[name]
-            self.shape, self.dtype = tuple(entry["shape"]), self.TYPES[entry["dtype"]]
-            first, last = entry["data_offsets"]
-            self.start, self.row_bytes = (
-                8 + length + first,
-                math.prod(self.shape[1:]) * self.dtype.itemsize,
-            )
-            numbers = (*self.shape, first, last)
-            if (
-                not all(type(number) is int and number >= 0 for number in numbers)
-                or self.row_bytes == 0
-            ):
-                raise ValueError
-            cut_short = self.path.stat().st_size < self.start + self.shape[0] * self.row_bytes
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; expected it beside the split's .json") from None
-        except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
-            raise UserError(
-                f"{path}: not a safetensors file with {name!r}; expected that of a split"
-            ) from None
-        if cut_short:
-            raise UserError(f"{path}: cut short; expected {self.shape[0]} rows of {name!r}")
-
-    def __len__(self):
-        return self.shape[0]
-
-    def __getitem__(self, rows):
-        """A row, or a slice of rows."""
-        first, last, _ = rows.indices(len(self)) if isinstance(rows, slice) else (rows, rows + 1, 1)
-        if not 0 <= first <= last <= len(self):
-            raise UserError(
-                f"{self.path}: row {first} is asked for; expected one of its {len(self)}"
-            )
-        # a forked process would move its parent's place
-        if self.opened is None or self.opened[0] != os.getpid():
-            self.opened = os.getpid(), open(self.path, "rb", buffering=0)
-        self.opened[1].seek(self.start + first * self.row_bytes)
-        data = bytearray((last - first) * self.row_bytes)
-        view = memoryview(data)
-        while view and (count := self.opened[1].readinto(view)):
-            view = view[count:]
-        if view:
-            raise UserError(f"{self.path}: cut short while it was read")
-        table = (
-            torch.frombuffer(data, dtype=self.dtype) if data else torch.empty(0, dtype=self.dtype)
-        )
-        table = table.view(last - first, *self.shape[1:])
-        return table if isinstance(rows, slice) else table[0]
-
-    def __del__(self):
-        if getattr(self, "opened", None):
-            self.opened[1].close()
-
-    def __getstate__(self):
-        return self.__dict__ | {"opened": None}  # an open file does not travel to a spawned worker
-
-
-class Photos(Rows):
-    """The photos of a preprocessed split. kind: "features" or "pixels"; shape: (rows, F) or (rows,
-    3, S, S)."""
-
-    def __init__(self, json_path, split, encoder=None):
-        """encoder: an ImageEncoder; the photos must be its features, or pixels of its size."""
-        super().__init__(Path(json_path).parent / split["photos"]["file"], "photos")
-        self.kind = split["photos"]["kind"]
-        if (self.dtype == torch.uint8) != (self.kind == "pixels"):
-            raise UserError(
-                f"{self.path}: photos of {self.dtype}; expected {self.kind}, as {json_path} says"
-            )
-        if encoder is not None:
-            size = encoder.config.image_size
-            fitting = (encoder.config.feature_size,) if self.kind == "features" else (3, size, size)
-            if self.shape[1:] != fitting:
-                raise UserError(
-                    f"{json_path}: photos of {self.shape[1:]}; the model's encoder expects "
-                    f"{fitting}: a split that was "
-                    f"preprocessed with another --image_encoder or --image_size"
-                )
-
-    def __getitem__(self, rows):
-        table = super().__getitem__(rows)
-        if table.is_floating_point() and not table.isfinite().all():
-            raise UserError(
-                f"{self.path}: features of row {rows} are not finite; run dataset.py again"
-            )
-        return table
-
-    def moments(self, rows, most=20_000):
-        """Mean and variance (F) of the features in `rows`, of at most `most` of them, evenly
-        spread."""
-        rows = np.unique(rows)
-        rows = rows[:: -(-len(rows) // most) or 1].tolist()
-        if not rows:
-            return torch.zeros(self.shape[1:]), torch.ones(self.shape[1:])
-        features = torch.stack([self[row] for row in rows]).float()
-        return features.mean(0), features.var(0, correction=0)
-
-
-def take_photos(rows, photos):
-    """Photos (T, ...) of one story, zeros where a row is None, and photo_mask (T).
-
-    photos is a Photos or a tensor of them; None gives a story without photos, (T, 0).
-    """
-    if photos is None:
-        return torch.zeros(len(rows), 0), torch.zeros(len(rows), dtype=torch.bool)
-    mask = torch.tensor([row is not None for row in rows])
-    kind = torch.uint8 if len(photos.shape) == 4 else torch.float32
-    taken = torch.zeros(len(rows), *photos.shape[1:], dtype=kind)
-    for t, row in enumerate(rows):
-        if row is not None:
-            taken[t] = photos[row]
-    return taken, mask
 
 
 class Text(NamedTuple):
@@ -818,181 +561,6 @@ def latest_split(split):
 # ------------------------------------------------------------------------------------------- photos
 
 
-class BrokenPhoto(Exception):
-    """A file that is not a readable photo; the message is a short reason."""
-
-
-def load_photo(path, size):
-    """The photo as a PIL RGB image, upright, its transparency over white; an animation's first
-    picture.
-
-    size: the side in pixels that the photo will be reduced to (big JPEGs are decoded at a fraction
-    of their size). Raises BrokenPhoto.
-    """
-    try:
-        about = Path(path).stat()
-        if not stat.S_ISREG(about.st_mode):  # to open a pipe would wait for who writes to it
-            raise BrokenPhoto("not a file")
-        if about.st_size == 0:
-            raise BrokenPhoto("empty file")
-        with quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
-            image.draft("RGB", (2 * size, 2 * size))
-            # Pillow itself refuses twice as many
-            if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
-                raise BrokenPhoto("{} x {}: too many pixels".format(*image.size))
-            image.load()
-            # its shorter side would grow to `size`, and the longer with it
-            if max(image.size) > 20 * min(image.size):
-                raise BrokenPhoto("{} x {} pixels: a strip".format(*image.size))
-            return to_rgb(upright(image))
-    except BrokenPhoto:
-        raise
-    except UnidentifiedImageError:
-        raise BrokenPhoto(unread_format(path) or "not a photo") from None
-    except Image.DecompressionBombError:
-        raise BrokenPhoto("too many pixels") from None
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error …
-        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise BrokenPhoto(reason[:80]) from None
-
-
-@contextlib.contextmanager
-def quiet():
-    """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises
-    an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def unread_format(path):
-    """What to do about a photo of a format that Pillow does not read, whatever it is named; None of
-    anything else."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        start = file.read(12)
-        if start[4:8] == b"ftyp" and start[8:] in UNREAD_BRANDS:
-            return f"{UNREAD_BRANDS[start[8:]]}, which is not read; export it as JPEG"
-    return None
-
-
-def upright(image):
-    """The image turned as its EXIF says, or as it is where the EXIF cannot be read."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        return image
-
-
-def to_rgb(image):
-    if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")
-
-
-def photo_files(folder, root=None, follow_links=False):
-    """The files in a folder that are named as photos, by name, and {path: reason} of what is so
-    named but left aside.
-
-    A link that leads out of `root` (a folder; `folder` itself where it is not given) is left aside,
-    if links are not to be followed.
-    """
-    found, aside, root = [], {}, Path(root or folder).resolve()
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
-    for entry in entries:
-        path = Path(folder, entry.name)
-        if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
-            continue
-        if entry.is_file(follow_symlinks=False) or not (
-            reason := why_aside(path, root, follow_links)
-        ):
-            found.append(path)
-        else:
-            aside[path] = reason
-    return found, aside
-
-
-def why_aside(path, root, follow_links):
-    """Why a path that may be a link is not taken for a photo's file; None where it is."""
-    try:
-        mode = path.stat().st_mode
-        if path.is_symlink() and not follow_links and not path.resolve().is_relative_to(root):
-            return "a link out of the folder"
-    except OSError as error:
-        return DEAD_LINK if path.is_symlink() else error.strerror
-    return None if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
-
-
-def photo_name(path):
-    """A file's name for screens and JSON: what cannot be printed in it is spelled out, as \\x1b or
-    \\udcff."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in Path(path).name
-    )
-
-
-def time_taken(path):
-    """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it
-    does not."""
-    with contextlib.suppress(Exception), quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
-        exif = image.getexif()
-        for of, tag in ((exif.get_ifd(ExifTags.IFD.Exif), "DateTimeOriginal"), (exif, "DateTime")):
-            time = of.get(ExifTags.Base[tag])
-            if isinstance(time, str) and re.match(r"(?!0000)\d{4}:\d\d:\d\d \d\d:\d\d:\d\d", time):
-                return time
-    return None
-
-
-def photo_index(images, split, follow_links=False):
-    """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are
-    not VIST's), and {photo id: reason} of those that are left aside.
-
-    Where there are no such folders: of those in `images` itself. Raises UserError where one is a
-    link out of `images`.
-    """
-    folders = [images / name for name in (split, *SPLITS) if (images / name).is_dir()] or [images]
-    index, aside = {}, {}
-    for folder in reversed(folders):
-        if (
-            folder != images
-            and not follow_links
-            and not folder.resolve().is_relative_to(images.resolve())
-        ):
-            raise UserError(
-                f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links"
-            )
-        found, left = photo_files(folder, images, follow_links)
-        # they stand in for no other
-        found.sort(key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES)
-        # of x.gif and x.jpg, the first; of two splits, the own
-        index |= {path.stem: path for path in reversed(found)}
-        aside |= {path.stem: reason for path, reason in left.items()}
-    return index, aside
-
-
-def find_photos(stories, index, aside):
-    """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those
-    without a file.
-
-    index, aside: as `photo_index` gives them.
-    """
-    found, missing = {}, {}
-    for photo_id in dict.fromkeys(beat["photo_id"] for story in stories for beat in story["beats"]):
-        if photo_id in (".", "..") or set(photo_id) & {"/", "\\"}:
-            missing[photo_id] = "unsafe id"
-        elif photo_id in index:
-            found[photo_id] = index[photo_id]
-        else:
-            missing[photo_id] = aside.get(photo_id, "not found")
-    return found, missing
-
-
 class PhotoFiles(Dataset):
     """Batches of photo numbers -> (rows, {number: reason} of the broken photos, whose rows are of a
     black square).
@@ -1109,22 +677,6 @@ def note_of(folder, chunk):
     return folder / f"{chunk}.json"
 
 
-def open_to_write(path):
-    """A file opened for writing as it is, neither emptied nor read (on a shared disk others write
-    beside us)."""
-    return os.fdopen(os.open(path, os.O_WRONLY), "wb")
-
-
-def safetensors_header(dtype, shape, size):
-    """The first bytes of a safetensors file that holds one tensor, "photos"
-    (huggingface/safetensors, README)."""
-    header = json.dumps(
-        {"photos": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}
-    ).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header
-
-
 # ------------------------------------------------------------------------------------ preprocessing
 
 
@@ -1172,45 +724,6 @@ def choose_settings(args, source):
     if weights.is_file():  # the same path may hold other weights tomorrow
         settings["encoder_weights_date"] = weights.stat().st_mtime_ns
     return settings
-
-
-class Team(NamedTuple):
-    """The processes that share the work."""
-
-    index: int  # which of them this one is; the first, 0, does alone what is not a photo's
-    count: int
-    workers: int  # what is this one's share of its machine's cores
-    device: torch.device
-    wait: Callable  # until all of them are here
-
-    def gather(self, items):
-        """The items of all processes' lists, in each of them."""
-        if self.count == 1:
-            return items
-        parts = [None] * self.count
-        torch.distributed.all_gather_object(parts, items)
-        return [item for part in parts for item in part]
-
-
-@contextlib.contextmanager
-def join_team():
-    """This process's Team: those that torchrun or `accelerate launch` started together, or itself
-    alone."""
-    cores, device = os.cpu_count() or 1, best_device()
-    if "RANK" not in os.environ:
-        yield Team(0, 1, cores, device, lambda: None)
-        return
-    # gloo on GPUs as well: they exchange some text at most, and wait for each other as long as it
-    # takes
-    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=30))
-    index, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    place, here = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    if device.type == "cuda":
-        device = torch.device("cuda", place % torch.cuda.device_count())
-        torch.cuda.set_device(device)
-    with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
-        yield Team(index, count, max(1, cores // here), device, torch.distributed.barrier)
-    torch.distributed.destroy_process_group()
 
 
 def main(argv=None):
@@ -1319,7 +832,7 @@ def preprocess(args, team, stack):
 
 def fetch_photos(args):
     """Fetch the photos that the stories need and that are not there. Returns the exit status."""
-    import download  # needs urllib3, as nothing else here does
+    from utils import download
 
     chosen = choose_source(args)
     if chosen is None:

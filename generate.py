@@ -22,8 +22,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-import cli
-from cli import OUTPUT_DIR, UserError
+from utils import cli
+from utils.cli import OUTPUT_DIR, UserError
+from utils.files import read_json, to_json, write_json, write_text
 
 MOST_TELLINGS = 10_000  # of a folder
 
@@ -197,29 +198,35 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig
 
-from dataset import (
+from dataset import StoryDataset, cut, pack, story_length, write_story_lines
+from model import load_checkpoint
+from utils.photos import (
     PHOTO_SUFFIXES,
     UNREAD_SUFFIXES,
     BrokenPhoto,
-    Photos,
-    StoryDataset,
-    cut,
-    join_team,
     load_photo,
-    pack,
+    natural,
     photo_files,
     photo_name,
-    read_split,
-    special_ids,
-    story_length,
-    take_photos,
     time_taken,
-    write_story_lines,
 )
-from model import load_checkpoint
-from stories import one_line
+from utils.processes import join_team
+from utils.stories import one_line, read_split
+from utils.tensors import Photos, take_photos
+from utils.tokenizer import special_ids
 
 # ---------------------------------------------------------------------------------------- one batch
+
+
+def check_cache(cache, length):
+    """Raises UserError where the cache lacks what was read: a release of transformers swallows a
+    keyword that it does not know, and the photos would be ignored without a word."""
+    if cache.get_seq_length() < length:
+        found = f"{cache.get_seq_length()} of the {length} positions that were read"
+        raise UserError(
+            f"the decoder's cache holds {found}: this release of transformers does not fit; "
+            "expected one that requirements.txt allows"
+        )
 
 
 @torch.inference_mode()
@@ -286,12 +293,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
             cache=cache,
             use_cache=True,
         ).last_hidden_state
-        # a keyword that is not known is swallowed without a word
-        if cache.get_seq_length() != mask.shape[1]:
-            found = f"{cache.get_seq_length()} of the {mask.shape[1]} positions that were read"
-            raise RuntimeError(
-                f"the decoder's cache holds {found}; this release of transformers is not supported"
-            )
+        check_cache(cache, mask.shape[1])
         history = torch.cat([history, chunk], dim=1)
         image_states = torch.cat([image_states, states[rows, image_at]], dim=1)
         dyn_states = torch.cat([dyn_states, states[rows, dyn_at]], dim=1)
@@ -320,6 +322,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
                 cache=cache,
                 generation_config=settings,
             )
+        check_cache(cache, history.shape[1] + 1)
         written = ids[:, history.shape[1] + 1 :]
         if beams > 1:
             # a negative number: how many positions go
@@ -380,7 +383,7 @@ def read_plans(path, plan_size):
     """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of
     any other."""
     expected = "a file that --save_plans has written"
-    found = cli.read_json(path, expected, unique=True)
+    found = read_json(path, expected, unique=True)
     plans = {}
     try:
         if found["plan_size"] != plan_size:
@@ -474,14 +477,6 @@ def redrawn(plan, new, beats):
 
 
 NAMED = 10  # photos left aside that are named; the others are counted
-
-
-def natural(name):
-    """Sorting key by which photo2 comes before photo10."""
-    return [
-        (part.isdecimal(), int(part) if part.isdecimal() else part.lower())
-        for part in re.split(r"(\d+)", name)
-    ]
 
 
 def read_folder(folder, encoder, order, follow_links=False):
@@ -658,12 +653,7 @@ def headings(albums, asked):
 
 def score(model, tokenizer, albums, asked, stories, names, batch_size):
     """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-    from CDE_score import (  # and all that draws its pictures: only here
-        SCORES,
-        features,
-        traces,
-        written_alike,
-    )
+    from CDE_score import SCORES, features, traces, written_alike
 
     photos, places, told = [], [], []
     for album in albums:
@@ -744,7 +734,7 @@ class Screen:
 
 def page_of(albums, asked, stories):
     """The stories as a page: HTML, the photos inside."""
-    from page import Album, page
+    from utils.page import Album, page
 
     told = defaultdict(dict)
     for story, telling in zip(stories, asked, strict=True):
@@ -834,23 +824,23 @@ def main():
                 screen.add(k, sentence)
     written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
     # first of all: nothing that goes wrong from here on loses them
-    cli.write_json(options.output, written)
+    write_json(options.output, written)
     page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
     if options.format != "text" and sys.stdout:
         # like the files, whatever a terminal here would read
         sys.stdout.reconfigure(encoding="utf-8")
         objects = {"json": written, "vist": vist_submission(stories)}
-        cli.say(page if options.format == "html" else cli.to_json(objects[options.format]))
+        cli.say(page if options.format == "html" else to_json(objects[options.format]))
 
     note = lambda what, path: print(f"{what} -> {cli.printable(path)}", file=sys.stderr)
     more = len(stories) - len(stories[on_screen]) if options.format == "text" else 0
     count = f"{len(stories)} {'story' if len(stories) == 1 else 'stories'}"
     note(f"{count}, {more} of them not shown" if more else count, options.output)
     if options.html:
-        cli.write_text(options.html, page)
+        write_text(options.html, page)
         note("as a page", options.html)
     if options.vist_output:
-        cli.write_json(options.vist_output, vist_submission(stories))
+        write_json(options.vist_output, vist_submission(stories))
         note("in the VIST Challenge's format", options.vist_output)
     if options.save_plans:
         write_plans(options.save_plans, stories, asked, model.config.plan_size, options.checkpoint)

@@ -33,23 +33,23 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.utils import ModelOutput
-from transformers.utils import logging as transformers_logging
 
-from cli import PLANS, RESNETS, UserError, loading, read_json, recover
+from utils.checkpoint import (
+    BEST,
+    CARD_TITLE,
+    LATEST,
+    not_finite,
+    quiet_transformers,
+    read_state_dict,
+    unfitting,
+)
+from utils.cli import PLANS, RESNETS, UserError, loading
+from utils.files import read_json, recover
+from utils.gaussian import Gaussian
+from utils.losses import WordLoss
+from utils.photos import LARGEST_PHOTO
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
-CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
-BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
-# a plan's log-variances stay within ±10: exp of their differences is finite, also in sums
-LOG_VAR_LIMIT = 10.0
-
-
-def best_device():
-    """The CUDA or Apple GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
 # ------------------------------------------------------------------------------------------- photos
@@ -155,17 +155,6 @@ class ImageEncoder(PreTrainedModel):
         return self.pool(x).flatten(1)
 
 
-def read_state_dict(path):
-    """Tensors by name from a safetensors file or a torch file (read without unpickling code)."""
-    if not Path(path).is_file():
-        raise FileNotFoundError("no such file, or none to read")
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 # ---------------------------------------------------------------------------------------- the model
 
 
@@ -192,63 +181,6 @@ class PlanCVAEConfig(PreTrainedConfig):
         self.image_encoder = self.image_encoder or ImageEncoderConfig().to_dict()
         if self.plan not in PLANS:
             raise UserError(f"--plan {self.plan}: unknown; expected one of {', '.join(PLANS)}")
-
-
-@dataclass
-class Gaussian:
-    """A diagonal Gaussian per beat: mean and log-variance (M, Z)."""
-
-    mean: torch.Tensor
-    log_var: torch.Tensor
-
-    @classmethod
-    def from_output(cls, output):
-        """The Gaussian of an MLP's output (..., 2 Z), its log-variances held within
-        ±LOG_VAR_LIMIT."""
-        mean, log_var = output.float().chunk(2, dim=-1)
-        return cls(mean, log_var.clamp(-LOG_VAR_LIMIT, LOG_VAR_LIMIT))
-
-    def sample(self, noise):
-        """A sample, from standard normal noise of the mean's shape (or with more dimensions in
-        front)."""
-        return self.mean + noise * (0.5 * self.log_var).exp()
-
-    def log_prob(self, z):
-        """Log-density of z (..., M, Z), summed over Z."""
-        log_2pi = 1.8378770664093453
-        return -0.5 * (log_2pi + self.log_var + (z - self.mean) ** 2 / self.log_var.exp()).sum(-1)
-
-    def kl(self, other):
-        """KL(self ‖ other) per dimension (M, Z), in nats."""
-        ratio = (self.log_var.exp() + (self.mean - other.mean) ** 2) / other.log_var.exp()
-        return 0.5 * (other.log_var - self.log_var + ratio - 1)
-
-    def detach(self):
-        return Gaussian(self.mean.detach(), self.log_var.detach())
-
-    def relative_to(self, other):
-        """This Gaussian of z as one of (z − μ) / σ, μ and σ those of `other`: in its units."""
-        return Gaussian(
-            (self.mean - other.mean) * (-0.5 * other.log_var).exp(), self.log_var - other.log_var
-        )
-
-    def information(self, noise):
-        """Mutual information (T), in nats, of z_t and which of N stories it is the plan of, all
-        equally likely.
-
-        Of Gaussians (N, T, Z), by one sample each, from noise (N, T, Z): the mean over n of log
-        q(z|n) minus the log of the mean of q(z|m) over all m (Hoffman and Johnson 2016). It cannot
-        tell more than log N.
-        """
-        found = []
-        of_beats = (x.double().unbind(1) for x in (self.sample(noise), self.mean, self.log_var))
-        for z, mean, log_var in zip(*of_beats):
-            precision = (-log_var).exp()
-            constant = (mean.square() * precision + log_var).sum(1)
-            # N of z, N of m
-            pairs = -0.5 * (z.square() @ precision.T - 2 * z @ (mean * precision).T + constant)
-            found.append((pairs.diagonal() - pairs.logsumexp(1)).mean() + np.log(len(z)))
-        return torch.stack(found)
 
 
 class Draws(NamedTuple):
@@ -279,110 +211,6 @@ class Draws(NamedTuple):
                 (*samples, beats, plan_size), dtype=np.float32
             )
         return cls(*map(torch.from_numpy, (plans, of_beats, of_stories)))
-
-
-class WordLoss(torch.autograd.Function):
-    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without holding the logits of all
-    words.
-
-    Logits over a vocabulary, their softmax and their gradient are the largest tensors of a language
-    model by far. Here they live for a chunk of rows, whose gradient is taken while its logits are
-    at hand, so that nothing is computed twice (as in the Liger kernels, Hsu et al. 2024). Rows that
-    several words share are one chunk: they are few.
-    """
-
-    # rows; with fewer, the gradient of W is passed over more often (128: 16 % slower on two cores)
-    CHUNK = 512
-
-    @classmethod
-    def of(cls, words, row, weight, *pairs):
-        """What `forward` returns; no gradient is computed where none is asked for."""
-        return cls.apply(
-            words, row, weight, *(pairs if torch.is_grad_enabled() else [x.detach() for x in pairs])
-        )
-
-    @staticmethod
-    def forward(ctx, words, row, weight, *pairs):
-        """Σ_n weight_n · −log softmax(row of word n)[word n], and each row's share of it, which has
-        no gradient.
-
-        words (N); row (N), or None where row n is word n's; weight (N) or (); pairs: x (rows, D),
-        W_1 (V, D), y, W_2 ….
-        """
-        rows, device = len(pairs[0]), words.device
-        ctx.wanted = ctx.needs_input_grad[3:]
-        dtype = (
-            torch.get_autocast_dtype(device.type)
-            if torch.is_autocast_enabled(device.type)
-            else pairs[0].dtype
-        )
-        weight = weight.float().expand(len(words))
-        # which words are of a chunk is known where each has its row
-        chunk = WordLoss.CHUNK if row is None else rows
-        row = torch.arange(rows, device=device) if row is None else row
-        shares = torch.zeros(rows, device=device)
-        weights = shares.index_add(0, row, weight)  # of the rows
-        # fp16 has no room for errors divided by the number of words before its scaler has
-        # multiplied them.
-        ctx.unit = weights.max().clamp(min=1e-30) if dtype == torch.float16 else None
-        gradients = [torch.empty_like(x) if want else None for x, want in zip(pairs, ctx.wanted)]
-        with torch.autocast(device.type, enabled=False):
-            cast = [x.to(dtype) for x in pairs]
-            table = torch.empty(min(chunk, rows), len(pairs[1]), dtype=dtype, device=device)
-            log_p = torch.empty(table.shape, device=device)
-            for start in range(0, rows, chunk):
-                here = slice(start, start + chunk)
-                of = here if chunk < rows else slice(None)  # the words of these rows
-                inputs, matrices = [x[here] for x in cast[::2]], cast[1::2]
-                logits = torch.mm(inputs[0], matrices[0].T, out=table[: len(inputs[0])])
-                for x, matrix in zip(inputs[1:], matrices[1:]):
-                    logits.addmm_(x, matrix.T)
-                logs = torch.log_softmax(logits, 1, torch.float32, out=log_p[: len(logits)])
-                place = row[of] - start
-                at = place * logs.shape[1] + words[of]  # in the flattened table
-                shares[here].index_add_(0, place, -weight[of] * logs.flatten().index_select(0, at))
-                if any(ctx.wanted):
-                    # The gradient of a row is its weight times (softmax − share of each word); the
-                    # weights go to the narrow side of the products, since every pass over the table
-                    # costs.
-                    logs.exp_().flatten().index_add_(
-                        0, at, -weight[of] / weights[row[of]].clamp(min=1e-30)
-                    )
-                    error = logs if dtype == logs.dtype else logits.copy_(logs)
-                    of_rows = (
-                        weights[here, None] if ctx.unit is None else weights[here, None] / ctx.unit
-                    )
-                    WordLoss.add_gradients(
-                        gradients, error, inputs, matrices, of_rows.to(dtype), here
-                    )
-        ctx.gradients = gradients
-        ctx.mark_non_differentiable(shares)
-        return shares.sum(), shares
-
-    @staticmethod
-    def add_gradients(gradients, error, inputs, matrices, weights, here):
-        """What the rows `here` add to the gradients of x, W_1, y, W_2, … ."""
-        for of_x, of_matrix, x, matrix in zip(gradients[::2], gradients[1::2], inputs, matrices):
-            if of_x is not None:
-                of_x[here] = error @ matrix * weights
-            if of_matrix is not None and error.dtype == of_matrix.dtype:
-                # the first only overwrites
-                of_matrix.addmm_(error.T, x * weights, beta=min(1, here.start))
-            elif of_matrix is not None:  # products of half precision are added in full
-                (of_matrix.add_ if here.start else of_matrix.copy_)(error.T @ (x * weights))
-
-    @staticmethod
-    def backward(ctx, scale, _):
-        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place: once
-        if gradients is None:
-            raise RuntimeError(
-                "WordLoss: a second backward pass; expected one, its gradients are gone"
-            )
-        if ctx.unit is not None:
-            scale = scale * ctx.unit
-        if scale.device.type != "cpu" or scale != 1:  # a GPU would have to wait to know
-            gradients = [None if x is None else x.mul_(scale) for x in gradients]
-        return None, None, None, *gradients
 
 
 @dataclass
@@ -543,7 +371,8 @@ class PlanCVAE(PreTrainedModel):
         B, T = photo_mask.shape
         size = self.image_encoder.config.feature_size
         if photos.dim() == 3 and photos.shape[2]:
-            features = self.standardise(photos.to(self.dtype).view(B * T, size), from_pixels=False)
+            features = photos.to(self.dtype).masked_fill(~photo_mask[..., None], 0)
+            features = self.standardise(features.view(B * T, size), from_pixels=False)
         else:
             features = torch.zeros(B * T, size, dtype=self.dtype, device=photos.device)
             with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.train_encoder):
@@ -987,14 +816,6 @@ def load_whole(kind, path, where, otherwise):
     return model.eval()
 
 
-def unfitting(where, wrong):
-    return (
-        f"{where}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): "
-        "damaged, or written by "
-        f"another version of this code; expected one that train.py has written since"
-    )
-
-
 def sizes(config):
     """(name, shape) of the weights whose shapes say how large a network is; the last block's among
     them."""
@@ -1017,26 +838,3 @@ def sizes(config):
     if config.plan != "none":
         found.append(("plan_head.weight", (V, config.plan_size)))
     return found
-
-
-def not_finite(model):
-    """The name of a tensor that holds NaN or infinity; None where all numbers are finite."""
-    return next((name for name, of in model.state_dict().items() if not of.isfinite().all()), None)
-
-
-@contextmanager
-def quiet_transformers():
-    """Without transformers' own tables of what is wrong with weights (an error says it in a line)
-    and its bars, which would hide ours for half a second of weights."""
-    verbosity, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity(50)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

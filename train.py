@@ -20,8 +20,9 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
-import cli
-from cli import OUTPUT_DIR, PLANS, UserError, option
+from utils import cli
+from utils.cli import OUTPUT_DIR, PLANS, UserError, option
+from utils.files import alone, naming, recover, remove, whole, write_json
 
 
 @dataclass
@@ -233,9 +234,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from checkpoint import (
+from dataset import BucketBatches, StoryDataset, collate, latest_split
+from model import Draws, PlanCVAE, load_checkpoint, load_encoder, select_beats
+from utils.checkpoint import (
+    BEST,
+    LATEST,
     OPTIMIZER,
     PROGRESS,
     STEP,
@@ -245,24 +250,15 @@ from checkpoint import (
     kept_steps,
     load_optimizer,
     optimizer_tensors,
+    quiet_transformers,
     read_progress,
     save_checkpoint,
     versions,
 )
-from dataset import BucketBatches, StoryDataset, collate, encode, latest_split
-from model import (
-    BEST,
-    LATEST,
-    Draws,
-    Gaussian,
-    PlanCVAE,
-    best_device,
-    load_checkpoint,
-    load_encoder,
-    quiet_transformers,
-    select_beats,
-)
-from stories import SPLIT_SHAPE, story_ids
+from utils.gaussian import Gaussian
+from utils.processes import best_device
+from utils.stories import SPLIT_SHAPE, story_ids
+from utils.tokenizer import load_data_tokenizer
 
 BAGS = ("bow", "ahead", "photo", "foresight")  # terms that tell the words of a sentence in no order
 TERMS = ("nll", "kl", *BAGS, "dynamics")
@@ -505,9 +501,9 @@ def evaluate(model, dataset, accelerator, options):
                 values = q.mean if of == "means" else q.sample(noise)
                 sums[name] += (values.abs() < bound).double().mean(1).sum().item()
             beats = batch["beat_mask"].sum(1).tolist()
-            by_story = zip(
-                batch["index"].tolist(), *(x.split(beats) for x in (q.mean, q.log_var, noise))
-            )
+            # Copies: what is sent to other processes of a view is all that it is a view of.
+            parts = ([part.clone() for part in x.split(beats)] for x in (q.mean, q.log_var, noise))
+            by_story = zip(batch["index"].tolist(), *parts)
             plans += [story for story in by_story if story[0] % every == 0]
     model.train()
     flat = over_processes(accelerator, torch.tensor(list(sums.values()), dtype=torch.float64))
@@ -597,7 +593,7 @@ class Log:
         if resumed_at and self.path.is_file():  # steps after the checkpoint are done again
             self.lines = [line for line in read_log(self.path) if line.get("step", 0) <= resumed_at]
         self.lines.append({"options": dataclasses.asdict(options), "versions": made})
-        with cli.whole(self.path) as temporary:
+        with whole(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         if options.tensorboard:  # what it holds of steps that are done again is hidden
             self.board = summary_writer()(
@@ -606,7 +602,7 @@ class Log:
 
     def write(self, **line):
         self.lines.append(line)
-        with cli.naming(self.path, self.path), self.path.open("a") as file:
+        with naming(self.path, self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             for name in line.keys() - {"step", "split"}:
@@ -702,7 +698,7 @@ class Log:
         for axis in axes.flat:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(fontsize=7, ncols=2 if axis is plans else 1)
-        with cli.whole(self.picture) as temporary:
+        with whole(self.picture) as temporary:
             figure.savefig(temporary, dpi=110)
 
 
@@ -742,7 +738,7 @@ def restore(options):
     do not fit it."""
     directory = Path(options.output_dir)
     latest = directory / LATEST
-    cli.recover(latest)
+    recover(latest)
     if options.overwrite:
         return None
     if not (latest / PROGRESS).is_file():
@@ -1062,18 +1058,18 @@ class Training:
         before it came to it.
         """
         progress, latest, best = self.progress, self.directory / LATEST, self.directory / BEST
-        cli.recover(best)
+        recover(best)
         if progress["best_step"] == progress["step"]:
             copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
         elif progress["best_step"] is None and best.exists():
-            cli.remove(best)
+            remove(best)
         # not where it stopped
         if self.options.keep and progress.get("validation", {}).get("step") == progress["step"]:
             copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
         kept = [path for path in kept_steps(self.directory) if is_of(path, progress)]
         for path in kept_steps(self.directory):
             if path not in kept[-self.options.keep :]:  # with --keep 0 all that are its own stay
-                cli.remove(path)
+                remove(path)
 
     def say(self, text):
         if self.accelerator.is_main_process:
@@ -1097,9 +1093,10 @@ class Training:
         """Within it SIGINT and SIGTERM ask the training to stop."""
         self.pid = os.getpid()  # not that of the workers, which get the signals too
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number, handler in before.items():
-            if handler is not signal.SIG_IGN:
-                signal.signal(number, self.ask_to_stop)
+        # One that is ignored stays so; None is a handler that Python knows nothing of.
+        before = {n: was for n, was in before.items() if was not in (signal.SIG_IGN, None)}
+        for number in before:
+            signal.signal(number, self.ask_to_stop)
         try:
             yield
         finally:
@@ -1180,21 +1177,6 @@ class Training:
         accelerator.end_training()
 
 
-def load_data_tokenizer(path):
-    if not path.is_dir():
-        raise UserError(
-            f"{path}: no such folder; expected the tokenizer that dataset.py leaves beside the data"
-        )
-    with cli.loading(
-        path, "expected the tokenizer that dataset.py leaves beside the data", tried=""
-    ):
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        )
-        encode(tokenizer, ["a"])  # what is wrong with its settings shows only then
-        return tokenizer
-
-
 def evaluate_only(options):
     """Figures of the best model over a split, on the screen and in output_dir/evaluation.json.
 
@@ -1221,7 +1203,7 @@ def evaluate_only(options):
                 f"{[round(x, 3) for x in value] if isinstance(value, list) else round(value, 4)}"
             )
         target = Path(options.output_dir) / "evaluation.json"
-        cli.write_json(
+        write_json(
             target,
             {"split": options.evaluate, "iwae_samples": options.iwae_samples, "figures": figures},
         )
@@ -1235,7 +1217,7 @@ def main():
         return evaluate_only(options)
     if options.tensorboard:
         summary_writer()  # before anything is loaded
-    with cli.alone(options.output_dir, "--output_dir") if cli.first_process() else nullcontext():
+    with alone(options.output_dir, "--output_dir") if cli.first_process() else nullcontext():
         return train(options)
 
 

@@ -25,12 +25,14 @@ if $own_data; then
 fi
 
 # A mistyped flag is better told now than after the drawing.
-PYTHONPATH=$repo python -c 'import cli, train; cli.run(lambda: train.parse() and None)' "$@"
+export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
+check='import sys, train; from utils import cli; sys.argv[0] = "train.py"; cli.run(train.parse and (lambda: train.parse() and None))'
+python -c "$check" "$@"
 
 say "No --train_data_path named: a drawn picture book serves as the sample"
 book=dataset/picturebook
 data=dataset/preprocessed/picturebook
-python "$repo/picturebook.py" --output $book
+python -m experiments.picturebook --output $book
 say "Pictures and sentences -> tensors"
 python "$repo/dataset.py" --picturebook $book --output $data
 say "Training a small model from scratch"
@@ -45,12 +47,13 @@ say "Its CDE score"
 python "$repo/CDE_score.py" "$output_dir/stories.json" --checkpoint "$output_dir" --output "$output_dir/scores"
 
 script() { if [ "$repo" = . ]; then echo "$1"; else printf '%q' "$repo/$1"; fi; }
+path=$(if [ "$repo" != . ]; then printf 'PYTHONPATH=%q ' "$repo"; fi)
 cat <<END
 
 Try next:
   python $(script generate.py) <folder of photos> --checkpoint $output_dir --num_stories 3 --html story.html
   python $(script generate.py) --data_path $data/test.json --checkpoint $output_dir --output $output_dir/test_stories.json
-  python $(script picturebook.py) --check $output_dir/test_stories.json
+  ${path}python -m experiments.picturebook --check $output_dir/test_stories.json
   python $(script CDE_score.py) --checkpoint $output_dir --controls
   the loss curves: $output_dir/training.png; all options: --help; real photos: README.md
 END

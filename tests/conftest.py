@@ -28,9 +28,25 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-import cli
+from utils import cli
 
 ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted(
+    path.stem
+    for path in (ROOT / "experiments").iterdir()
+    if (path.suffix == ".py" or path.is_dir()) and not path.name.startswith("_")
+)
+
+
+def module_of(script):
+    """The module with the main() of train.py and the like, or of an experiment (benchmark.py)."""
+    name = script.removesuffix(".py")
+    if name not in EXPERIMENTS:
+        return importlib.import_module(name)
+    package = (ROOT / "experiments" / name).is_dir()
+    return importlib.import_module(f"experiments.{name}" + (".__main__" if package else ""))
+
+
 WORDS = "a the fox bear kite boat found lost ran home sun rain and then we saw it was".split()
 WORDS += "red blue . , !".split()
 
@@ -61,7 +77,7 @@ def random_sentences(rng, beats, longest=9):
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    from dataset import train_tokenizer
+    from utils.tokenizer import train_tokenizer
 
     return train_tokenizer(random_sentences(random.Random(0), 400), vocab_size=320)
 
@@ -85,7 +101,8 @@ def make_model(tokenizer):
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        from model import ImageEncoder, PlanCVAE
+        from model import ImageEncoder
+        from model import PlanCVAE
 
         torch.manual_seed(seed)
         config = GPT2Config(
@@ -207,7 +224,7 @@ def script(monkeypatch, capsys):
                 patch.chdir(cwd)
             capsys.readouterr()
             with pytest.raises(SystemExit) as stop:
-                cli.run(importlib.import_module(Path(name).stem).main)
+                cli.run(module_of(name).main)
         for number, handler in handlers.items():
             signal.signal(number, handler)
         out, err = capsys.readouterr()
@@ -261,7 +278,7 @@ def run_forked(folder, command, environment, prepare):
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # its workers need not import torch anew
     sys.argv = command
-    script = importlib.import_module(command[0].removesuffix(".py"))
+    script = module_of(command[0])
     if prepare:
         prepare[0](*prepare[1:])
     try:
@@ -367,20 +384,20 @@ def pictures(request):
 @pytest.fixture
 def no_meteor(monkeypatch):
     """Without METEOR."""
-    import metrics
+    from utils import meteor
 
-    monkeypatch.setattr(metrics, "find_java", lambda: None)
+    monkeypatch.setattr(meteor, "find_java", lambda: None)
 
 
 @pytest.fixture
 def small_meteor(monkeypatch, tmp_path):
     """METEOR with a table of one paraphrase: its own takes six seconds to load."""
-    import metrics
+    from utils import meteor
 
     with gzip.open(tmp_path / "paraphrases.gz", "wt") as file:
         file.write("0.5\nbig\nlarge\n")
-    options = (*metrics.METEOR_OPTIONS, "-a", tmp_path / "paraphrases.gz")
-    monkeypatch.setattr(metrics, "METEOR_OPTIONS", options)
+    options = (*meteor.METEOR_OPTIONS, "-a", tmp_path / "paraphrases.gz")
+    monkeypatch.setattr(meteor, "METEOR_OPTIONS", options)
 
 
 def ranks(count):

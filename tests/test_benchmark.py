@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import GPT2LMHeadModel
 
-import benchmark
-import cli
 import generate
 import train
+from experiments import benchmark
 from model import load_checkpoint
+from utils.files import write_json
 
 CPU_ROWS = [
     "training",
@@ -324,7 +324,7 @@ def test_a_busy_machine_is_told_of(busy, setup, monkeypatch, capsys):
         (["--encoder", "vgg"], "argument --encoder: invalid choice: 'vgg'"),
         (
             ["--output", "{}/none", "scale"],
-            "{}/none.json: no such file; expected what python benchmark.py training",
+            "{}/none.json: no such file; expected what python -m experiments.benchmark training",
         ),
     ],
 )
@@ -338,6 +338,6 @@ def test_mistakes_are_one_line(script, tmp_path, arguments, said):
 
 
 def test_scale_needs_a_training(script, tmp_path):
-    cli.write_json(tmp_path / "figures.json", {"startup": {"rows": []}})
+    write_json(tmp_path / "figures.json", {"startup": {"rows": []}})
     done = script("benchmark.py", "scale", "--output", tmp_path / "figures")
     assert done.returncode == 2 and "scale: no figures of training" in done.stderr

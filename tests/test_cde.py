@@ -12,12 +12,8 @@ from conftest import batch_of, padded, random_sentences
 
 import CDE_score
 from CDE_score import (
-    CDE,
-    CDE_W,
     CONTROLS,
-    NLL,
     SCORES,
-    SURPRISE,
     VARIANTS,
     Trace,
     cde,
@@ -26,8 +22,9 @@ from CDE_score import (
     load_system,
     traces,
 )
-from metrics import separation
-from report import Table
+from utils.cli import CDE, CDE_W, NLL, SURPRISE
+from utils.report import Table
+from utils.statistics import separation
 
 
 def test_cde_by_its_definition():
@@ -424,7 +421,7 @@ def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, 
         '#!/bin/sh\n[ "$3" = -version ] || { echo UnsupportedClassVersionError >&2; exit 1; }\n'
     )
     java.chmod(0o755)
-    monkeypatch.setattr(CDE_score.metrics, "find_java", lambda: str(java))
+    monkeypatch.setattr("utils.meteor.find_java", lambda: str(java))
     done = script(
         "CDE_score.py",
         "first.json",

@@ -19,31 +19,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
-import cli
 import dataset
-import stories
-from cli import UserError
-from dataset import (
-    BrokenPhoto,
-    BucketBatches,
-    Rows,
-    StoryDataset,
-    Text,
-    collate,
-    encode,
-    load_photo,
-    load_tokenizer,
-    pack,
-    special_ids,
-    story_length,
-    train_tokenizer,
-)
+from dataset import BucketBatches, StoryDataset, Text, collate, pack, story_length
 from model import ImageEncoder
-from stories import align, read_vist, read_vist_edit, spread
+from utils import cli, stories
+from utils.cli import UserError
+from utils.photos import BrokenPhoto, load_photo
+from utils.stories import align, read_vist, read_vist_edit, spread
+from utils.tensors import Rows
+from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()
 WORDS += "n't far , naïve 🙂 .".split()
-SPECIAL = dataset.SpecialIds(*range(1000, 1006))
+SPECIAL = SpecialIds(*range(1000, 1006))
 
 
 def sentence(chance, most=9):
@@ -1011,7 +999,7 @@ def test_user_mistakes_are_one_line(tmp_path, monkeypatch, capsys, options, mess
 def test_with_nothing_to_preprocess_it_says_what_to_put_where(script, tmp_path):
     done = script("dataset.py", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    for needed in ("dataset/VIST/", "dataset/VIST-Edit/", "python picturebook.py"):
+    for needed in ("dataset/VIST/", "dataset/VIST-Edit/", "python -m experiments.picturebook"):
         assert needed in done.stderr
 
 

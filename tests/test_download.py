@@ -23,10 +23,10 @@ import pytest
 from download_server import NEVER, NOT_NOW, RECOVER, Site, picture
 from PIL import Image
 
-import cli
-import download
-from cli import UserError
-from download import Patience, is_safe, is_web_address, suffix_of
+from utils import cli, download
+from utils.cli import UserError
+from utils.download import Patience, is_safe, is_web_address, suffix_of
+from utils.files import alone
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(connect=1, read=0.4, photo=1.0, attempts=3, backoff=0.01, longest=0.1)
@@ -525,10 +525,7 @@ def test_a_server_that_wants_no_more_is_left_alone(site, server, tmp_path, capsy
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with (
-        cli.alone(tmp_path, "--images"),
-        pytest.raises(UserError, match="--images .*another process"),
-    ):
+    with alone(tmp_path, "--images"), pytest.raises(UserError, match="--images .*another process"):
         fetch(tmp_path, {"train": {}}, {})
 
 

@@ -25,19 +25,22 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from conftest import EXPERIMENTS, module_of
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import cli
 import dataset
 import generate
-import stories
-from cli import UserError
-from dataset import BrokenPhoto, StoryDataset, Text, load_photo
+from dataset import StoryDataset, Text
 from model import ImageEncoder, PlanCVAE, load_checkpoint
+from utils import cli, stories
+from utils.cli import UserError
+from utils.files import UNFINISHED, write_json
+from utils.photos import BrokenPhoto, load_photo, time_taken
+from utils.tokenizer import encode
 
 # that a case may take: far more than any needs, on a machine that does other things too
 SECONDS = 20
@@ -109,7 +112,7 @@ def judge(done, *names, kept=()):
     """
     assert done.code in (0, 2), done.err
     assert "Traceback" not in done.err + done.out
-    left = [path for folder in kept for path in Path(folder).rglob(f"*{cli.UNFINISHED}*")]
+    left = [path for folder in kept for path in Path(folder).rglob(f"*{UNFINISHED}*")]
     assert not left
     if done.code == 0:
         return ACCEPTED
@@ -451,7 +454,7 @@ def photo(data, world):
     name = data.draw(st.sampled_from(sorted(world.photos)))
     with place() as folder:
         (folder / name).write_bytes(damaged_bytes(data, world.photos[name]))
-        dataset.time_taken(folder / name)
+        time_taken(folder / name)
         try:
             with in_time():
                 found = load_photo(folder / name, 16)
@@ -596,7 +599,7 @@ def taken_up(data, world):
             (folder / "out" / "train.safetensors").rename(partial / "photos.safetensors")
             (partial / "0.json").write_text("{}")
             (partial / "how.json").write_text("{}")
-            cli.write_json(folder / "out" / "report.json", report | {"splits": {}})
+            write_json(folder / "out" / "report.json", report | {"splits": {}})
         files = [
             path for path in (folder / "out").rglob("*") if path.is_file() and path.name[0] != "."
         ]
@@ -717,7 +720,7 @@ def checkpoint(data, world):
 
         def load():
             model, tokenizer = load_checkpoint("model")
-            dataset.encode(tokenizer, ["a fox ."])
+            encode(tokenizer, ["a fox ."])
             assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
         return judge_call(load, "--checkpoint model", "model/")
@@ -742,16 +745,7 @@ def plans_told(data, world):
         return judge(done, "plans.json", "--num_stories", "--redraw", kept=[folder])
 
 
-SCRIPTS = (
-    "train",
-    "generate",
-    "CDE_score",
-    "plans",
-    "ablation",
-    "dataset",
-    "picturebook",
-    "benchmark",
-)
+SCRIPTS = ("train.py", "generate.py", "CDE_score.py", "dataset.py", *EXPERIMENTS)
 WORDS = [
     "",
     " ",
@@ -788,7 +782,7 @@ WORDS = [
 
 def command_line(data, world):
     """Options of every script, with values of any kind."""
-    module = importlib.import_module(data.draw(st.sampled_from(SCRIPTS)))
+    module = module_of(data.draw(st.sampled_from(SCRIPTS)))
     flags = [
         action.option_strings[-1] for action in module.parser()._actions if action.option_strings
     ]
@@ -849,7 +843,7 @@ def training(world):
         done = run("train.py", *arguments, "--output_dir", world.folder / "run")
         assert done.code == 0, done.err
         path = world.folder / "run" / "latest" / "progress.json"
-        cli.write_json(path, json.loads(path.read_text()) | {"step": 1})
+        write_json(path, json.loads(path.read_text()) | {"step": 1})
     return arguments
 
 

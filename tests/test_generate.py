@@ -15,10 +15,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
-import cli
-from dataset import pack, special_ids, take_photos
-from generate import Screen, between, main, natural, parse, plan_noise, readable, tell
+from dataset import pack
+from generate import Screen, between, main, parse, plan_noise, readable, tell
 from model import PlanCVAE
+from utils import cli
+from utils.cli import UserError
+from utils.photos import natural
+from utils.tensors import take_photos
+from utils.tokenizer import special_ids
 
 
 def settings(tokenizer, words=8, **kwargs):
@@ -167,8 +171,8 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
         model, special, photos, mask, settings(tokenizer, num_beams=6, length_penalty=0.0)
     )
 
-    @torch.no_grad()
     # of the first sentence, under the prior's mean, without the forbidden tokens
+    @torch.no_grad()
     def log_p(words, i):
         packed = pack([words], special, model.config.image_slots)
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
@@ -206,7 +210,7 @@ def test_a_cache_that_holds_nothing_is_told_of(album, tokenizer, monkeypatch):
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(model.decoder.transformer), "forward", swallow)
-    with pytest.raises(RuntimeError, match="the decoder's cache holds 0 of the 3 positions"):
+    with pytest.raises(UserError, match="the decoder's cache holds 0 of the 3 positions"):
         tell(model, special_ids(tokenizer), photos, mask, settings(tokenizer))
 
 

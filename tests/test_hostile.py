@@ -19,10 +19,12 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import dataset
-import stories
-from cli import UserError
-from dataset import BrokenPhoto, StoryDataset, Text, load_photo, photo_files, photo_index
+from dataset import StoryDataset, Text
 from model import ImageEncoder, PlanCVAE, load_checkpoint, load_encoder
+from utils import stories
+from utils.cli import UserError
+from utils.photos import BrokenPhoto, load_photo, photo_files, photo_index, time_taken
+from utils.tokenizer import train_tokenizer
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -116,9 +118,10 @@ def test_moving_webp_one_pixel_and_odd_exif(tmp_path):
     for number, time in enumerate((7, "soon", "0000:00:00 00:00:00", "2004:11:27 10:40:46")):
         exif[0x0112], exif[0x0132] = 99, time  # an orientation that there is not
         path = save(tmp_path / f"{number}.jpg", exif=exif)
-        assert dataset.time_taken(path) == (time if number == 3 else None) and load_photo(
-            path, 8
-        ).size == (30, 20)
+        assert time_taken(path) == (time if number == 3 else None) and load_photo(path, 8).size == (
+            30,
+            20,
+        )
 
 
 def test_a_format_that_is_not_read_says_what_to_do(tmp_path):
@@ -576,7 +579,7 @@ def test_weights_of_an_eye_that_are_not_finite(tmp_path):
 
 
 def test_a_tokenizer_that_does_not_fit_or_would_run_code(broken, tmp_path):
-    other = dataset.train_tokenizer(random_sentences(random.Random(3), 99), 270)
+    other = train_tokenizer(random_sentences(random.Random(3), 99), 270)
     other.save_pretrained(broken)
     with pytest.raises(UserError, match="its tokenizer has 276 tokens, its model"):
         load_checkpoint(broken)

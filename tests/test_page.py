@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image, ImageCms, ImageStat
 
-from page import LONGEST, Album, in_srgb, page
+from utils.page import LONGEST, Album, in_srgb, page
 
 HOSTILE = [
     "<script>top.ran = 1</script>",

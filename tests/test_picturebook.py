@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from PIL import Image
 
-import picturebook
-from cli import UserError
-from picturebook import (
+from experiments import picturebook
+from experiments.picturebook import (
     MOODS,
     PLOTS,
     SLOTS,
@@ -26,9 +26,9 @@ from picturebook import (
     plan_stories,
     tell,
 )
-from stories import paired, read_stories
+from utils.cli import UserError
+from utils.stories import paired, read_stories
 
-SCRIPT = Path(picturebook.__file__)
 FACTS = (*SLOTS, "plot")
 BEATS_OF = [(plot, beat) for plot in PLOTS for beat in range(5)]
 
@@ -480,8 +480,8 @@ def test_a_sheet_is_a_png_as_wide_as_asked(book, tmp_path):
 
 
 def command(*arguments):
-    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
-    line = [sys.executable, SCRIPT, *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, "-m", "experiments.picturebook", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, env=environment)
 
 

@@ -13,8 +13,8 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 import dataset
-import picturebook
 import train
+from experiments import picturebook
 from model import load_checkpoint
 
 TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
@@ -188,7 +188,7 @@ def test_train_sh_teaches_the_picture_book(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     for command in (
         "python generate.py --data_path dataset/preprocessed/picturebook/test.json",
-        "python picturebook.py --check output/stories.json --json check.json",
+        "python -m experiments.picturebook --check output/stories.json --json check.json",
         "python CDE_score.py --controls",
     ):
         subprocess.run(command.split(), cwd=tmp_path, check=True, capture_output=True)

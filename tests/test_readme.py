@@ -7,31 +7,18 @@ import shlex
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import EXPERIMENTS, ROOT, module_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import ablation
-import benchmark
-import CDE_score
-import cli
-import dataset
-import generate
-import picturebook
-import plans
 import train
+from utils import cli
+from utils.files import alone, write_json
 
-PARSERS = {
-    "ablation.py": ablation.parser,
-    "benchmark.py": benchmark.parser,
-    "CDE_score.py": CDE_score.parser,
-    "dataset.py": dataset.parser,
-    "generate.py": generate.parser,
-    "picturebook.py": picturebook.parser,
-    "plans.py": plans.parser,
-    "train.py": train.parser,
-    "train.sh": train.parser,
-}
+SCRIPTS = ["CDE_score.py", "dataset.py", "generate.py", "train.py"]
+PARSERS = {script: module_of(script).parser for script in SCRIPTS}
+PARSERS |= {f"-m experiments.{name}": module_of(f"{name}.py").parser for name in EXPERIMENTS}
+PARSERS["train.sh"] = PARSERS["train.py"]
 
 
 def commands():
@@ -40,6 +27,8 @@ def commands():
         words = shlex.split(line, comments=True)
         if words[:2] == ["torchrun", "--nproc_per_node"]:
             words = ["python", *words[3:]]
+        if words[:2] == ["python", "-m"]:
+            words = ["python", " ".join(words[1:3]), *words[3:]]
         if len(words) > 1 and words[0] in ("python", "bash") and words[1] in PARSERS:
             yield pytest.param(words[1], words[2:], id=" ".join(words[1:]))
 
@@ -81,7 +70,7 @@ def wrecks(tmp_path_factory, make_model, tokenizer):
         train.TrainOptions(train_data_path="train.json", val_data_path="val.json")
     )
     progress = {"step": 40, "best": 9.5, "best_step": 40, "worse": 0, "options": options}
-    cli.write_json(tmp_path / "output/latest/progress.json", progress)
+    write_json(tmp_path / "output/latest/progress.json", progress)
 
     for folder, names in {"holiday": "ab", "empty": "", "album": "abcdefghijklmnop"}.items():
         (tmp_path / folder).mkdir()
@@ -123,7 +112,7 @@ def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monke
     """The line of the README, where … stands for anything, is all that the command prints on
     stderr."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # it may be installed here
-    with cli.alone(wrecks / "busy", "--output_dir"):
+    with alone(wrecks / "busy", "--output_dir"):
         done = script(*command, cwd=wrecks)
     pattern = ".*".join(map(re.escape, said.split("…")))
     lines = done.stderr.splitlines()

@@ -17,9 +17,11 @@ from conftest import ROOT, ranks
 from PIL import Image
 from safetensors.torch import load_file
 
-import cli
 import dataset
-from dataset import load_photo, note_of
+from dataset import note_of
+from utils import cli
+from utils.photos import load_photo
+from utils.tensors import safetensors_header
 
 PHOTOS, CHUNK = 22, 4
 OPTIONS = (
@@ -65,7 +67,7 @@ def test_a_training_set_ten_times_as_large_as_the_memory(tmp_path, tokenizer, ma
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     row_bytes = 2 * encoder.config.feature_size
     for split, photos in (("train", 10 * limit // row_bytes // beats * beats), ("val", 10)):
-        header = dataset.safetensors_header(
+        header = safetensors_header(
             "F16", (photos, encoder.config.feature_size), row_bytes * photos
         )
         with open(tmp_path / f"{split}.safetensors", "wb") as file:

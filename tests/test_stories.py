@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import random_sentences
 
-from cli import UserError
-from stories import is_tokenised, read_stories, split_sentences, tokenise
+from utils.cli import UserError
+from utils.stories import is_tokenised, read_stories, split_sentences, tokenise
 
 
 def told(file):

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -291,6 +292,14 @@ def test_resumed_equals_uninterrupted(where, plan, run_train, tmp_path, monkeypa
             load_file(tmp_path / run / name / "model.safetensors") for run in ("whole", "parts")
         )
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_training_gives_the_signals_back(training):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(ValueError), training.stoppable():
+        assert signal.getsignal(signal.SIGINT) == training.ask_to_stop
+        raise ValueError
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 def test_accumulated_batches_equal_one_large_batch(run_train, tmp_path, monkeypatch):

@@ -34,17 +34,17 @@ def mean(lines, term):
 
 
 def check_curves(lines):
-    """No term grows: the mean of the last tenth of the training is at most a quarter above the
-    least of a tenth, and below that of the second."""
+    """No term grows: the mean of a term over the last tenth of the training is at most a quarter
+    above the least that a later tenth has had. What is learned falls."""
     of_train = [line for line in lines if line["split"] == "train"]
     size = len(of_train) // 10
     tenths = [of_train[at : at + size] for at in range(0, 10 * size, size)]
     for term in TERMS:
         curve = [mean(tenth, term) for tenth in tenths]
         print(f"{term:10}", *(f"{value:8.2f}" for value in curve))
-        if term != "kl":  # which rises from 0 at first
-            assert curve[-1] < curve[1], (term, curve)
         assert curve[-1] < 1.25 * max(min(curve[2:]), 0.05), (term, curve)
+        if term in ("nll", "dynamics"):  # the bags' weights fade, and β lets the KL rise at first
+            assert curve[-1] < curve[1], (term, curve)
 
 
 def test_vist_edit_is_trained_at_the_defaults_of_the_objective(train, tmp_path):

@@ -7,8 +7,9 @@ from itertools import combinations
 import numpy as np
 from matplotlib.figure import Figure
 
-import cli
-import metrics
+from utils import metrics, statistics
+from utils.files import whole, write_json, write_text
+from utils.statistics import SAMPLES, interval, paired, separation
 
 
 @dataclass
@@ -99,9 +100,7 @@ def shown(name, value, low=None, high=None):
 def estimated(figures, seed):
     """{name: (value, low, high)} of metrics.Figures, or of what is that already."""
     return {
-        name: figure
-        if isinstance(figure, tuple)
-        else (figure.value, *metrics.interval(figure, seed=seed))
+        name: figure if isinstance(figure, tuple) else (figure.value, *interval(figure, seed=seed))
         for name, figure in figures.items()
     }
 
@@ -189,9 +188,7 @@ def difference_table(systems, differences):
     for name in names:
         cells = []
         for found in (of_pair.get(name) for of_pair in differences.values()):
-            p = found and (
-                f"p < {2 / metrics.SAMPLES}" if found["p"] == 0 else f"p = {found['p']:.3f}"
-            )
+            p = found and (f"p < {2 / SAMPLES}" if found["p"] == 0 else f"p = {found['p']:.3f}")
             cells.append(
                 f"{shown(name, found['difference'], *found['interval'])} {p}" if found else "–"
             )
@@ -243,7 +240,7 @@ def draw_scores(systems, scores, path):
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=len(kinds), frameon=False
     )
-    with cli.whole(path) as temporary:
+    with whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
 
@@ -260,7 +257,7 @@ def report(systems, anchors, caption, drawn, settings):
     separations = {
         s.name: {
             kind: {
-                name: metrics.separation(s.albums_and(name), told, seed)
+                name: separation(s.albums_and(name), told, seed)
                 for name, told in wrong.items()
                 if told
             }
@@ -291,12 +288,12 @@ def report(systems, anchors, caption, drawn, settings):
         }
         for system in systems + anchors
     }
-    cli.write_json(
+    write_json(
         f"{output}.json",
         {"settings": settings, "caption": caption, "systems": found, "differences": differences},
     )
     for suffix, text in (("md", Table.markdown), ("tex", Table.latex)):
-        cli.write_text(f"{output}.{suffix}", "\n\n".join(map(text, tables)))
+        write_text(f"{output}.{suffix}", "\n\n".join(map(text, tables)))
     written = ".md, .tex, .json"
     if any(system.scores for system in systems):
         draw_scores(systems, drawn, f"{output}.png")
@@ -310,14 +307,14 @@ def compare(a, b, seed):
     both = {
         name: pair
         for name, pair in both.items()
-        if all(isinstance(figure, metrics.Figure) for figure in pair)
+        if all(isinstance(figure, statistics.Figure) for figure in pair)
     }
     shared = {
         name: pair
         for name, pair in both.items()
         if not set(pair[0].units).isdisjoint(pair[1].units)
     }
-    return {name: metrics.paired(*pair, seed=seed) for name, pair in shared.items()}
+    return {name: paired(*pair, seed=seed) for name, pair in shared.items()}
 
 
 def by_story(system):

@@ -43,8 +43,9 @@ from urllib3.exceptions import (
 )
 from urllib3.util import Retry, Timeout, make_headers, parse_url
 
-from cli import UNFINISHED, UserError, alone, naming, printable, read_json, warn, write_json
-from stories import SPLITS
+from utils.cli import UserError, printable, warn
+from utils.files import UNFINISHED, alone, naming, read_json, write_json
+from utils.stories import SPLITS
 
 USER_AGENT = (
     "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py "

@@ -13,7 +13,8 @@ from itertools import accumulate
 from operator import itemgetter
 from pathlib import Path
 
-from cli import UserError, read_json
+from utils.cli import UserError
+from utils.files import read_json
 
 SPLITS = ("train", "val", "test")
 SPLIT_SHAPE = "a preprocessed split (python dataset.py writes <split>.json)"

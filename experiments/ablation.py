@@ -1,8 +1,8 @@
 """Train variants of the model on the same data, with the same steps and seeds, and compare them.
 
-    python ablation.py                                           the three --plan, three seeds each
-    python ablation.py free_bits=0 free_bits=0.1,bow_weight=0.5  any options of train.py, by commas
-    python ablation.py --seeds 0 1 2 3 4 --train="--max_steps 500 --batch_size 32"
+    python -m experiments.ablation                   the three values of --plan, three seeds each
+    python -m experiments.ablation free_bits=0 free_bits=0.1,bow_weight=0.5     options of train.py
+    python -m experiments.ablation --seeds 0 1 2 3 4 --train="--max_steps 500 --batch_size 32"
 
 It writes a table (mean and 95 % interval over the seeds) and a picture, the KL against the bound of
 the likelihood. A variant that was trained is not trained again, so that a run that was stopped is
@@ -16,15 +16,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-import cli
-from cli import PLANS, UserError
+from utils import cli
+from utils.cli import PLANS, UserError
+from utils.files import whole, write_json, write_text
 
-HERE = Path(__file__).parent
+REPO = Path(__file__).parent.parent
 SAMPLES = 100  # of the importance-weighted bound
 
 
 def parser():
-    parser = cli.Parser(prog="ablation.py", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python -m experiments.ablation", description=__doc__.splitlines()[0])
     variants = [f"plan={plan}" for plan in reversed(PLANS)]
     parser.add_argument(
         "variants",
@@ -104,11 +105,11 @@ import json
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import metrics
 from dataset import latest_split
-from picturebook import SLOTS, check_stories
-from report import Table
-from stories import read_stories
+from experiments.picturebook import SLOTS, check_stories
+from utils.report import Table
+from utils.statistics import over_seeds
+from utils.stories import read_stories
 
 FIGURES = {  # of train.py --evaluate: what the table calls them
     "iwae_loss": f"bound, {SAMPLES} samples: nats a story",
@@ -131,7 +132,7 @@ RUNNING = set()  # processes that are stopped where another has failed
 def run(script, *arguments, threads):
     """Run one of our scripts; its own one line of error is ours."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, HERE / script, *map(str, arguments)]
+    command = [sys.executable, REPO / script, *map(str, arguments)]
     process = subprocess.Popen(
         command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
     )
@@ -236,7 +237,7 @@ def table_of(figures, options):
         for of in figures.values():
             values = [found[name] for found in of if name in found]
             shown = "{:.4g} [{:.4g}, {:.4g}]" if len(values) > 1 else "{:.4g}"
-            cells.append(shown.format(*metrics.over_seeds(values)) if values else "–")
+            cells.append(shown.format(*over_seeds(values)) if values else "–")
         rows.append([name, *cells])
     caption = (
         f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats a story "
@@ -272,7 +273,7 @@ def draw_frontier(figures, path):
         ylabel=f"bound of {SAMPLES} samples: nats a token, the lower the better",
     )
     axis.legend(fontsize=7)
-    with cli.whole(path) as temporary:
+    with whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -313,8 +314,8 @@ def main():
     table = table_of(figures, options)
     print(table.text())
     output = Path(options.output_dir)
-    cli.write_json(output / "table.json", {"settings": vars(options), "figures": figures})
-    cli.write_text(output / "table.md", table.markdown())
+    write_json(output / "table.json", {"settings": vars(options), "figures": figures})
+    write_text(output / "table.md", table.markdown())
     draw_frontier(figures, output / "frontier.png")
     print(f"\n-> {output}/table.md, table.json, frontier.png")
 

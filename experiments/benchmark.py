@@ -1,8 +1,8 @@
 """Time and memory of all that users wait for, beside the reference's way and beside the limit.
 
-    python benchmark.py                       everything; writes output/benchmark.json and .png
-    python benchmark.py training generation   some parts of it
-    python benchmark.py scale                 what benchmark.json means for much data and many GPUs
+    python -m experiments.benchmark                       all; writes output/benchmark.json and .png
+    python -m experiments.benchmark training generation   some parts of it
+    python -m experiments.benchmark scale                 the same for much data and many GPUs
 
 The reference's way is that of the public code for this model (feizc/Latent-Dynamics), by its cost:
 one story at a time, beat by beat, every word from a pass over all that came before. The limit is
@@ -30,8 +30,9 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-import cli
-from cli import RESNETS, UserError
+from utils import cli
+from utils.cli import RESNETS, UserError
+from utils.files import read_json, whole, write_json
 
 PARTS = ("training", "generation", "preprocessing", "scoring", "memory", "startup")
 
@@ -39,7 +40,7 @@ PARTS = ("training", "generation", "preprocessing", "scoring", "memory", "startu
 
 
 def parser():
-    parser = cli.Parser(prog="benchmark.py", description=__doc__.splitlines()[0])
+    parser = cli.Parser(prog="python -m experiments.benchmark", description=__doc__.splitlines()[0])
     parser.add_argument(
         "parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all if none is named); scale"
     )
@@ -114,10 +115,13 @@ from transformers import DynamicCache, GenerationConfig, GPT2Config, GPT2LMHeadM
 
 import CDE_score
 import dataset
-from dataset import BucketBatches, SpecialIds, StoryDataset, Text, collate, cut
+from dataset import BucketBatches, StoryDataset, Text, collate, cut
 from generate import tell
-from model import Draws, ImageEncoder, ImageEncoderConfig, PlanCVAE, PlanCVAEConfig, best_device
-from report import Table
+from model import Draws, ImageEncoder, ImageEncoderConfig, PlanCVAE, PlanCVAEConfig
+from utils.checkpoint import quiet_transformers
+from utils.processes import best_device, join_team
+from utils.report import Table
+from utils.tokenizer import SpecialIds, special_ids, train_tokenizer
 
 # (times the reference's speed, share of the limit's) to reach; None: no goal
 GOALS = {
@@ -839,7 +843,7 @@ def photos_at_once(setup):
 
 def write_features(folder, photos, encoder, setup):
     """Ours: from files to a file of features."""
-    with contextlib.redirect_stderr(io.StringIO()), dataset.join_team() as team:  # its bar
+    with contextlib.redirect_stderr(io.StringIO()), join_team() as team:  # its bar
         dataset.write_photos(
             folder / "features",
             photos,
@@ -944,7 +948,8 @@ def measure_scoring(setup):
 def in_fresh_process(function, *arguments):
     """The function's result, computed in a process of its own; None where that was killed, as for
     its memory."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, spawn, initializer=cli.keep_memory) as process:
         try:
             return process.submit(function, *arguments).result()
         except (BrokenProcessPool, torch.OutOfMemoryError):
@@ -1008,7 +1013,7 @@ def measure_memory(setup):
 def run_python(*arguments):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=Path(__file__).parent,
+        cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
     )
@@ -1021,10 +1026,10 @@ def measure_startup(setup):
         folder = Path(folder)
         (folder / "photos").mkdir()
         draw_photos(folder / "photos", BEATS, setup.seed)
-        tokenizer = dataset.train_tokenizer(["we saw a fox and a bear in a boat ."], vocab_size=300)
+        tokenizer = train_tokenizer(["we saw a fox and a bear in a boat ."], vocab_size=300)
         small = Size(
             {"vocab_size": len(tokenizer), "n_layer": 3, "n_embd": 256, "n_head": 4},
-            dataset.special_ids(tokenizer),
+            special_ids(tokenizer),
             "resnet18",
             64,
             4,
@@ -1033,7 +1038,8 @@ def measure_startup(setup):
             0,
         )
         for item in (build_model(small), tokenizer):
-            item.save_pretrained(folder / "checkpoint")
+            with quiet_transformers():
+                item.save_pretrained(folder / "checkpoint")
         command = ["generate.py", folder / "photos", "--checkpoint", folder / "checkpoint"]
         ways = {
             "import of torch, torchvision, transformers": (
@@ -1091,7 +1097,8 @@ def scale_table(found):
     training = found.get("training")
     if not training:
         raise UserError(
-            "scale: no figures of training there; expected those of python benchmark.py training"
+            "scale: no figures of training there; expected those of python -m "
+            "experiments.benchmark training"
         )
     photos = found.get("preprocessing")
     per_second = photos["rows"][0]["rates"][OURS]["median"] if photos else None
@@ -1261,7 +1268,7 @@ def draw(rows, path):
     axes[1].set_xscale("log")
     axes[0].set_yticks(range(len(rows)), [line["what"] for line in rows])
     axes[0].invert_yaxis()
-    with cli.whole(path) as temporary:
+    with whole(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
 
@@ -1362,7 +1369,7 @@ def main():
             found[part] = measure(part, setup, options.noisy)
             found["not_measured"] = not_measured(setup, found)
             # now, as the next part may take all the memory there is
-            cli.write_json(f"{output}.json", found)
+            write_json(f"{output}.json", found)
         print("\n\n".join(table.text() for table in tables(found)))
         print(f"\nnot measured: {'; '.join(found['not_measured']) or 'nothing'}")
         if rows_of(found):
@@ -1372,7 +1379,7 @@ def main():
         print(
             "\n"
             + scale_table(
-                cli.read_json(f"{output}.json", "what python benchmark.py training wrote")
+                read_json(f"{output}.json", "what python -m experiments.benchmark training wrote")
             ).text()
         )
 

@@ -1,7 +1,7 @@
 """What a model's plans carry: a picture, what they know of a factor, whether one chooses a story.
 
-    python plans.py                             the model in output/, the newest test split
-    python plans.py run0 run1 run2 --control    several (seeds), and what their plans do to stories
+    python -m experiments.plan_analysis                the model in output/, the newest test split
+    python -m experiments.plan_analysis run0 run1 --control      several, and what their plans do
 
 The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor
 plot, hero …), of others their album's label.
@@ -12,12 +12,15 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import cli
-from cli import BOOK, CDE_W, OUTPUT_DIR, SCORES, UserError
+from utils import cli
+from utils.cli import BOOK, CDE_W, OUTPUT_DIR, SCORES, UserError
+from utils.files import read_json, whole, write_json, write_text
 
 
 def parser():
-    parser = cli.Parser(prog="plans.py", description=__doc__.splitlines()[0])
+    parser = cli.Parser(
+        prog="python -m experiments.plan_analysis", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "checkpoints",
         nargs="*",
@@ -81,6 +84,7 @@ def parse(arguments=None):
 if __name__ == "__main__":
     cli.answer_early(parse)
 
+
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -89,11 +93,14 @@ from torch import nn
 from tqdm import tqdm
 
 import generate
-from dataset import BucketBatches, StoryDataset, Team, collate, latest_split, read_split
-from metrics import over_seeds
-from model import Gaussian, best_device, load_checkpoint
-from picturebook import MOODS, SLOTS, Book, normalise, tell
-from report import Table
+from dataset import BucketBatches, StoryDataset, collate, latest_split
+from experiments.picturebook import MOODS, SLOTS, Book, normalise, tell
+from model import load_checkpoint
+from utils.gaussian import Gaussian
+from utils.processes import Team, best_device
+from utils.report import Table
+from utils.statistics import over_seeds
+from utils.stories import read_split
 
 # -------------------------------------------------------------------------------- plans and factors
 
@@ -122,7 +129,7 @@ def plans_of(model, data, pad_id, batch_size):
 
 def truth_of(path, options):
     """What is known about each story of a picture book's split."""
-    return cli.read_json(
+    return read_json(
         Path(options.world) / "truth" / Path(path).name, "the truth of a picture book (--world)"
     )
 
@@ -287,7 +294,7 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
             ylabel="2nd component",
         )
     axes[0].legend(fontsize=8, title=factor)
-    with cli.whole(path) as temporary:
+    with whole(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -560,8 +567,8 @@ def main():
         print(f"{k + 1} of {len(options.checkpoints)}: {checkpoint}", file=sys.stderr, flush=True)
     table = table_of(figures, options)
     print(table.text())
-    cli.write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
-    cli.write_text(f"{options.output}.md", table.markdown())
+    write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
+    write_text(f"{options.output}.md", table.markdown())
     print(
         f"\nthe picture of {options.checkpoints[0]}, the figures -> {options.output}.png, .json, "
         ".md"

@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 from PIL import Image, ImageCms
 
-import cli
-from dataset import BrokenPhoto, load_photo
-from stories import one_line
+from utils import cli
+from utils.photos import BrokenPhoto, load_photo
+from utils.stories import one_line
 
 LONGEST, QUALITY = 1000, 80  # of a photo on the page: pixels of its longer side, of its JPEG
 

@@ -2,7 +2,7 @@
 to the last word.
 
 For people who have no data yet, and for measuring what real data cannot tell. `python
-picturebook.py` draws the dataset; `python picturebook.py --check stories.json` says how far a
+picturebook.py` draws the dataset; `python -m experiments.picturebook --check stories.json` says how far a
 system's stories follow their pictures.
 
 Five heroes x five colours x six places x six objects x six plots of five beats, told in two moods.
@@ -23,25 +23,15 @@ from functools import partial
 from itertools import chain, product
 from pathlib import Path
 
-from cli import (
-    BOOK,
-    Parser,
-    UserError,
-    answer_early,
-    positive_int,
-    read_json,
-    run,
-    warn,
-    whole,
-    write_json,
-)
+from utils.cli import BOOK, Parser, UserError, answer_early, positive_int, run, warn
+from utils.files import read_json, whole, write_json
 
 SPLITS = {"train": 4000, "val": 400, "test": 400}  # stories
 
 
 def parser():
     parser = Parser(
-        prog="picturebook.py",
+        prog="python -m experiments.picturebook",
         description="Draw a picture book as a data set, or check stories about it.",
     )
     parser.add_argument("--output", default=BOOK, help="folder to write")
@@ -83,10 +73,11 @@ def parse(arguments=None):
 if __name__ == "__main__":
     answer_early(parse)
 
+
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from stories import read_stories
+from utils.stories import read_stories
 
 COLOURS = {
     "red": (222, 62, 58),
@@ -104,7 +95,7 @@ SLOTS = {
 MOODS = ("cheerful", "gloomy")
 BEATS = 5
 REFERENCES = 5  # human stories an album, as VIST has them
-WORLD_FILE = "a picture book's world.json (python picturebook.py draws one)"
+WORLD_FILE = "a picture book's world.json (python -m experiments.picturebook draws one)"
 
 CREAM, WHITE, INK, PINK = (255, 249, 236), (255, 255, 255), (52, 44, 60), (246, 160, 160)
 WOOD, DARK_WOOD, GREY, ORANGE = (176, 124, 82), (128, 86, 58), (168, 172, 184), (242, 140, 44)

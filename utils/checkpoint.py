@@ -11,16 +11,17 @@ import platform
 import shutil
 import subprocess
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.utils import logging as transformers_logging
 
-import cli
-from cli import UserError
-from model import CARD_TITLE, quiet_transformers
+from utils.cli import UserError
+from utils.files import read_json, whole, write_json
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
@@ -43,19 +44,19 @@ def gathered(tensors, keep):
 def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
     """A complete directory to go on from: the model, its card, the optimizer's state and the
     progress."""
-    with cli.whole(path) as directory:
+    with whole(path) as directory:
         with quiet_transformers():
             model.save_pretrained(directory, state_dict=weights)
             tokenizer.save_pretrained(directory)
         (directory / "README.md").write_text(model_card(model, progress), encoding="utf-8")
         save_file(optimizer_state, directory / OPTIMIZER)
-        cli.write_json(directory / PROGRESS, progress)
+        write_json(directory / PROGRESS, progress)
 
 
 def copy_checkpoint(source, target, leave_out=()):
     """Another name for a checkpoint's files, which take no more room where the disk knows hard
     links."""
-    with cli.whole(target) as directory:
+    with whole(target) as directory:
         directory.mkdir()
         for file in source.iterdir():
             if file.name not in leave_out:
@@ -236,7 +237,7 @@ def is_numbers(values):
 def read_progress(path):
     """The progress in a checkpoint. Raises UserError where it is something else."""
     expected = "the progress of a training, as train.py writes it beside a model"
-    progress = cli.read_json(path, expected)
+    progress = read_json(path, expected)
     numbers = {"step": int, "worse": int, "best": (int, float), "options": dict}
     fitting = isinstance(progress, dict) and all(
         isinstance(progress.get(name), kind) and not isinstance(progress[name], bool)
@@ -258,3 +259,51 @@ def read_progress(path):
     if not fitting or progress["step"] < 0 or progress["worse"] < 0:
         raise UserError(f"{path}: something else; expected {expected}")
     return progress
+
+
+CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
+
+
+BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
+
+
+def read_state_dict(path):
+    """Tensors by name from a safetensors file or a torch file (read without unpickling code)."""
+    if not Path(path).is_file():
+        raise FileNotFoundError("no such file, or none to read")
+    if str(path).endswith(".safetensors"):
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def unfitting(where, wrong):
+    return (
+        f"{where}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): "
+        "damaged, or written by "
+        f"another version of this code; expected one that train.py has written since"
+    )
+
+
+def not_finite(model):
+    """The name of a tensor that holds NaN or infinity; None where all numbers are finite."""
+    return next((name for name, of in model.state_dict().items() if not of.isfinite().all()), None)
+
+
+@contextmanager
+def quiet_transformers():
+    """Without transformers' own tables of what is wrong with weights (an error says it in a line)
+    and its bars, which would hide ours for half a second of weights."""
+    verbosity, bars = (
+        transformers_logging.get_verbosity(),
+        transformers_logging.is_progress_bar_enabled(),
+    )
+    transformers_logging.set_verbosity(50)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()

