@@ -14,25 +14,14 @@ for t = 1..T (the Bhattacharyya coefficient), CDE-W = 1 / (geometric mean of s_t
 agreement.
 """
 
-import random
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from utils import cli
 from utils.cli import CDE, CDE_W, NLL, OUTPUT_DIR, PROTOCOLS, SURPRISE, UserError
-from utils.stories import (
-    SHAPES,
-    is_tokenised,
-    one_line,
-    paired,
-    read_split,
-    read_stories,
-    similarity,
-    split_sentences,
-    tokenise,
-)
+from utils.stories import SHAPES, read_split, read_stories
 
 # ------------------------------------------------------------------------------------------ options
 
@@ -125,26 +114,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dataset import BucketBatches, StoryDataset, collate, latest_split
+from dataset import StoryDataset, collate
 from model import load_checkpoint
 from utils import metrics
-from utils.meteor import Meteor
+from utils.batches import BucketBatches
+from utils.captions import load_references, score_by_references
+from utils.corruptions import CONTROLS, control, told
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
 from utils.processes import best_device
 from utils.report import report
 from utils.statistics import mean_figure
+from utils.systems import albums_and, name_systems, with_rows, written_alike
 from utils.tensors import Photos
-
-CONSTANT, OTHER, HUMAN = "constant story", "another album's story", "human story"  # the anchors
-CONTROLS = {
-    "shuffled": "its sentences in another order",
-    "repeated": "one of its sentences said again and again",
-    "borrowed": "another album's story",
-    "spliced": "the last two sentences of a story of another album, of the same label where labels "
-    "are known",
-    "retold": "the last two sentences of the least similar story of the same album",
-}
-
 
 # ------------------------------------------------------------------------------------------- scores
 
@@ -259,132 +240,7 @@ def foreseen_agreement(model, states, batch):
 # ----------------------------------------------------------------------------------------- controls
 
 
-def told(story):
-    return [beat["sentence"] for beat in story["beats"]]
-
-
-def with_sentences(story, sentences):
-    return story | {
-        "beats": [beat | {"sentence": s} for beat, s in zip(story["beats"], sentences, strict=True)]
-    }
-
-
-def control(stories, kind, retellings=(), seed=0):
-    """The same stories and photos told wrongly, in one of CONTROLS' ways.
-
-    retellings: further stories of the same albums, which "retold" takes sentences from too. Only
-    stories for which the control can differ from the original are in the result.
-    """
-    rng = random.Random(f"{kind} {seed}")
-    by_album, by_label = {}, {}
-    for story in (*stories, *retellings):
-        by_album.setdefault(story["album_id"], []).append(story)
-    for story in stories:
-        by_label.setdefault(story.get("label"), []).append(story)
-    wrong = []
-    for story in stories:
-        sentences = told(story)
-        other = sentences
-        if kind == "shuffled" and len(set(sentences)) > 1:
-            while other == sentences:
-                other = rng.sample(sentences, len(sentences))
-        elif kind == "repeated" and len(set(sentences)) > 1:
-            other = [rng.choice(sentences)] * len(sentences)
-        elif kind == "borrowed":
-            lender = draw(
-                rng,
-                stories,
-                lambda s: s["album_id"] != story["album_id"] and len(told(s)) >= len(sentences),
-            )
-            other = told(lender)[: len(sentences)] if lender else sentences
-        elif kind == "spliced" and len(sentences) > 2:
-            lender = draw(
-                rng,
-                by_label[story.get("label")],
-                lambda s: (
-                    s["album_id"] != story["album_id"]
-                    and len(told(s)) > 2
-                    and told(s)[-2:] != sentences[-2:]
-                ),
-            )
-            other = [*sentences[:-2], *told(lender)[-2:]] if lender else sentences
-        elif kind == "retold" and len(sentences) > 2:
-            lenders = [
-                s
-                for s in by_album[story["album_id"]]
-                if len(told(s)) > 2 and told(s)[-2:] != sentences[-2:]
-            ]
-            if lenders:
-                text = " ".join(sentences)
-                lender = min(lenders, key=lambda s: similarity(text, " ".join(told(s))))
-                other = [*sentences[:-2], *told(lender)[-2:]]
-        if other != sentences:
-            wrong.append(with_sentences(story, other))
-    return wrong
-
-
-def draw(rng, items, fitting, tries=1000):
-    """One of the items that fit, at random; None where there is none (or it is rarer than one in
-    `tries`)."""
-    return next(filter(fitting, (rng.choice(items) for _ in range(tries))), None)
-
-
 # ------------------------------------------------------------------------------------------ systems
-
-
-@dataclass
-class System:
-    """One system's stories and all that is found out about them."""
-
-    name: str
-    path: str
-    stories: (
-        list  # as stories.read_stories gives them, and "photo", a row of `photos`, in each beat
-    )
-    where: str | None  # the photos are: a split's path, "folders", or None
-    remarks: Counter
-    photos: object = None  # features (rows, F), or None: the text alone is scored
-    scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
-    wrong: dict = field(default_factory=dict)  # {control: {score: [(album, score)]}}
-    # {unit of the references: the text held against it}
-    matched: dict = field(default_factory=dict)
-    figures: dict = field(default_factory=dict)  # {name: metrics.Figure, or (value, low, high)}
-    # {caption metric: Figure} against all but one reference, by turns
-    equal_terms: dict = field(default_factory=dict)
-
-    def albums_and(self, score):
-        """[(album, score)] of the stories that have the score."""
-        return albums_and(self.stories, self.scores[score])
-
-
-def albums_and(stories, values):
-    return [
-        (story["album_id"], float(x))
-        for story, x in zip(stories, values, strict=True)
-        if not np.isnan(x)
-    ]
-
-
-def load_system(argument):
-    """A System of NAME=PATH or PATH, whose file's name is then its name."""
-    name, path = Path(argument).stem, argument
-    if "=" in argument and not Path(argument).exists():
-        name, path = argument.split("=", 1)
-    name = one_line(name)
-    if not name or not path:
-        raise UserError(f"{argument!r}: expected the path of a file of stories, or NAME=PATH")
-    told = read_stories(path)
-    return System(name, path, told.stories, told.photos, told.remarks)
-
-
-def written_alike(stories, remarks):
-    """The stories in VIST's tokens; how many were not is added to the remarks."""
-    result = []
-    for story in stories:
-        changed = not is_tokenised(" ".join(told(story)))
-        remarks["tokenised here"] += changed
-        result.append(with_sentences(story, map(tokenise, told(story))) if changed else story)
-    return result
 
 
 def find_photos(system, encoder, device):
@@ -459,10 +315,6 @@ def spelled_out(folder):
     return {photo_name(path): path for path in paths if photo_name(path) != path.name}
 
 
-def with_rows(story, row):
-    return story | {"beats": [beat | {"photo": row(beat)} for beat in story["beats"]]}
-
-
 @torch.inference_mode()
 def features(photos, rows, encoder, device, batch_size=64):
     """Features (len(rows), F) of photos that are features or pixels: encoded once, however often
@@ -523,197 +375,7 @@ def score_by_model(system, model, tokenizer, options, retellings):
 # --------------------------------------------------------------------------------------- references
 
 
-@dataclass
-class References:
-    path: str
-    stories: list
-    texts: (
-        dict  # {unit: [texts]}: of an album, or of a sequence of photos by the protocol "sequence"
-    )
-    album_of: dict  # {unit: album}
-    album_of_story: dict  # {story id: album}
-    sequences: bool
-
-    def unit(self, story):
-        """What of these references a story is held against; None where there is nothing."""
-        unit = sequence(story) if self.sequences else story["album_id"]
-        return unit if unit in self.texts else None
-
-    def find_albums(self, stories):
-        """The stories with the albums of these references, where their file names a story by its id
-        alone."""
-        known = set(self.album_of.values())
-        if any(story["album_id"] in known for story in stories):
-            return stories
-        return [
-            story | {"album_id": self.album_of_story.get(story["story_id"], story["album_id"])}
-            for story in stories
-        ]
-
-
-def sequence(story):
-    photos = story["photo_ids"]
-    return "-".join(photos) if photos and None not in photos else None
-
-
-def load_references(path, protocol):
-    if Path(path).is_dir():
-        raise UserError(
-            f"--references {path}: a folder, as of VIST-Edit's machine stories; expected human "
-            "stories"
-        )
-    file = read_stories(path)
-    stories = [story for story in written_alike(file.stories, file.remarks) if story["beats"]]
-    for remark, count in (+file.remarks).items():
-        print(f"{path}: {count} references {remark}")
-    sequences, texts, album_of = protocol == "sequence", {}, {}
-    for story in stories:
-        unit = sequence(story) if sequences else story["album_id"]
-        texts.setdefault(unit, []).append(" ".join(told(story)))
-        album_of[unit] = story["album_id"]
-    if sequences and None in texts:
-        raise UserError(
-            f"--references {path}: tells no photos; --protocol sequence expected VIST's own JSON "
-            "or a split"
-        )
-    if not stories:
-        raise UserError(f"--references {path}: no story with words in it; expected {SHAPES}")
-    album_of_story = {story["story_id"]: story["album_id"] for story in stories}
-    return References(path, stories, texts, album_of, album_of_story, sequences)
-
-
-def match(system, references):
-    """Fill in which text of a system stands for which unit of the references; what has no
-    counterpart is counted."""
-    for story in system.stories:
-        unit = references.unit(story)
-        system.remarks["without references"] += unit is None
-        if unit is not None and unit in system.matched:
-            system.remarks["further of an album (captions are scored by its first)"] += 1
-        elif unit is not None:
-            system.matched[unit] = " ".join(told(story))
-    if not system.matched:
-        ids = f"{system.stories[0]['album_id']!r} there, {next(iter(references.texts))!r} here"
-        raise UserError(
-            f"--references {references.path}: of no story in {system.path} ({ids}); expected its "
-            "albums"
-        )
-    unit = "a sequence" if references.sequences else "an album"
-    system.remarks[f"missing for {unit} of the references"] = len(references.texts) - len(
-        system.matched
-    )
-    among = sum(text in references.texts[unit] for unit, text in system.matched.items())
-    system.remarks["that are among their own references"] = among
-
-
-def anchor_systems(references):
-    """Systems that say nothing of the photos: the best constant story, and human stories of another
-    album."""
-    texts = references.texts
-    constant = metrics.best_constant(texts)
-    print(f'constant story: "{constant}"')
-    matched = {CONSTANT: dict.fromkeys(texts, constant)}
-    if len(set(references.album_of.values())) > 1:
-        matched[OTHER] = metrics.other_album(texts, references.album_of)
-    return [anchor_system(name, references, told) for name, told in matched.items()]
-
-
-def anchor_system(name, references, matched):
-    stories = [
-        paired(unit, references.album_of[unit], [], split_sentences(text))
-        for unit, text in matched.items()
-    ]
-    return System(name, references.path, stories, None, Counter(), matched=matched)
-
-
-def score_by_references(systems, references, options):
-    """Fill in the systems' caption metrics. Returns the anchors, and what the tables have to say of
-    it all."""
-    protocol = options.protocol
-    notes = [
-        f"BLEU, METEOR, ROUGE_L and CIDEr × 100, protocol {protocol}: {PROTOCOLS[protocol]}; "
-        "spaces around a "
-        f"text do not count"
-    ]
-    for system in systems:
-        match(system, references)
-    rounds = metrics.leave_one_out(references.texts) if options.anchors else []
-    anchors = anchor_systems(references) if options.anchors else []
-    if rounds:
-        anchors.append(
-            anchor_system(
-                HUMAN, references, {unit: texts[0] for unit, texts in references.texts.items()}
-            )
-        )
-    elif options.anchors:
-        notes.append(
-            f"no album in {references.path} has two stories, so that none can be held against the "
-            "others"
-        )
-    try:
-        with Meteor() as meteor:
-            fill_captions(systems, anchors, references, rounds, protocol, meteor)
-    except UserError as error:  # no Java, or one that cannot run the jar
-        notes.append(str(error).replace("METEOR:", "METEOR is absent:", 1))
-        fill_captions(systems, anchors, references, rounds, protocol, None)
-    return anchors, notes
-
-
-def fill_captions(systems, anchors, references, rounds, protocol, meteor):
-    """The caption metrics of all references; with rounds of human stories (leave_one_out) on equal
-    terms too."""
-
-    def score(*rounds):
-        figures = metrics.caption_figures(*rounds, protocol=protocol, meteor=meteor)
-        return {name: figure.by(references.album_of) for name, figure in figures.items()}
-
-    for system in systems + anchors:
-        if system.name == HUMAN:  # a human story is among all the references
-            system.equal_terms = score(*rounds)
-            continue
-        system.figures |= score(
-            (system.matched, {unit: references.texts[unit] for unit in system.matched})
-        )
-        shares = [
-            ({unit: system.matched[unit] for unit in human if unit in system.matched}, others)
-            for human, others in rounds
-        ]
-        shares = [
-            (share, {unit: others[unit] for unit in share}) for share, others in shares if share
-        ]
-        system.equal_terms = score(*shares) if shares else {}
-
-
 # --------------------------------------------------------------------------------------------- main
-
-
-def name_systems(options):
-    """The systems that were named, or the human stories of the newest test split."""
-    arguments = options.stories
-    if not arguments:
-        path = latest_split("test")
-        if path is None:
-            raise UserError(
-                "no stories named and dataset/preprocessed/ holds no test split; expected " + SHAPES
-            )
-        print(f"scoring the human stories of {path}, the newest test split")
-        arguments = [f"human={path}"]
-    systems = [load_system(argument) for argument in arguments]
-    names = Counter([*(system.name for system in systems), CONSTANT, OTHER, HUMAN])
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise UserError(
-            f"{twice[0]}: the name of two systems or an anchor; expected NAME=PATH to tell them "
-            "apart"
-        )
-    for system in systems:
-        system.where = None if options.no_photos else options.data_path or system.where
-        if system.remarks["with an id that another has too"]:
-            cli.warn(
-                f"{system.path}: {system.remarks['with an id that another has too']} stories share "
-                "an id"
-            )
-    return systems
 
 
 def main():

@@ -10,214 +10,30 @@ else knows positions. Part 2 is the preprocessing. A split is `<split>.json` (st
 `<split>.words.safetensors` (their words as token ids) and `<split>.safetensors` (their photos).
 """
 
-import argparse
 import contextlib
 import hashlib
-import json
-import math
 import os
 import shlex
 import shutil
 import sys
-from collections import Counter
-from collections.abc import Callable
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import (
-    Parser,
-    UserError,
-    answer_early,
-    first_process,
-    natural_float,
-    positive_float,
-    positive_int,
-    run,
-    say,
-    warn,
-)
-from utils.files import alone, read_json, whole, write_json
-from utils.stories import (
-    EDIT_KEYS,
-    SPLITS,
-    read_split,
-    read_vist,
-    read_vist_edit,
-    split_head,
-    story_ids,
-)
-
-DATASET = Path("dataset")
-PREPROCESSED = DATASET / "preprocessed"
-CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
+from utils.cli import UserError, answer_early, first_process, run, say
 
 # ------------------------------------------------------------------------------------------ options
-
-REAL = {
-    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4,
-    "encoder_grid": 1, "image_size": 224, "store": "features", "tokenizer": "gpt2",
-}  # fmt: skip
-# Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where
-# things are.
-DRAWN = {
-    "image_encoder": "resnet18", "encoder_weights": "none", "encoder_stages": 2, "encoder_grid": 4,
-    "image_size": 64, "store": "pixels", "tokenizer": "bpe",
-}  # fmt: skip
-BY_SOURCE = {
-    "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
-    "encoder_weights": (
-        {"metavar": "WEIGHTS"},
-        "imagenet, none (random), a state dict, or a model of ours for its eye",
-    ),
-    "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
-    "encoder_grid": (
-        {"type": positive_int, "metavar": "CELLS"},
-        "cells a side that features are pooled to",
-    ),
-    "image_size": (
-        {"type": positive_int, "metavar": "PIXELS"},
-        "side of the square that a photo is reduced to",
-    ),
-    "store": (
-        {"choices": ("features", "pixels")},
-        "frozen features, or pixels to train the encoder too",
-    ),
-    "tokenizer": (
-        {"metavar": "NAME"},
-        "a name, a folder, or bpe to train one on the training stories",
-    ),
-}
-
-
-DOWNLOAD = {  # what --download takes: the type, the default and what it is
-    "connections": (positive_int, 16, "photos fetched at once"),
-    "rate": (natural_float, 20.0, "requests a second, at most; 0: as many as the connections make"),
-    "max_megabytes": (positive_float, 50.0, "a bigger photo is not fetched"),
-    "retry_gone": (None, False, "ask again for what earlier runs found to be gone"),
-}
-
-
-class Source(NamedTuple):
-    name: str  # also its folder under dataset/
-    holds: str
-    read: Callable  # (folder, text) -> {split: (stories, remarks)}, {name: machine stories}
-    files: str  # its annotations, from its folder
-    images: str  # the folder of its photos, from its folder
-    defaults: dict
-
-
-SIS, EDITS = "sis/*.story-in-sequence.json", "*/*/*.json"
-SOURCES = {
-    "vist": Source("VIST", "sis/ and images/", read_vist, SIS, "images", REAL),
-    "vist_edit": Source(
-        "VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL
-    ),
-    "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
-}
-NOTHING_FOUND = f"""\
-{DATASET}/ holds no stories yet. Put there
-  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json
-                        and images/{{train,val,test}}/<photo id>.jpg
-  {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
-or name them (--vist DIR, --vist_edit DIR), or draw the sample:
-  python -m experiments.picturebook"""
-
-
-def parser():
-    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on
-    # the source.
-    parser = Parser(
-        prog="dataset.py",
-        description="Preprocess stories and their photos into <split>.json and .safetensors files "
-        "of words and photos.",
-        argument_default=argparse.SUPPRESS,
-    )
-    add = parser.add_argument
-    for key, source in SOURCES.items():
-        add(
-            f"--{key}",
-            metavar="DIR",
-            type=Path,
-            help=f"{source.name}: a folder with {source.holds}",
-        )
-    add(
-        "--images",
-        metavar="DIR",
-        type=Path,
-        help="where the photos are (default: its images/; VIST-Edit: VIST's)",
-    )
-    add(
-        "--output",
-        metavar="DIR",
-        type=Path,
-        help=f"where the splits go (default: {PREPROCESSED}/<source>)",
-    )
-    for name, (options, meaning) in BY_SOURCE.items():
-        values = {key: source.defaults[name] for key, source in SOURCES.items()}
-        default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
-        add(f"--{name}", **options, help=f"{meaning} ({default})")
-    add(
-        "--vocab_size",
-        type=positive_int,
-        default=8000,
-        help="entries of a tokenizer that is trained here",
-    )
-    add(
-        "--text",
-        choices=tuple(EDIT_KEYS),
-        default="normalized",
-        help="lower-cased with names masked, or as typed",
-    )
-    outside = (
-        "take photos that are links out of the folder of the photos (those of git-annex, of a "
-        "hub's cache)"
-    )
-    add("--follow_links", action="store_true", default=False, help=outside)
-    add(
-        "--missing_photos",
-        choices=("keep", "drop"),
-        default="keep",
-        help="stories with a missing or broken photo",
-    )
-    add(
-        "--machine_stories",
-        action="store_true",
-        default=False,
-        help="VIST-Edit: write the machines' stories as well",
-    )
-    at_once = f"photos encoded at once (without a GPU: {CPU_BATCH} at most)"
-    add("--batch_size", type=positive_int, default=64, help=at_once)
-    workers = (
-        "processes that decode photos, and encode them where there is no GPU (default: one a core)"
-    )
-    add("--workers", type=positive_int, help=workers)
-    add(
-        "--overwrite",
-        action="store_true",
-        default=False,
-        help="replace an output of other settings or input",
-    )
-    fetch = (
-        "VIST, VIST-Edit: fetch the missing photos from the annotations' URLs, into the folder of "
-        "photos, and stop"
-    )
-    add("--download", action="store_true", default=False, help=fetch)
-    for name, (kind, default, meaning) in DOWNLOAD.items():
-        options = {"type": kind, "metavar": "N"} if kind else {"action": "store_true"}
-        note = f"; default: {default:g}" if kind else ""
-        add(f"--{name}", **options, help=f"{meaning} (with --download{note})")
-    return parser
-
-
-def parse_args(argv=None):
-    args = parser().parse_args(argv)
-    if not args.download and (given := [name for name in DOWNLOAD if name in args]):
-        parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
-    if vars(args).get("connections", 0) > 256:
-        parser().error(f"--connections {args.connections}: expected 256 at most")
-    return args
-
+from utils.dataset_options import (  # noqa: F401
+    CPU_BATCH,
+    DOWNLOAD,
+    NOTHING_FOUND,
+    PREPROCESSED,
+    SOURCES,
+    parse_args,
+    parser,
+)
+from utils.files import alone, read_json, whole, write_json
+from utils.stories import read_split, split_head, story_ids
 
 if __name__ == "__main__":
     answer_early(parse_args)
@@ -226,21 +42,36 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
+from torch.utils.data import Dataset
 
-from model import ImageEncoder, PlanCVAEConfig, load_checkpoint, load_encoder
-from utils.checkpoint import quiet_transformers
-from utils.photos import DEAD_LINK, BrokenPhoto, find_photos, load_photo, photo_index
+from model import PlanCVAEConfig, load_checkpoint
+from utils.files import write_story_lines
+from utils.image_encoder import ImageEncoder, load_encoder, quiet_transformers
+from utils.photos import DEAD_LINK, photo_index
+from utils.preprocessing import (
+    CHUNK,
+    HOW,
+    PHOTOS,
+    SHARED,
+    album_of_photos,
+    choose_source,
+    described,
+    earlier_report,
+    how_encoded,
+    is_complete,
+    is_utf8,
+    note_of,
+    partial_of,
+    prepare,
+    read_dict,
+    why_broken,
+    with_photos,
+    write_photos,
+)
 from utils.processes import join_team
-from utils.tensors import Photos, Rows, open_to_write, safetensors_header, take_photos
+from utils.story_files import SPLITS
+from utils.tensors import Photos, Rows, take_photos
 from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
-
-SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
-# in <split>.partial/, until it is complete
-PHOTOS, NOTES, HOW = ("photos.safetensors", "[0-9]*.json", "how.json")
-CHUNK = 512  # photos that one process encodes between two notes of its progress
-
 
 # ------------------------------------------------------------------------------------------- tokens
 
@@ -510,196 +341,10 @@ def fit(sentences, image_slots, max_length):
     return sentences
 
 
-class BucketBatches(Sampler):
-    """Batches (lists of story numbers) of like length: each story once an epoch, the order a
-    function of (seed, epoch).
-
-    Shuffled stories are sorted by length inside windows of 50 batches, and the batches shuffled.
-    Without `shuffle`: all sorted by length, the same every epoch.
-    """
-
-    def __init__(self, lengths, batch_size, seed=0, shuffle=True):
-        self.lengths, self.batch_size, self.seed, self.shuffle = (
-            np.asarray(lengths),
-            batch_size,
-            seed,
-            shuffle,
-        )
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch, start=0):
-        """The epoch to run next, from its batch number `start` on (where a stopped run goes on)."""
-        self.epoch, self.start = epoch, start
-
-    def __len__(self):
-        return -(-len(self.lengths) // self.batch_size) - self.start
-
-    def __iter__(self):
-        chance, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
-        order = chance.permutation(count) if self.shuffle else np.arange(count)
-        window = 50 * self.batch_size if self.shuffle else max(1, count)
-        for at in range(0, count, window):
-            part = order[at : at + window]
-            order[at : at + window] = part[np.argsort(self.lengths[part], kind="stable")]
-        starts = np.arange(0, count, self.batch_size)
-        for at in (chance.permutation(starts) if self.shuffle else starts)[self.start :].tolist():
-            yield order[at : at + self.batch_size].tolist()
-
-
-def cut(items, size):
-    """Consecutive parts of `size` items, the last as long as what is left."""
-    return [items[at : at + size] for at in range(0, len(items), size)] if items else []
-
-
-def latest_split(split):
-    """The newest dataset/preprocessed/*/<split>.json, or None."""
-    return max(
-        PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None
-    )
-
-
 # ------------------------------------------------------------------------------------------- photos
 
 
-class PhotoFiles(Dataset):
-    """Batches of photo numbers -> (rows, {number: reason} of the broken photos, whose rows are of a
-    black square).
-
-    Rows are uint8 pixels (N, 3, S, S), or float16 features (N, F) where there is a `network` to
-    encode them.
-    """
-
-    def __init__(self, paths, encoder, network=None):
-        self.paths, self.encoder, self.network = paths, encoder, network
-
-    def __len__(self):
-        return len(self.paths)
-
-    def __getitem__(self, numbers):
-        size, broken = self.encoder.config.image_size, {}
-        pixels = torch.zeros(len(numbers), 3, size, size, dtype=torch.uint8)
-        for place, number in enumerate(numbers):
-            try:
-                pixels[place] = self.encoder.preprocess(load_photo(self.paths[number], size))
-            except BrokenPhoto as reason:
-                broken[number] = str(reason)
-        return pixels if self.network is None else encode_photos(self.network, pixels), broken
-
-
-@torch.inference_mode()
-def encode_photos(network, pixels):
-    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), on a CUDA GPU computed in float16 as
-    well."""
-    with torch.autocast("cuda", torch.float16, enabled=pixels.is_cuda):
-        return network(pixels).half()
-
-
-def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
-    """Write the photos' tensor to photos.safetensors in `folder`, a row each, together with the
-    team's other processes.
-
-    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A
-    broken photo is a row of zeros. Chunk c (CHUNK rows) is process c % count's. Once its rows are
-    on the disk, <c>.json says so and which photos are broken: a run that was stopped goes on from
-    the chunks that any process has noted. Batches begin anew with each chunk and a batch on the CPU
-    is one thread's work, so the bytes do not depend on the number of processes.
-    """
-    encoding, on_gpu = kind == "features", team.device.type != "cpu"
-    size, paths = encoder.config.image_size, list(photos.values())
-    dtype, shape = ("F16", (encoder.config.feature_size,)) if encoding else ("U8", (3, size, size))
-    row_bytes = math.prod(shape) * (2 if encoding else 1)
-    header = safetensors_header(dtype, (len(paths), *shape), row_bytes * len(paths))
-    if team.index == 0:
-        begin_photos(folder, header, len(header) + row_bytes * len(paths))
-    team.wait()
-
-    chunks = cut(range(len(paths)), CHUNK)
-    todo = [
-        c for c in range(team.index, len(chunks), team.count) if not note_of(folder, c).exists()
-    ]
-    batches = [(c, batch) for c in todo for batch in cut(chunks[c], batch_size)]
-    network = encoder.folded() if encoding else None
-    # without a GPU the workers encode, a thread each
-    files = PhotoFiles(paths, encoder, None if on_gpu else network)
-    loader = DataLoader(
-        files,
-        batch_size=None,
-        sampler=[batch for _, batch in batches],
-        num_workers=min(workers, len(batches)),
-        pin_memory=team.device.type == "cuda",
-    )
-    if encoding and on_gpu:
-        network.to(team.device)
-    mine = "" if team.count == 1 else f", share 1 of {team.count}"
-    bar = {
-        "total": sum(len(chunks[c]) for c in todo),
-        "desc": f"{folder.stem}{mine}",
-        "unit": " photos",
-    }
-    ids, broken = list(photos), {}
-    with open_to_write(folder / PHOTOS) as file, tqdm(**bar, disable=team.index > 0) as bar:
-        for (c, batch), (rows, reasons) in zip(batches, loader, strict=True):
-            if encoding and on_gpu:
-                rows = encode_photos(network, rows.to(team.device, non_blocking=True)).cpu()
-            rows = rows.numpy()
-            for number, reason in reasons.items():
-                rows[number - batch[0]], broken[ids[number]] = 0, reason
-            # random weights: the deepest networks multiply by millions
-            if encoding and not np.isfinite(rows).all():
-                advice = (
-                    "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet"
-                )
-                found = (
-                    f"--image_encoder {encoder.config.arch}: its features exceed float16's range"
-                )
-                raise UserError(f"{found}; {advice}, or --store pixels")
-            file.seek(len(header) + batch[0] * row_bytes)
-            file.write(rows)
-            bar.update(len(batch))
-            if batch[-1] == chunks[c][-1]:
-                file.flush()
-                os.fsync(file.fileno())  # the rows are on the disk before the note says so
-                write_json(note_of(folder, c), broken)
-                broken = {}
-    team.wait()
-
-
-def begin_photos(folder, header, size):
-    """The file that the photos' rows go to, of `size` bytes: a new one, or an earlier run's if it
-    has noted chunks."""
-    if not any(folder.glob(NOTES)):
-        folder.mkdir(exist_ok=True)
-        (folder / PHOTOS).write_bytes(header)
-    os.truncate(folder / PHOTOS, size)  # each process writes at its rows' places
-
-
-def note_of(folder, chunk):
-    return folder / f"{chunk}.json"
-
-
 # ------------------------------------------------------------------------------------ preprocessing
-
-
-def choose_source(args):
-    """(key in SOURCES, folder) that the user named, or the first that lies under dataset/; None
-    where there is none."""
-    named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
-    if len(named) > 1:
-        raise UserError(f"--{named[0][0]} and --{named[1][0]}: expected one of them")
-    for key, folder in named:
-        if not folder.is_dir():
-            raise UserError(
-                f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it"
-            )
-        return key, folder
-    folders = [(key, DATASET / source.name, source.files) for key, source in SOURCES.items()]
-    lying = [(key, folder) for key, folder, files in folders if any(folder.glob(files))]
-    if not lying:
-        return None
-    others = ", ".join(f"--{key} {folder}" for key, folder in lying[1:])
-    doing = "Fetching the photos of" if args.download else "Preprocessing"
-    say(f"{doing} {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
-    return lying[0]
 
 
 def choose_settings(args, source):
@@ -866,75 +511,6 @@ def fetch_photos(args):
     return status
 
 
-def album_of_photos(stories):
-    """{photo id: album id} as the photos appear."""
-    return {beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]}
-
-
-def why_broken(path):
-    """Why a file is no readable photo, or None."""
-    try:
-        load_photo(path, REAL["image_size"])
-    except BrokenPhoto as reason:
-        return str(reason)
-    return None
-
-
-class Job(NamedTuple):
-    """One split, ready to be written."""
-
-    stories: list
-    remarks: Counter  # how many stories were left out or kept, and why
-    found: dict  # photo id: path, one row each
-    missing: dict  # photo id: reason
-    fingerprint: str  # of the stories and the photos' files
-
-
-def prepare(folder, split, stories, remarks, images, missing_photos, follow_links):
-    index = photo_index(images, split, follow_links)
-    found, missing = find_photos(stories, *index)
-    if aside := Counter(reason for reason in missing.values() if reason != "not found"):
-        takes = (
-            "; --follow_links takes links"
-            if any("a link out" in reason for reason in aside)
-            else ""
-        )
-        warn(f"{images}: photos of {split} are left aside ({remark_line(aside)}{takes})")
-    if missing_photos == "drop":
-        stories = with_photos(stories, found, split, remarks)
-        found, _ = find_photos(stories, *index)
-    if not stories:
-        found = remark_line(remarks) or "no annotations"
-        raise UserError(f"{folder}: no story in {split} ({found}); expected at least one")
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found.values()]
-    fingerprint = hashlib.sha256(json.dumps([stories, files, missing]).encode()).hexdigest()
-    return Job(stories, remarks, found, missing, fingerprint)
-
-
-def with_photos(stories, photos, split, remarks):
-    """The stories whose photos are all in `photos`; the others are counted."""
-    kept = [
-        story for story in stories if all(beat["photo_id"] in photos for beat in story["beats"])
-    ]
-    remarks["left out: a photo missing or broken"] += len(stories) - len(kept)
-    if stories and not kept:
-        raise UserError(
-            f"--missing_photos drop: each story of {split} lacks a photo; expected keep, or more "
-            "photos"
-        )
-    return kept
-
-
-def how_encoded(settings, args, team):
-    """What the last bits of features depend on: those of one file have to be computed in one
-    way."""
-    return (
-        {"device": team.device.type, "batch_size": args.batch_size}
-        if settings["store"] == "features"
-        else {}
-    )
-
-
 def begin(output, new, how, jobs, overwrite):
     """The report to go on with: an earlier run's, or a new one beside a new tokenizer and
     encoder."""
@@ -945,79 +521,6 @@ def begin(output, new, how, jobs, overwrite):
     for split in (split for split in new["inputs"] if not is_complete(output, split, report)):
         write_json(partial_of(output, split) / HOW, how)
     return report
-
-
-def earlier_report(output, new, how, overwrite):
-    """report.json in the output folder, if it is of the settings and inputs in `new`; None to start
-    afresh.
-
-    Raises UserError where the folder holds something else and `overwrite` is not set.
-    """
-    path = output / "report.json"
-    if not path.exists():
-        names = os.listdir(output) if output.exists() else []
-        others = [name for name in names if name not in SHARED and not name.startswith(".")]
-        if others:
-            raise UserError(
-                f"--output {output}: holds {others[0]}, not made here; expected a new or empty "
-                "folder"
-            )
-        return None
-    report = read_json(path, "the report of an earlier run")
-    try:
-        if not all(isinstance(report[name], dict) for name in (*new, "splits")):
-            raise TypeError
-        for split, entry in report["splits"].items():
-            described(split, entry)
-    except (LookupError, TypeError, ValueError, AttributeError):
-        raise UserError(
-            f"{path}: not a report of dataset.py; expected a new or empty folder for --output"
-        ) from None
-    begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
-    # else it was to be removed
-    begun = {partial for partial in begun if not is_complete(output, partial.stem, report)}
-    if not report["splits"] and not begun:
-        return None  # stopped before there was anything to keep
-    before, now = report["settings"], new["settings"]
-    for partial in begun:
-        before, now = before | read_dict(partial / HOW, "how its photos were encoded"), now | how
-    names = [name for name in before | now if before.get(name) != now.get(name)]
-    differ = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
-    if report["inputs"] != new["inputs"]:
-        differ.append("other stories or photos")
-    if differ and not overwrite:
-        raise UserError(
-            f"{output}: of another run ({'; '.join(differ)}); expected --overwrite, or another "
-            "--output"
-        )
-    return None if differ else report
-
-
-def read_dict(path, expected):
-    """The object in a JSON file that this script has written."""
-    value = read_json(path, expected)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: something else; expected {expected}")
-    return value
-
-
-def is_complete(output, split, report):
-    return split in report["splits"] and all(
-        (output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors")
-    )
-
-
-def is_utf8(path):
-    try:
-        str(Path(path).absolute()).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def partial_of(output, split):
-    """Where a split's photos are until the split is complete."""
-    return output / f"{split}.partial"
 
 
 def load_shared(output):
@@ -1112,21 +615,6 @@ def write_stories(path, about, stories, tokenizer):
     return text
 
 
-def write_story_lines(path, about, stories):
-    """Write stories as JSON, whole or not at all: a line with everything about them, then a line a
-    story."""
-    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own
-    # spelling of it.
-    with (
-        whole(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
-        for number, story in enumerate(stories):
-            file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
-        file.write("\n]}\n")
-
-
 def measure(stories, text):
     """How many stories and beats, how long their sentences in words and they themselves in
     positions."""
@@ -1144,25 +632,6 @@ def measure(stories, text):
             "max": int(lengths.max()),
         },
     }
-
-
-def described(split, entry):
-    """What is printed of a split, from its entry in the report."""
-    words, positions, photos = entry["words"], entry["positions"], entry["photos"]
-    return (
-        f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} "
-        "found, "
-        f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
-        f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story "
-        "with "
-        f"{positions['image_slots']} image slots a photo takes {positions['mean']} positions "
-        f"(95 %: {positions['95 %']}, most: {positions['max']})"
-        + (f"\n  {remark_line(entry['remarks'])}" if entry["remarks"] else "")
-    )
-
-
-def remark_line(remarks):
-    return "; ".join(f"{remark}: {count}" for remark, count in remarks.items() if count)
 
 
 if __name__ == "__main__":

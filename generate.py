@@ -13,193 +13,30 @@ plan is kept as drawn, (z − μ) / σ, in units of the prior that it meets: so 
 a story that has become another one before it.
 """
 
-import argparse
-import os
-import re
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
 
 from utils import cli
-from utils.cli import OUTPUT_DIR, UserError
-from utils.files import read_json, to_json, write_json, write_text
-
-MOST_TELLINGS = 10_000  # of a folder
+from utils.cli import UserError
+from utils.files import to_json, write_json, write_text
 
 # ------------------------------------------------------------------------------------------ options
-
-
-def temperature(text):
-    """argparse type: a number from 0.01 to 100; beyond, floating point has no probabilities
-    left."""
-    value = float(text)
-    if not 0.01 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0.01 to 100")
-    return value
-
-
-def parser():
-    parser = cli.Parser(prog="generate.py", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each"
-    )
-    parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
-    parser.add_argument(
-        "--checkpoint",
-        default=OUTPUT_DIR,
-        help="checkpoint, or train.py's output_dir (its best one)",
-    )
-    parser.add_argument(
-        "--follow_links", action="store_true", help="take photos that are links out of their folder"
-    )
-    parser.add_argument(
-        "--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time"
-    )
-    parser.add_argument(
-        "--decoding",
-        choices=("greedy", "beam", "nucleus"),
-        default="greedy",
-        help="how words are chosen",
-    )
-    parser.add_argument(
-        "--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam"
-    )
-    parser.add_argument(
-        "--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus"
-    )
-    parser.add_argument(
-        "--temperature", type=temperature, default=1.0, help="of --decoding nucleus"
-    )
-    parser.add_argument(
-        "--plan",
-        choices=("mean", "sample"),
-        help="the prior's mean, or a sample of it (default: mean for one telling, sample for "
-        "several)",
-    )
-    parser.add_argument(
-        "--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample"
-    )
-    parser.add_argument(
-        "--num_stories", type=cli.positive_int, default=1, help="tellings of each folder"
-    )
-    parser.add_argument(
-        "--rerank", action="store_true", help="of the --num_stories keep the one that scores best"
-    )
-    parser.add_argument(
-        "--rerank_by", choices=cli.SCORES, default=cli.CDE_W, help="score of --rerank"
-    )
-    parser.add_argument(
-        "--save_plans", metavar="FILE", help="keep the plans that the stories are told by"
-    )
-    parser.add_argument(
-        "--plans", metavar="FILE", help="tell by the plans of a file that --save_plans has written"
-    )
-    parser.add_argument(
-        "--redraw",
-        type=cli.positive_int,
-        nargs="+",
-        metavar="BEAT",
-        help="beats whose plan of --plans is drawn anew",
-    )
-    parser.add_argument(
-        "--interpolate",
-        action="store_true",
-        help="--num_stories from the first of --plans' tellings to the second",
-    )
-    parser.add_argument(
-        "--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens"
-    )
-    parser.add_argument(
-        "--batch_size", type=cli.positive_int, default=32, help="stories written together"
-    )
-    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
-    parser.add_argument(
-        "--format",
-        choices=("text", "json", "html", "vist"),
-        default="text",
-        help="of what is printed: the story as it is written, the object of --output, the page of "
-        "--html, "
-        "the submission of --vist_output",
-    )
-    parser.add_argument(
-        "--output",
-        default=f"{OUTPUT_DIR}/stories.json",
-        metavar="FILE",
-        help="where the stories go, always",
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", help="write them as one page, the photos inside, too"
-    )
-    parser.add_argument(
-        "--vist_output", metavar="FILE", help="write them as a submission to the VIST Challenge too"
-    )
-    return parser
-
-
-def parse(arguments=None):
-    """The options, checked against each other."""
-    options = parser().parse_args(arguments)
-    if bool(options.folders) == bool(options.data_path):
-        raise UserError("expected folders of photos, or --data_path with a preprocessed split")
-    several = f"--num_stories {options.num_stories}"
-    if options.num_stories > MOST_TELLINGS:
-        raise UserError(f"{several}: expected {MOST_TELLINGS:,} at most")
-    if options.rerank and options.num_stories == 1 and not options.plans:
-        raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
-    flag = "--html" if options.html else "--format html" if options.format == "html" else None
-    if flag and options.data_path:
-        raise UserError(
-            f"{flag}: a preprocessed split holds no pictures for a page; expected folders of photos"
-        )
-    goes = {
-        os.path.abspath(name): flag
-        for flag in ("data_path", "plans")
-        if (name := getattr(options, flag))
-    }
-    for flag in ("output", "vist_output", "html", "save_plans"):
-        if name := getattr(options, flag):
-            other = goes.setdefault(os.path.abspath(name), flag)
-            if other != flag and (other, flag) != ("plans", "save_plans"):
-                what = {
-                    "output": "the stories go there",
-                    "data_path": "the split is there",
-                    "plans": "the plans are there",
-                }
-                raise UserError(
-                    f"--{flag} {name}: {what.get(other, f'--{other} goes there')}; expected "
-                    "another name"
-                )
-    for name in ("redraw", "interpolate"):
-        if getattr(options, name) and not options.plans:
-            raise UserError(f"--{name}: of no plans; expected --plans too")
-    if options.interpolate and (options.num_stories == 1 or options.redraw):
-        raise UserError("--interpolate: expected --num_stories of 2 or more, and no --redraw")
-    if options.decoding != "nucleus" and options.num_stories > 1 and not options.interpolate:
-        if options.plan == "mean":
-            raise UserError(
-                f"{several}: all would be alike; add --plan sample or --decoding nucleus"
-            )
-        if options.plans and not options.redraw:
-            raise UserError(
-                f"{several}: all would be alike; expected --redraw or --interpolate with --plans"
-            )
-    return options
-
+from utils.generate_options import parse, parser  # noqa: F401
 
 if __name__ == "__main__":
     cli.answer_early(parse)
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig
 
-from dataset import StoryDataset, cut, pack, story_length, write_story_lines
+from dataset import StoryDataset, pack, story_length
 from model import load_checkpoint
+from utils.batches import cut
 from utils.photos import (
     PHOTO_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -210,9 +47,12 @@ from utils.photos import (
     photo_name,
     time_taken,
 )
+from utils.plans import tellings, write_plans
 from utils.processes import join_team
-from utils.stories import one_line, read_split
+from utils.screen import Screen, page_of, vist_submission
+from utils.stories import read_split
 from utils.tensors import Photos, take_photos
+from utils.text import one_line
 from utils.tokenizer import special_ids
 
 # ---------------------------------------------------------------------------------------- one batch
@@ -343,134 +183,6 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
 
 
 # -------------------------------------------------------------------------------------------- plans
-
-
-class Telling(NamedTuple):
-    """What is to be told of an album."""
-
-    album: int  # its place in the list of albums
-    number: int  # of the telling, from 1
-    plan: torch.Tensor | None  # beats, Z: in units of the prior; None is its mean
-
-
-def plan_noise(number, beats, plan_size, seed, temperature, again=False):
-    """A telling's plans (beats, Z) in units of their prior: a function of its number, not of its
-    batch.
-
-    again: other plans than those that the same seed has drawn first.
-    """
-    # it reads 32 bits
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)
-    return temperature * torch.randn(beats, plan_size, generator=generator)
-
-
-def between(one, other, share):
-    """From plans (beats, Z) to others: along the great circle, since halfway down the chord plans
-    would be too near the mean to be samples (White 2016); where there is no circle, along the
-    chord."""
-    angle = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos()[:, None]
-    weights = torch.sin((1 - share) * angle) / angle.sin(), torch.sin(share * angle) / angle.sin()
-    curved = (
-        (angle.sin() > 1e-3)
-        & (one * one).any(-1, keepdim=True)
-        & (other * other).any(-1, keepdim=True)
-    )
-    weights = [torch.where(curved, x, straight) for x, straight in zip(weights, (1 - share, share))]
-    return weights[0] * one + weights[1] * other
-
-
-def read_plans(path, plan_size):
-    """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of
-    any other."""
-    expected = "a file that --save_plans has written"
-    found = read_json(path, expected, unique=True)
-    plans = {}
-    try:
-        if found["plan_size"] != plan_size:
-            raise UserError(
-                f"--plans {path}: plans of width {found['plan_size']}; this model's have "
-                f"{plan_size}"
-            )
-        for story in found["stories"]:
-            plan = torch.tensor(story["plans"], dtype=torch.float32)
-            if plan.shape[1:] != (plan_size,) or not (plan.abs() < 1000).all():  # nor is NaN
-                raise ValueError
-            plans.setdefault(str(story["story_id"]), []).append(plan)
-        if not plans:
-            raise ValueError
-    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):
-        raise UserError(f"--plans {path}: something else; expected {expected}") from None
-    return plans
-
-
-def write_plans(path, stories, asked, plan_size, checkpoint):
-    """The plans that stories were told by, a line a story."""
-    lines = []
-    for story, telling in zip(stories, asked, strict=True):
-        plan = (
-            torch.zeros(len(story["sentences"]), plan_size)
-            if telling.plan is None
-            else telling.plan
-        )
-        ids = {name: story[name] for name in ("story_id", "album_id", "telling") if name in story}
-        lines.append(ids | {"plans": plan.tolist()})
-    write_story_lines(path, {"checkpoint": checkpoint, "plan_size": plan_size}, lines)
-
-
-def tellings(albums, options, plan_size):
-    """What is to be told, as the options ask for."""
-    stored, asked = read_plans(options.plans, plan_size) if options.plans else None, []
-    ids = Counter(str(album["story_id"]) for album in albums)
-    if (options.plans or options.save_plans) and max(ids.values()) > 1:
-        flag = "--plans" if options.plans else "--save_plans"
-        raise UserError(
-            f"{flag}: two stories are named {ids.most_common(1)[0][0]!r}; expected each name once"
-        )
-    for i, album in enumerate(albums):
-        beats, many = len(album["rows"]), options.num_stories
-        kept = stored_plans(stored, album, beats, options) if options.plans else [None]
-
-        def drawn(n):
-            number = i * many * len(kept) + n
-            how = (plan_size, options.seed, options.plan_temperature, stored is not None)
-            return None if options.plan == "mean" else plan_noise(number, beats, *how)
-
-        if options.interpolate:
-            plans = [between(*kept[:2], share) for share in torch.linspace(0, 1, many)]
-        else:
-            plans = [drawn(n) for n in range(many * len(kept))]
-        if options.plans and not options.interpolate:
-            plans = [
-                redrawn(kept[n // many], new, options.redraw or ()) for n, new in enumerate(plans)
-            ]
-        asked += [Telling(i, number, plan) for number, plan in enumerate(plans, start=1)]
-    return asked
-
-
-def stored_plans(stored, album, beats, options):
-    """An album's plans, which must fit its photos and the options."""
-    kept, where = stored.get(str(album["story_id"])), repr(album["story_id"])
-    if kept is None:
-        raise UserError(f"--plans {options.plans}: none of {where}; it has {next(iter(stored))!r}")
-    if len(kept[0]) != beats or len({len(plan) for plan in kept}) > 1:
-        raise UserError(
-            f"--plans {options.plans}: of {len(kept[0])} beats; {where} has {beats} photos"
-        )
-    if options.interpolate and len(kept) < 2:
-        raise UserError(
-            f"--interpolate: --plans {options.plans} has one telling of {where}; expected two"
-        )
-    if beyond := [beat for beat in options.redraw or () if beat > beats]:
-        raise UserError(f"--redraw {beyond[0]}: {where} has {beats} photos")
-    return kept
-
-
-def redrawn(plan, new, beats):
-    """The plan with that of `beats` (from 1) replaced; new None is the prior's mean."""
-    plan = plan.clone()
-    for beat in beats:
-        plan[beat - 1] = 0 if new is None else new[beat - 1]
-    return plan
 
 
 # ------------------------------------------------------------------------------------------ folders
@@ -653,7 +365,8 @@ def headings(albums, asked):
 
 def score(model, tokenizer, albums, asked, stories, names, batch_size):
     """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-    from CDE_score import SCORES, features, traces, written_alike
+    from CDE_score import SCORES, features, traces
+    from utils.systems import written_alike
 
     photos, places, told = [], [], []
     for album in albums:
@@ -687,79 +400,6 @@ def best_of(asked, scores):
     score."""
     alike = groupby(range(len(asked)), lambda k: asked[k].album)
     return [min(places, key=lambda k: np.nan_to_num(scores[k], nan=np.inf)) for _, places in alike]
-
-
-def readable(sentence):
-    """A sentence as people write it: VIST's text is lower-case with spaces before the
-    punctuation."""
-    sentence = re.sub(r"\s+([.,!?;:]|n't|'\w+)", r"\1", sentence)
-    sentence = re.sub(r"\bi\b", "I", sentence)
-    return re.sub(r"(^|[.!?]\s+)([a-z])", lambda match: match[0].upper(), sentence)
-
-
-class Screen:
-    """Stories on stdout, in the order asked and sentence by sentence: the one whose turn it is
-    appears while it is written, the others wait."""
-
-    def __init__(self, stories):
-        self.stories, self.said = stories, [[] for _ in stories]
-        self.turn = self.shown = 0
-
-    def add(self, k, sentence):
-        """The next sentence of story k; of a story that is not on the screen, nothing."""
-        if k >= len(self.stories):
-            return
-        self.said[k].append(sentence)
-        while self.turn < len(self.stories):
-            story, said = self.stories[self.turn], self.said[self.turn]
-            names = [cli.printable(name or "(no photo)") for name in story["photo_ids"]]
-            for t in range(self.shown, len(said)):
-                if t == 0:
-                    telling = f", telling {story['telling']}" if "telling" in story else ""
-                    self.print(
-                        ("\n" if self.turn else "") + cli.printable(f"{story['album_id']}{telling}")
-                    )
-                self.print(
-                    f"  {names[t]:<{max(map(len, names))}}  {cli.printable(readable(said[t]))}"
-                )
-            self.shown = len(said)
-            if self.shown < len(names):
-                return
-            self.turn, self.shown = self.turn + 1, 0
-
-    def print(self, line):
-        with tqdm.external_write_mode():  # the bar steps aside
-            cli.say(line)
-
-
-def page_of(albums, asked, stories):
-    """The stories as a page: HTML, the photos inside."""
-    from utils.page import Album, page
-
-    told = defaultdict(dict)
-    for story, telling in zip(stories, asked, strict=True):
-        told[telling.album][telling.number] = [
-            readable(sentence) for sentence in story["sentences"]
-        ]
-    return page(
-        [Album(albums[i]["album_id"], albums[i]["paths"], tellings) for i, tellings in told.items()]
-    )
-
-
-def vist_submission(stories):
-    """Stories in the VIST Challenge's submission format."""
-    return {
-        "team_name": "plan-CVAE",
-        "evaluation_info": {"additional_description": "written by generate.py"},
-        "output_stories": [
-            {
-                "album_id": story["album_id"],
-                "photo_sequence": story["photo_ids"],
-                "story_text_normalized": " ".join(story["sentences"]),
-            }
-            for story in stories
-        ],
-    }
 
 
 def main():

@@ -105,8 +105,9 @@ import json
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from dataset import latest_split
-from experiments.picturebook import SLOTS, check_stories
+from experiments.picturebook.checker import check_stories
+from experiments.picturebook.facts import SLOTS
+from utils.dataset_options import latest_split
 from utils.report import Table
 from utils.statistics import over_seeds
 from utils.stories import read_stories

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(
     path.stem
     for path in (ROOT / "experiments").iterdir()
-    if (path.suffix == ".py" or path.is_dir()) and not path.name.startswith("_")
+    if (path / "__main__.py").is_file() or (path.is_file() and "__main__" in path.read_text())
 )
 
 
@@ -101,7 +101,7 @@ def make_model(tokenizer):
         import torch
         from transformers import GPT2Config, GPT2LMHeadModel
 
-        from model import ImageEncoder
+        from utils.image_encoder import ImageEncoder
         from model import PlanCVAE
 
         torch.manual_seed(seed)

@@ -13,9 +13,23 @@ from transformers import GPT2LMHeadModel
 
 import generate
 import train
-from experiments import benchmark
+from experiments.benchmark import __main__ as main
+from experiments.benchmark import (
+    generation,
+    inputs,
+    measuring,
+    memory,
+    quiet,
+    scale,
+    startup,
+    tables,
+    training,
+)
+from experiments.benchmark.reference import Reference, write_uncached
+from experiments.benchmark.setup import SIZES, Setup
 from model import load_checkpoint
 from utils.files import write_json
+from utils.train_options import TrainOptions
 
 CPU_ROWS = [
     "training",
@@ -28,7 +42,7 @@ CPU_ROWS = [
 
 @pytest.fixture
 def setup():
-    return benchmark.Setup(benchmark.SIZES["tiny"], torch.device("cpu"), False, 2, 1, 1, 0)
+    return Setup(SIZES["tiny"], torch.device("cpu"), False, 2, 1, 1, 0)
 
 
 @pytest.fixture
@@ -36,8 +50,8 @@ def busy(monkeypatch):
     """busy(share): a machine of which other processes use so much."""
 
     def use(share):
-        monkeypatch.setattr(benchmark.Others, "share", lambda self: share)
-        monkeypatch.setattr(benchmark.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(quiet.Others, "share", lambda self: share)
+        monkeypatch.setattr(quiet.time, "sleep", lambda seconds: None)
 
     return use
 
@@ -47,8 +61,10 @@ def positive(values):
 
 
 @pytest.mark.slow
+@pytest.mark.pictures("figures.png")
 def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
-    monkeypatch.setattr(benchmark, "WORDS", 5)  # a sentence; the rehearsal is short
+    for module in (inputs, generation):
+        monkeypatch.setattr(module, "WORDS", 5)  # a sentence; the rehearsal is short
     output = tmp_path / "figures"
     tiny = [
         "--size",
@@ -66,7 +82,7 @@ def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
     done = script("benchmark.py", "training", "generation", "preprocessing", "scoring", *tiny)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "figures.json").read_text())
-    rows = benchmark.rows_of(found)
+    rows = main.rows_of(found)
     assert [row["what"].split(",")[0] for row in rows] == CPU_ROWS
     for row in rows:
         assert row["goals"] and row["goals"].keys() <= row["ratios"].keys()
@@ -99,34 +115,33 @@ def test_everything_is_measured_side_by_side(script, monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_memory_is_that_of_a_training_step(setup, monkeypatch):
     monkeypatch.setattr(
-        benchmark, "in_fresh_process", lambda function, *arguments: function(*arguments)
+        memory, "in_fresh_process", lambda function, *arguments: function(*arguments)
     )
-    monkeypatch.setattr(benchmark, "peak_memory", lambda setup: 2**40)
-    monkeypatch.setattr(benchmark, "VIST_STORIES", 20)
-    found = benchmark.measure_memory(setup)
+    monkeypatch.setattr(memory, "peak_memory", lambda setup: 2**40)
+    monkeypatch.setattr(memory, "VIST_STORIES", 20)
+    found = memory.measure_memory(setup)
     assert [(of["batch_size"], of["beats"]) for of in found["peaks"]] == [
         (8, 5),
         (16, 5),
         (32, 5),
         (8, 10),
     ]
-    assert positive(of[who] for of in found["peaks"] for who in (benchmark.OURS, benchmark.BARE))
-    assert "32 stories of 5 beats" in benchmark.memory_table(found).text()
-    found["peaks"][0][benchmark.OURS] = None  # its process was killed
-    assert "–" in benchmark.memory_table(found).text()
+    assert positive(of[who] for of in found["peaks"] for who in (measuring.OURS, measuring.BARE))
+    assert "32 stories of 5 beats" in tables.memory_table(found).text()
+    found["peaks"][0][measuring.OURS] = None  # its process was killed
+    assert "–" in tables.memory_table(found).text()
 
 
 def test_a_figure_of_a_process_that_was_killed_is_missing():
-    assert benchmark.in_fresh_process(os._exit, 9) is None
-    assert benchmark.in_fresh_process(len, "abc") == 3
+    assert memory.in_fresh_process(os._exit, 9) is None
+    assert memory.in_fresh_process(len, "abc") == 3
 
 
 def test_the_peak_is_the_processes_own(setup):
     held = torch.ones(2**24)  # 64 MB
-    peak = benchmark.peak_memory(setup)
+    peak = memory.peak_memory(setup)
     assert (
-        held.nbytes < peak
-        and held.nbytes < benchmark.psutil.Process().memory_info().rss <= 1.1 * peak
+        held.nbytes < peak and held.nbytes < memory.psutil.Process().memory_info().rss <= 1.1 * peak
     )
 
 
@@ -143,15 +158,15 @@ def test_start_up_runs_what_a_user_runs(setup, monkeypatch):
                 == 5
             )
 
-    monkeypatch.setattr(benchmark, "run_python", run)
-    found = benchmark.measure_startup(setup)
+    monkeypatch.setattr(startup, "run_python", run)
+    found = startup.measure_startup(setup)
     assert commands == 2 * ["-c", "generate.py", "generate.py"]
-    assert "≤ 2" in benchmark.startup_table(found).text() and len(found["goals"]) == 2
+    assert "≤ 2" in tables.startup_table(found).text() and len(found["goals"]) == 2
 
 
 def test_a_script_that_fails_is_not_timed():
     with pytest.raises(RuntimeError, match="no_such_module"):
-        benchmark.run_python("-c", "import no_such_module")
+        startup.run_python("-c", "import no_such_module")
 
 
 # --------------------------------------------------------------------------------------- arithmetic
@@ -163,7 +178,7 @@ def test_ratios_are_of_the_same_round():
         name: rng.uniform(1, 9, 5).tolist() for name in ("reference", "slow", "fast", "ours")
     }
     work = {"reference": 1, "slow": 4, "fast": 400, "ours": 8}
-    row = benchmark.row("it", "stories", seconds, work, (6, 0.9))
+    row = measuring.row("it", "stories", seconds, work, (6, 0.9))
     ours, reference, slow = (
         work[name] / np.array(seconds[name]) for name in ("ours", "reference", "slow")
     )
@@ -177,14 +192,14 @@ def test_ratios_are_of_the_same_round():
 def test_ways_take_turns(setup):
     turns = []
     ways = {name: lambda turn, name=name: turns.append((turn, name)) for name in "ab"}
-    seconds = benchmark.interleave(ways, replace(setup, repetitions=3))
+    seconds = measuring.interleave(ways, replace(setup, repetitions=3))
     assert turns == [(turn, name) for turn in range(4) for name in "ab"]
     # without the one to warm up
     assert {name: len(of) for name, of in seconds.items()} == {"a": 3, "b": 3}
 
 
 def test_cost_model_by_hand():
-    cost = benchmark.cost_model(
+    cost = scale.cost_model(
         stories=1000,
         photos=5000,
         processes=4,
@@ -195,7 +210,7 @@ def test_cost_model_by_hand():
         photos_per_second=25,
     )
     assert cost == {"epoch_seconds": 25 * 7.0, "photo_seconds": 50.0, "bytes_per_step": 600.0}
-    alone = benchmark.cost_model(21, 1, 1, 10, 0.0, 1.0, 100, None)
+    alone = scale.cost_model(21, 1, 1, 10, 0.0, 1.0, 100, None)
     assert alone == {"epoch_seconds": 3.0, "photo_seconds": None, "bytes_per_step": 0.0}
 
 
@@ -203,16 +218,16 @@ def test_cost_model_by_hand():
 
 
 def test_the_objective_is_that_of_a_training_by_default():
-    defaults = train.TrainOptions()
-    assert {name: getattr(defaults, name) for name in benchmark.OBJECTIVE} == benchmark.OBJECTIVE
-    assert (benchmark.GRAD_CLIP, benchmark.ADAM_BETAS) == (defaults.grad_clip, train.ADAM_BETAS)
+    defaults = TrainOptions()
+    assert {name: getattr(defaults, name) for name in training.OBJECTIVE} == training.OBJECTIVE
+    assert (training.GRAD_CLIP, training.ADAM_BETAS) == (defaults.grad_clip, train.ADAM_BETAS)
 
 
 def test_stories_are_as_long_as_vists(setup):
-    stories = benchmark.RandomStories(400, setup.size, 4)
+    stories = inputs.RandomStories(400, setup.size, 4)
     words = [len(sentence) for i in range(400) for sentence in stories.sentences(i)]
-    assert abs(np.mean(words) - benchmark.WORDS) < 0.5
-    assert benchmark.FEWEST == min(words) and max(words) == benchmark.MOST
+    assert abs(np.mean(words) - inputs.WORDS) < 0.5
+    assert inputs.FEWEST == min(words) and max(words) == inputs.MOST
     assert stories.lengths[7] == len(stories[7]["input_ids"]) and stories[7]["photos"].shape == (
         5,
         4,
@@ -223,14 +238,14 @@ def test_stories_are_as_long_as_vists(setup):
 def test_the_reference_without_its_heads_writes_what_generate_writes(setup, beams):
     torch.manual_seed(0)
     size, special = setup.size, setup.size.special
-    decoder = benchmark.build_decoder(size).eval()
+    decoder = inputs.build_decoder(size).eval()
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(3)  # words that differ
-    reference = benchmark.Reference(decoder.config, 512, size.image_slots).eval()
+    reference = Reference(decoder.config, 512, size.image_slots).eval()
     reference.decoder.load_state_dict(decoder.transformer.state_dict())
     photos = torch.randn(2, 512)
-    told = [benchmark.spoken([5, 6, 7, 8], special, "cpu")]
+    told = [inputs.spoken([5, 6, 7, 8], special, "cpu")]
 
     def next_word(words):
         states, _, _ = reference.read([*told, torch.tensor([special.bos, *words])], photos)
@@ -239,9 +254,9 @@ def test_the_reference_without_its_heads_writes_what_generate_writes(setup, beam
         return scores
 
     context = reference.embed([*told, torch.tensor([special.bos])], photos)
-    settings = benchmark.decoding(special, beams)
+    settings = generation.decoding(special, beams)
     written = decoder.generate(inputs_embeds=context, generation_config=settings)[0].tolist()
-    assert benchmark.write_uncached(next_word, benchmark.WORDS, beams) == written
+    assert write_uncached(next_word, inputs.WORDS, beams) == written
     assert len(set(written)) > 2
 
 
@@ -249,15 +264,15 @@ def test_the_reference_without_its_heads_writes_what_generate_writes(setup, beam
 def test_the_limit_of_generation_reads_each_story_as_it_is(setup, beams):
     torch.manual_seed(0)
     size, special = setup.size, setup.size.special
-    decoder = benchmark.build_decoder(size).eval()
-    settings = benchmark.decoding(special, beams)
-    stories = benchmark.RandomStories(2, size, 1)
+    decoder = inputs.build_decoder(size).eval()
+    settings = generation.decoding(special, beams)
+    stories = inputs.RandomStories(2, size, 1)
     told = [stories.sentences(i)[:2] for i in range(2)]
-    together = benchmark.bare_stories(decoder, told, settings, setup)
+    together = generation.bare_stories(decoder, told, settings, setup)
     assert together == [
-        benchmark.bare_stories(decoder, [story], settings, setup)[0] for story in told
+        generation.bare_stories(decoder, [story], settings, setup)[0] for story in told
     ]
-    assert [len(words) for words in together[0][2:]] == [benchmark.WORDS] * 3 and together[0][
+    assert [len(words) for words in together[0][2:]] == [inputs.WORDS] * 3 and together[0][
         :2
     ] == told[0]
     assert isinstance(decoder, GPT2LMHeadModel)
@@ -265,12 +280,12 @@ def test_the_limit_of_generation_reads_each_story_as_it_is(setup, beams):
 
 def test_the_reference_takes_a_step_for_each_beginning(setup):
     size = setup.size
-    decoder = benchmark.build_decoder(size)
-    reference = benchmark.Reference(decoder.config, 8, size.image_slots)
+    decoder = inputs.build_decoder(size)
+    reference = Reference(decoder.config, 8, size.image_slots)
     before = {name: p.clone() for name, p in reference.named_parameters()}
-    optimizer, steps = benchmark.adamw(reference), []
+    optimizer, steps = training.adamw(reference), []
     optimizer.register_step_post_hook(lambda *_: steps.append(1))
-    sentences = [benchmark.spoken(words, size.special, "cpu") for words in ([1, 2], [3], [4, 5, 6])]
+    sentences = [inputs.spoken(words, size.special, "cpu") for words in ([1, 2], [3], [4, 5, 6])]
     reference.train_on(sentences, torch.randn(3, 8), optimizer, contextlib.nullcontext)
     assert len(steps) == 2
     still = [name for name, p in reference.named_parameters() if torch.equal(p, before[name])]
@@ -283,17 +298,15 @@ def test_the_reference_takes_a_step_for_each_beginning(setup):
 
 def test_others_are_all_but_this_process(monkeypatch):
     clock = iter([(100.0, 50.0, 10.0), (110.0, 62.0, 15.0)])
-    monkeypatch.setattr(benchmark.Others, "now", staticmethod(lambda: next(clock)))
-    monkeypatch.setattr(benchmark.psutil, "cpu_count", lambda: 2)
-    assert benchmark.Others().share() == pytest.approx((12 - 5) / 20)
+    monkeypatch.setattr(quiet.Others, "now", staticmethod(lambda: next(clock)))
+    monkeypatch.setattr(quiet.psutil, "cpu_count", lambda: 2)
+    assert quiet.Others().share() == pytest.approx((12 - 5) / 20)
 
 
 def test_busy_are_the_processors_that_do_not_rest(monkeypatch):
     times = {"user": 5.0, "system": 2.0, "idle": 90.0, "iowait": 3.0, "steal": 1.0, "guest": 4.0}
-    monkeypatch.setattr(
-        benchmark.psutil, "cpu_times", lambda: SimpleNamespace(_asdict=lambda: times)
-    )
-    assert benchmark.Others.now()[1] == 8.0
+    monkeypatch.setattr(quiet.psutil, "cpu_times", lambda: SimpleNamespace(_asdict=lambda: times))
+    assert quiet.Others.now()[1] == 8.0
 
 
 def test_a_busy_machine_is_refused(script, busy, tmp_path):
@@ -304,12 +317,12 @@ def test_a_busy_machine_is_refused(script, busy, tmp_path):
 
 
 def test_a_busy_machine_is_told_of(busy, setup, monkeypatch, capsys):
-    monkeypatch.setitem(benchmark.MEASURES, "scoring", lambda setup: {"rows": []})
+    monkeypatch.setitem(main.MEASURES, "scoring", lambda setup: {"rows": []})
     busy(0.5)
-    assert benchmark.measure("scoring", setup, noisy=True)["others"] == 0.5
+    assert main.measure("scoring", setup, noisy=True)["others"] == 0.5
     assert capsys.readouterr().err.count("50%") == 2  # before and meanwhile
     busy(0.0)
-    benchmark.measure("scoring", setup, noisy=False)
+    main.measure("scoring", setup, noisy=False)
     assert capsys.readouterr().err == ""
 
 

@@ -11,20 +11,13 @@ import torch
 from conftest import batch_of, padded, random_sentences
 
 import CDE_score
-from CDE_score import (
-    CONTROLS,
-    SCORES,
-    VARIANTS,
-    Trace,
-    cde,
-    control,
-    load_references,
-    load_system,
-    traces,
-)
+from CDE_score import SCORES, VARIANTS, Trace, cde, traces
+from utils.captions import load_references
 from utils.cli import CDE, CDE_W, NLL, SURPRISE
+from utils.corruptions import CONTROLS, control
 from utils.report import Table
 from utils.statistics import separation
+from utils.systems import load_system
 
 
 def test_cde_by_its_definition():

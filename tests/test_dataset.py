@@ -20,13 +20,16 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import dataset
-from dataset import BucketBatches, StoryDataset, Text, collate, pack, story_length
-from model import ImageEncoder
-from utils import cli, stories
+from dataset import StoryDataset, Text, collate, pack, story_length
+from utils import cli, preprocessing, stories
+from utils.batches import BucketBatches
 from utils.cli import UserError
+from utils.dataset_options import latest_split
+from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo
-from utils.stories import align, read_vist, read_vist_edit, spread
+from utils.story_files import align, read_vist, read_vist_edit, spread
 from utils.tensors import Rows
+from utils.text import similarity
 from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()
@@ -632,7 +635,7 @@ def test_align_is_the_best_monotone_alignment(chance):
             [" ".join(chance.choices(vocabulary, k=3)) for _ in range(count)] for count in counts
         )
         path = align(edit, machine)
-        total = lambda p: sum(stories.similarity(edit[i], machine[j]) for i, j in enumerate(p))  # noqa: E731
+        total = lambda p: sum(similarity(edit[i], machine[j]) for i, j in enumerate(p))  # noqa: E731
         every = itertools.combinations_with_replacement(range(len(machine)), len(edit))
         assert path == sorted(path) and total(path) == pytest.approx(
             max(map(total, every)), abs=1e-4
@@ -640,10 +643,10 @@ def test_align_is_the_best_monotone_alignment(chance):
 
 
 def test_similarity_is_an_f1_of_words():
-    assert stories.similarity("Sun boat !", "boat") == pytest.approx(2 / 3)
-    assert stories.similarity("sun", "moon") == stories.similarity("!", "!") == 0
-    assert stories.similarity("dog dog cat", "dog cat cat") == pytest.approx(2 / 3)
-    assert stories.similarity("the dog", "the cat") < 0.1 < stories.similarity("the dog", "a dog")
+    assert similarity("Sun boat !", "boat") == pytest.approx(2 / 3)
+    assert similarity("sun", "moon") == similarity("!", "!") == 0
+    assert similarity("dog dog cat", "dog cat cat") == pytest.approx(2 / 3)
+    assert similarity("the dog", "the cat") < 0.1 < similarity("the dog", "a dog")
 
 
 def write_edits(folder, system, split, automatic, edits, photos=("10", "11", "12", "13", "14")):
@@ -897,23 +900,23 @@ def test_words_that_are_not_there_are_made_up_for_without_the_photos(vist, tmp_p
 
 
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "CHUNK", 2)
+    monkeypatch.setattr(preprocessing, "CHUNK", 2)
     preprocess(vist, tmp_path / "straight")
-    write_json, noted = dataset.write_json, []
+    write_json, noted = preprocessing.write_json, []
 
     def stopped(path, value):
-        if path.match(dataset.NOTES):
+        if path.match(preprocessing.NOTES):
             noted.append(path.name)
             if len(noted) == 4:
                 raise KeyboardInterrupt
         write_json(path, value)
 
-    monkeypatch.setattr(dataset, "write_json", stopped)
+    monkeypatch.setattr(preprocessing, "write_json", stopped)
     output = tmp_path / "out"
     with pytest.raises(KeyboardInterrupt):
         preprocess(vist, output)
     assert not (output / "train.json").exists() and not (output / "train.safetensors").exists()
-    with open(output / "train.partial" / dataset.PHOTOS, "ab") as file:
+    with open(output / "train.partial" / preprocessing.PHOTOS, "ab") as file:
         file.write(b"rows of a bigger file")
     with pytest.raises(UserError, match="--overwrite"):
         preprocess(vist, output, "--store", "pixels")
@@ -935,10 +938,7 @@ def test_vist_edit_end_to_end_without_a_single_photo(tmp_path, monkeypatch, toke
     # found under dataset/, photos where VIST's are
     assert dataset.main([*SMALL, "--machine_stories"]) == 0
     output = Path("dataset/preprocessed/vist_edit")
-    assert (
-        dataset.latest_split("train") == output / "train.json"
-        and dataset.latest_split("val") is None
-    )
+    assert latest_split("train") == output / "train.json" and latest_split("val") is None
     data = StoryDataset.load(output / "train.json", tokenizer, 2, 500)
     assert (
         data.photos.shape == (0, 512)
@@ -957,7 +957,7 @@ def test_the_newest_split_is_chosen(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True)
         path.write_text("{}")
         os.utime(path, (1000 - age, 1000 - age))
-    assert dataset.latest_split("train").parent.name == "new"
+    assert latest_split("train").parent.name == "new"
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,9 @@ from PIL import Image
 
 from utils import cli, download
 from utils.cli import UserError
-from utils.download import Patience, is_safe, is_web_address, suffix_of
+from utils.download import is_safe
 from utils.files import alone
+from utils.web import REDIRECTS, USER_AGENT, Patience, is_web_address, suffix_of
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(connect=1, read=0.4, photo=1.0, attempts=3, backoff=0.01, longest=0.1)
@@ -256,9 +257,9 @@ def test_nothing_is_lost_and_nothing_wrong_is_kept(site, server, tmp_path, capsy
         asked["truncated"] == asked["html"] == asked["teapot"] == 2
         and asked["busy"] == asked["cut"] == 3
     )
-    assert asked["endless"] == asked["huge"] == 1 and asked["loop"] == download.REDIRECTS + 1
+    assert asked["endless"] == asked["huge"] == 1 and asked["loop"] == REDIRECTS + 1
     assert site.requests[download_server.STAND_IN] == 0  # its address says enough
-    assert site.agents == {f"User-Agent: {download.USER_AGENT}"}
+    assert site.agents == {f"User-Agent: {USER_AGENT}"}
     out = capsys.readouterr().out
     assert (
         "  gone: HTTP 404                                           2\n" in out
@@ -664,7 +665,7 @@ def test_vist_edit_end_to_end(site, server, tmp_path, script, quick):
 
 
 def test_real_checks_refuse_what_is_cut_short(tmp_path):
-    from dataset import why_broken
+    from utils.preprocessing import why_broken
 
     whole, path = picture(300, 200), tmp_path / "x"
     for progressive in (False, True):

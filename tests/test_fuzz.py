@@ -32,14 +32,16 @@ from PIL import Image, features
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import dataset
 import generate
 from dataset import StoryDataset, Text
-from model import ImageEncoder, PlanCVAE, load_checkpoint
-from utils import cli, stories
+from model import PlanCVAE, load_checkpoint
+from utils import cli, preprocessing, stories
 from utils.cli import UserError
-from utils.files import UNFINISHED, write_json
+from utils.files import UNFINISHED, write_json, write_story_lines
+from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo, time_taken
+from utils.plans import read_plans
+from utils.story_files import read_vist, read_vist_edit
 from utils.tokenizer import encode
 
 # that a case may take: far more than any needs, on a machine that does other things too
@@ -415,7 +417,7 @@ def world(tokenizer, tmp_path_factory):
     for name in ("a.jpg", "d.png", "e.png"):
         (folder / "photos" / name).write_bytes(photos[name])
     about = {name: value for name, value in SPLIT.items() if name != "stories"}
-    dataset.write_story_lines(folder / "test.json", about, SPLIT["stories"])
+    write_story_lines(folder / "test.json", about, SPLIT["stories"])
     save_file(
         {"photos": torch.randn(2, encoder.config.feature_size).half()}, folder / "test.safetensors"
     )
@@ -433,7 +435,7 @@ def here(monkeypatch, world):
     torch.set_num_threads(1)
     monkeypatch.setattr(generate, "load_checkpoint", lambda path: (world.model, world.tokenizer))
     monkeypatch.setattr(
-        dataset, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler)
+        preprocessing, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler)
     )
     yield
     torch.set_num_threads(threads)
@@ -556,9 +558,7 @@ def vist_read(data, world):
     with place() as folder:
         write_vist(folder, damaged_json(data, VIST))
         text = data.draw(st.sampled_from(("normalized", "original")))
-        return judge_call(
-            lambda: stories.read_vist(folder / "VIST", text), "train.story-in-sequence.json"
-        )
+        return judge_call(lambda: read_vist(folder / "VIST", text), "train.story-in-sequence.json")
 
 
 def vist_edit_read(data, world):
@@ -566,7 +566,7 @@ def vist_edit_read(data, world):
     with place() as folder:
         write_edit(folder, damaged_json(data, EDIT))
         text = data.draw(st.sampled_from(("normalized", "original")))
-        return judge_call(lambda: stories.read_vist_edit(folder / "Edit", text), "a-d-e.json")
+        return judge_call(lambda: read_vist_edit(folder / "Edit", text), "a-d-e.json")
 
 
 def preprocessed(data, world):
@@ -730,7 +730,7 @@ def plans_read(data, world):
     """A file of plans, read."""
     with place() as folder:
         (folder / "plans.json").write_bytes(damaged_json(data, PLANS))
-        return judge_call(lambda: generate.read_plans("plans.json", 4), "plans.json")
+        return judge_call(lambda: read_plans("plans.json", 4), "plans.json")
 
 
 def plans_told(data, world):

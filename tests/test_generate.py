@@ -16,11 +16,14 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from dataset import pack
-from generate import Screen, between, main, parse, plan_noise, readable, tell
+from generate import main, tell
 from model import PlanCVAE
 from utils import cli
 from utils.cli import UserError
+from utils.generate_options import parse
 from utils.photos import natural
+from utils.plans import between, plan_noise
+from utils.screen import Screen, readable
 from utils.tensors import take_photos
 from utils.tokenizer import special_ids
 

@@ -18,11 +18,12 @@ from PIL import Image, ImageFile, features
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-import dataset
 from dataset import StoryDataset, Text
-from model import ImageEncoder, PlanCVAE, load_checkpoint, load_encoder
-from utils import stories
+from model import PlanCVAE, load_checkpoint
+from utils import preprocessing, stories
 from utils.cli import UserError
+from utils.files import write_story_lines
+from utils.image_encoder import ImageEncoder, load_encoder
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_index, time_taken
 from utils.tokenizer import train_tokenizer
 
@@ -289,7 +290,7 @@ def preprocess(script, small, tmp_path):
 @pytest.fixture
 def no_forks(monkeypatch):
     monkeypatch.setattr(
-        dataset, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler)
+        preprocessing, "DataLoader", lambda files, sampler, **_: (files[batch] for batch in sampler)
     )
 
 
@@ -465,7 +466,7 @@ def test_an_album_without_ids_or_photos_beyond_the_file(tmp_path, told):
 def test_tables_that_would_stop_a_training_midway(damage, tmp_path, tokenizer):
     told = [STORY | {"beats": [beat | {"sentence": "the fox ."} for beat in STORY["beats"]]}]
     about = {"format": 1, "photos": SPLIT["photos"], "words": "x.words.safetensors"}
-    dataset.write_story_lines(tmp_path / "x.json", about, told)
+    write_story_lines(tmp_path / "x.json", about, told)
     features = torch.zeros(1, 4).half()
     save_file(
         {"photos": features.to(torch.uint8) if damage == "pixels" else features},

@@ -22,9 +22,9 @@ from conftest import WORDS, random_sentences
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from model import ImageEncoder
 from utils.cli import OUTPUT_DIR
 from utils.files import UNFINISHED
+from utils.image_encoder import ImageEncoder
 from utils.tokenizer import train_tokenizer
 
 CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.truncate"}
@@ -47,6 +47,7 @@ def count_events(kill_at):
     comes so far; else it leaves the number of events in events.txt."""
     import dataset
     import train
+    from utils import preprocessing
 
     events, own = 0, os.getpid()
 
@@ -84,7 +85,7 @@ def count_events(kill_at):
 
     train.evaluate, train.Training.take_step = told(train.evaluate), told(train.Training.take_step)
     train.Log.draw = lambda self, anew=True: None  # it takes a second
-    train.main, dataset.main, dataset.CHUNK = counted(train.main), counted(dataset.main), 4
+    train.main, dataset.main, preprocessing.CHUNK = counted(train.main), counted(dataset.main), 4
     sys.addaudithook(audit)
 
 

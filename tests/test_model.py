@@ -7,9 +7,10 @@ from conftest import batch_of, padded
 from torch.distributions import Normal, kl_divergence
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from model import Draws, ImageEncoder, PlanCVAE, load_checkpoint
+from model import PlanCVAE, load_checkpoint
 from utils.cli import UserError
-from utils.gaussian import Gaussian
+from utils.gaussian import Draws, Gaussian
+from utils.image_encoder import ImageEncoder
 from utils.losses import WordLoss
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -552,7 +553,8 @@ def test_a_damaged_checkpoint_is_one_clear_error(damage, make_model, tokenizer, 
 
 def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, tokenizer, tmp_path):
     """A GPT-2 saved to disk, loaded as train.py loads one, grown by the special tokens."""
-    from train import TrainOptions, build_model
+    from train import build_model
+    from utils.train_options import TrainOptions
 
     torch.manual_seed(0)
     gpt2 = GPT2LMHeadModel(

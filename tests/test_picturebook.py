@@ -14,18 +14,17 @@ import pytest
 from conftest import ROOT
 from PIL import Image
 
-from experiments import picturebook
-from experiments.picturebook import (
-    MOODS,
-    PLOTS,
-    SLOTS,
-    Beat,
-    check_stories,
-    draw_picture,
-    make_dataset,
-    plan_stories,
-    tell,
-)
+from experiments.picturebook import writer
+from experiments.picturebook.checker import check_stories
+from experiments.picturebook.facts import MOODS, SLOTS
+from experiments.picturebook.objects import OBJECTS
+from experiments.picturebook.page import draw_picture
+from experiments.picturebook.places import PLACES
+from experiments.picturebook.plots import PLOTS, Beat
+from experiments.picturebook.sheet import draw_sheet
+from experiments.picturebook.texts import tell
+from experiments.picturebook.things import THINGS
+from experiments.picturebook.writer import make_dataset, plan_stories
 from utils.cli import UserError
 from utils.stories import paired, read_stories
 
@@ -201,10 +200,8 @@ def test_no_two_drawings_of_a_beat_are_alike():
 
 def test_everything_in_a_scene_can_be_drawn():
     used = {thing[0] for beats in PLOTS.values() for beat in beats for thing in beat.things}
-    assert used == set(picturebook.THINGS)
-    assert set(picturebook.OBJECTS) == set(SLOTS["object"]) and set(picturebook.PLACES) == set(
-        SLOTS["place"]
-    )
+    assert used == set(THINGS)
+    assert set(OBJECTS) == set(SLOTS["object"]) and set(PLACES) == set(SLOTS["place"])
 
 
 # The files
@@ -288,7 +285,7 @@ def test_nothing_is_left_where_drawing_fails(tmp_path, monkeypatch):
         assert folder.is_dir()
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(picturebook, "draw_albums", fail)
+    monkeypatch.setattr(writer, "draw_albums", fail)
     with pytest.raises(OSError):
         make_dataset(tmp_path / "book", settings())
     assert not list(tmp_path.iterdir())
@@ -460,8 +457,8 @@ def test_references_are_five_right_tellings_of_both_moods(tmp_path):
 def test_a_sheet_is_a_png_as_wide_as_asked(book, tmp_path):
     story = plan_stories(settings())["test"][0]
     photos = [book / "images" / "test" / f"{photo}.jpg" for photo in story["photo_ids"]]
-    picturebook.draw_sheet(photos, tell(story), tmp_path / "short.png", width=600)
-    picturebook.draw_sheet(
+    draw_sheet(photos, tell(story), tmp_path / "short.png", width=600)
+    draw_sheet(
         photos, [f"{sentence} " * 4 for sentence in tell(story)], tmp_path / "long.png", width=600
     )
     with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import dataset
 import train
-from experiments import picturebook
+from experiments.picturebook.writer import make_dataset
 from model import load_checkpoint
 
 TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
@@ -32,7 +32,7 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     book, pixels, model = (folder / name for name in ("book", "pixels", "model"))
     settings = {"stories": {"train": 6, "val": 2, "test": 2}, "stories_per_album": 1}
-    picturebook.make_dataset(book, settings | {"seed": 0, "size": 32}, workers=1)
+    make_dataset(book, settings | {"seed": 0, "size": 32}, workers=1)
     small = ["--image_size", "32", "--vocab_size", "600", "--workers", "1"]
     dataset.main(["--picturebook", str(book), "--output", str(pixels), *small])
     split = str(pixels / "train.json")

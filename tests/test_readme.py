@@ -1,4 +1,5 @@
-"""Every command of the README is one that its script's parser takes."""
+"""Every command in the documentation is one that its script's parser takes, every link leads to a
+file, and every error line is what the script prints."""
 
 import dataclasses
 import json
@@ -11,29 +12,44 @@ from conftest import EXPERIMENTS, ROOT, module_of
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import train
 from utils import cli
 from utils.files import alone, write_json
+from utils.train_options import TrainOptions
 
 SCRIPTS = ["CDE_score.py", "dataset.py", "generate.py", "train.py"]
 PARSERS = {script: module_of(script).parser for script in SCRIPTS}
-PARSERS |= {f"-m experiments.{name}": module_of(f"{name}.py").parser for name in EXPERIMENTS}
+PARSERS |= {
+    f"-m experiments.{name}": module_of(f"{name}.py").parser
+    for name in EXPERIMENTS
+    if hasattr(module_of(f"{name}.py"), "parser")  # some are imported by others only
+}
 PARSERS["train.sh"] = PARSERS["train.py"]
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
 
 
 def commands():
-    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    """Each command of the bash blocks of all pages, once."""
+    blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", "".join(map(text_of, PAGES)), re.S)
+    shown = set()
     for line in "".join(blocks).replace("\\\n", " ").replace(" && ", "\n").splitlines():
         words = shlex.split(line, comments=True)
         if words[:2] == ["torchrun", "--nproc_per_node"]:
             words = ["python", *words[3:]]
         if words[:2] == ["python", "-m"]:
             words = ["python", " ".join(words[1:3]), *words[3:]]
-        if len(words) > 1 and words[0] in ("python", "bash") and words[1] in PARSERS:
+        shows = len(words) > 1 and words[0] in ("python", "bash") and words[1] in PARSERS
+        if shows and tuple(words) not in shown:
+            shown.add(tuple(words))
             yield pytest.param(words[1], words[2:], id=" ".join(words[1:]))
 
 
-def test_the_readme_shows_every_script():
+def test_the_pages_show_every_script():
     assert {param.values[0] for param in commands()} == set(PARSERS)
 
 
@@ -49,12 +65,38 @@ def test_a_flag_that_is_not_there_is_refused():
         assert stop.value.code == 2 and isinstance(make(), cli.Parser)
 
 
+def test_the_readme_is_read_to_its_end():
+    assert len(text_of(README).splitlines()) <= 250
+
+
+def without_code(page):
+    return re.sub(r"```.*?```", "", text_of(page), flags=re.S)
+
+
+def anchors(page):
+    """What the headings of a page are called in links, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_and_picture_leads_to_a_file(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", without_code(page)):
+        if re.match(r"[a-z]+:", link):  # https: and the like
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        assert target.resolve().is_relative_to(ROOT.resolve()), link
+        assert not anchor or anchor in anchors(target), link
+
+
 # ---------------------------------------------------------------------------------- troubleshooting
 
 
 @pytest.fixture(scope="module")
 def wrecks(tmp_path_factory, make_model, tokenizer):
-    """A folder in which all has gone wrong that "When something is wrong" tells of."""
+    """A folder in which all has gone wrong that docs/troubleshooting.md lists."""
     tmp_path = tmp_path_factory.mktemp("wrecks")
     model = make_model(image_slots=4)
     for name in ("output/best", "output/latest", "pickled", "older"):
@@ -67,7 +109,7 @@ def wrecks(tmp_path_factory, make_model, tokenizer):
         tmp_path / "older/model.safetensors",
     )
     options = dataclasses.asdict(
-        train.TrainOptions(train_data_path="train.json", val_data_path="val.json")
+        TrainOptions(train_data_path="train.json", val_data_path="val.json")
     )
     progress = {"step": 40, "best": 9.5, "best_step": 40, "worse": 0, "options": options}
     write_json(tmp_path / "output/latest/progress.json", progress)
@@ -97,19 +139,14 @@ def wrecks(tmp_path_factory, make_model, tokenizer):
 
 
 def troubles():
-    section = (
-        (ROOT / "README.md")
-        .read_text()
-        .split("\n## When something is wrong\n")[1]
-        .split("\n## ")[0]
-    )
-    for command, said in re.findall(r"^\| `(python [^`]*)` \| `([^`]*)`", section, re.M):
+    table = re.findall(r"^\| `(python [^`]*)` \| `([^`]*)`", text_of(TROUBLESHOOTING), re.M)
+    for command, said in table:
         yield pytest.param(shlex.split(command)[1:], said, id=command)
 
 
 @pytest.mark.parametrize("command, said", list(troubles()))
 def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monkeypatch):
-    """The line of the README, where … stands for anything, is all that the command prints on
+    """The line of the page, where … stands for anything, is all that the command prints on
     stderr."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # it may be installed here
     with alone(wrecks / "busy", "--output_dir"):

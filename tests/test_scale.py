@@ -18,9 +18,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import dataset
-from dataset import note_of
-from utils import cli
+from utils import cli, preprocessing
+from utils.files import write_story_lines
 from utils.photos import load_photo
+from utils.preprocessing import note_of
 from utils.tensors import safetensors_header
 
 PHOTOS, CHUNK = 22, 4
@@ -81,7 +82,7 @@ def test_a_training_set_ten_times_as_large_as_the_memory(tmp_path, tokenizer, ma
         )
         about = {"format": 1, "photos": {"file": f"{split}.safetensors", "kind": "features"}}
         path = tmp_path / f"{split}.json"
-        dataset.write_story_lines(path, about | {"words": f"{split}.words.safetensors"}, [])
+        write_story_lines(path, about | {"words": f"{split}.words.safetensors"}, [])
         dataset.Text(words, *ends, rows).save(
             path.with_suffix(".words.safetensors"), path, tokenizer
         )
@@ -103,18 +104,18 @@ def work(environment, arguments, notes):
     """What a launcher starts; it kills itself after `notes` notes."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    dataset.CHUNK, write_json, left = CHUNK, dataset.write_json, notes
+    preprocessing.CHUNK, write_json, left = CHUNK, preprocessing.write_json, notes
 
     def write_and_die(path, value):
         nonlocal left
-        if path.parent.suffix == ".partial" and path.name != dataset.HOW:
+        if path.parent.suffix == ".partial" and path.name != preprocessing.HOW:
             rows_are_there(path.parent, int(path.stem), value)
             left -= 1
         write_json(path, value)
         if left == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    dataset.write_json = write_and_die
+    preprocessing.write_json = write_and_die
     cli.run(lambda: dataset.main(arguments))
 
 
@@ -123,7 +124,7 @@ def rows_are_there(folder, chunk, broken):
     assert not note_of(folder, chunk).exists()
     if folder.stem == "train":
         rows = (
-            load_file(folder / dataset.PHOTOS)["photos"][chunk * CHUNK : (chunk + 1) * CHUNK]
+            load_file(folder / preprocessing.PHOTOS)["photos"][chunk * CHUNK : (chunk + 1) * CHUNK]
             .flatten(1)
             .float()
         )
@@ -188,7 +189,7 @@ def test_killed_and_taken_up_by_as_many_or_others(vist, straight, tmp_path, befo
     assert -signal.SIGKILL in statuses and 0 not in statuses
     partial = tmp_path / "train.partial"
     assert (
-        0 < len([*partial.glob(dataset.NOTES)]) < 6
+        0 < len([*partial.glob(preprocessing.NOTES)]) < 6
         and not (tmp_path / "train.safetensors").exists()
     )
     assert launch(vist, tmp_path, after) == [0] * after
@@ -196,14 +197,16 @@ def test_killed_and_taken_up_by_as_many_or_others(vist, straight, tmp_path, befo
 
 
 def test_a_photo_is_not_encoded_twice(vist, tmp_path, monkeypatch):
-    asked, load_batch = [], dataset.PhotoFiles.__getitem__
+    asked, load_batch = [], preprocessing.PhotoFiles.__getitem__
     launch(vist, tmp_path, 1, "--store", "pixels", notes=(2,))
-    monkeypatch.setattr(dataset, "CHUNK", CHUNK)
+    monkeypatch.setattr(preprocessing, "CHUNK", CHUNK)
     monkeypatch.setattr(
-        dataset, "DataLoader", lambda files, sampler, **more: (files[batch] for batch in sampler)
+        preprocessing,
+        "DataLoader",
+        lambda files, sampler, **more: (files[batch] for batch in sampler),
     )
     monkeypatch.setattr(
-        dataset.PhotoFiles,
+        preprocessing.PhotoFiles,
         "__getitem__",
         lambda *batch: asked.extend(batch[1]) or load_batch(*batch),
     )
@@ -273,7 +276,7 @@ def test_a_jpeg_is_never_decoded_smaller_than_asked(tmp_path, width, height):
 
 
 def test_the_folded_encoder_is_the_encoder():
-    from model import ImageEncoder
+    from utils.image_encoder import ImageEncoder
 
     for arch in ("resnet18", "resnet50"):
         torch.manual_seed(0)

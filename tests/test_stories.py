@@ -9,7 +9,8 @@ import pytest
 from conftest import random_sentences
 
 from utils.cli import UserError
-from utils.stories import is_tokenised, read_stories, split_sentences, tokenise
+from utils.stories import read_stories
+from utils.text import is_tokenised, split_sentences, tokenise
 
 
 def told(file):

@@ -10,10 +10,15 @@ import pytest
 import torch
 
 import generate
-from experiments import ablation, picturebook
+from experiments import ablation
 from experiments import plan_analysis as plans
+from experiments.picturebook.checker import Book
+from experiments.picturebook.texts import normalise, tell
+from experiments.picturebook.writer import make_dataset
+from experiments.plan_control import Control
 from utils.cli import UserError
 from utils.gaussian import Gaussian
+from utils.plans import Telling
 from utils.statistics import over_seeds
 
 TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
@@ -32,7 +37,7 @@ def book(tmp_path_factory):
         "seed": 0,
         "size": 32,
     }
-    picturebook.make_dataset(folder / "book", settings)
+    make_dataset(folder / "book", settings)
     dataset.main(
         ["--picturebook", str(folder / "book"), "--output", str(folder / "data"), "--workers", "1"]
     )
@@ -92,7 +97,7 @@ def test_what_the_first_plan_knows_of_a_picture(
         return None, Gaussian(mean, torch.zeros(len(data), 1, 4))
 
     monkeypatch.setattr(plans, "plans_of", plans_of)
-    the_book, options = picturebook.Book(book / "book"), plans.parse([])
+    the_book, options = Book(book / "book"), plans.parse([])
     found = plans.first_plan_knows(model, tokenizer, split, None, the_book, facts, options)
     assert list(found.values()) == pytest.approx([mood, wording], abs=1e-6)
     assert len(seen) == 6 * len(split["stories"]) and len(set(seen)) > 6
@@ -105,7 +110,7 @@ def test_the_plane_in_which_points_vary_most():
     assert directions[4, 0].abs() > 0.99 and directions[1, 1].abs() > 0.99
 
 
-class ToldByTheBook(plans.Control):
+class ToldByTheBook(Control):
     """A control whose stories are the book's own, in the moods that are asked for, some of them
     spoilt."""
 
@@ -114,17 +119,17 @@ class ToldByTheBook(plans.Control):
         self.options = plans.parse(
             ["--world", str(folder), "--data_path", str(book / "data" / "test.json")]
         )
-        self.book, self.moods, self.spoilt = picturebook.Book(folder), moods, spoilt
+        self.book, self.moods, self.spoilt = Book(folder), moods, spoilt
         self.truth = json.loads((folder / "truth" / "test.json").read_text())
 
     def write(self, plans=None, *arguments):
         asked, stories = [], []
         for i, facts in enumerate(self.truth.values()):
             for n, mood in enumerate(self.moods):
-                said = list(map(picturebook.normalise, picturebook.tell(facts | {"mood": mood})))
+                said = list(map(normalise, tell(facts | {"mood": mood})))
                 if n in self.spoilt:
                     said[2] = "something else ."
-                asked.append(generate.Telling(i, n + 1, None))
+                asked.append(Telling(i, n + 1, None))
                 ids = {"story_id": str(i), "album_id": str(i), "photo_ids": facts["photo_ids"]}
                 stories.append(ids | {"sentences": said})
         return asked, stories

@@ -13,13 +13,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate import Accelerator
 from conftest import random_sentences, ranks
 from safetensors.torch import load_file, save_file
 
 import train
-from dataset import BucketBatches
-from model import ImageEncoder, load_checkpoint
-from train import TrainOptions, get_beta, get_lr, parameter_groups
+from model import load_checkpoint
+from train import parameter_groups
+from utils.batches import BucketBatches
+from utils.image_encoder import ImageEncoder
+from utils.schedules import get_beta, get_lr
+from utils.train_options import TrainOptions
 
 
 @pytest.fixture(scope="module")
@@ -358,7 +362,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
 ):
     """The loss of that step is finite; its gradient would leave NaN in the weights, and in the next
     checkpoint."""
-    clip = train.Accelerator.clip_grad_norm_
+    clip = Accelerator.clip_grad_norm_
 
     def overflow(self, parameters, most):
         parameters = list(parameters)
@@ -368,7 +372,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
         return clip(self, parameters, most)
 
     overflow.steps = 0
-    monkeypatch.setattr(train.Accelerator, "clip_grad_norm_", overflow)
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", overflow)
     code, err = run_train(tmp_path, "--max_steps", 8, "--eval_every", 4)
     last = err.strip().splitlines()[-1]
     assert code == 2 and "step 5: gradient not finite (its norm is inf; stories train" in last, err
@@ -585,7 +589,8 @@ def test_tensorboard_beside_the_log(run_train, tmp_path, monkeypatch):
         def flush(self):
             pass
 
-    monkeypatch.setattr(train, "summary_writer", lambda: Writer)
+    for module in ("train", "utils.train_log"):
+        monkeypatch.setattr(f"{module}.summary_writer", lambda: Writer)
     assert run_train(tmp_path, "--max_steps", 2, "--log_every", 1, "--tensorboard")[0] == 0
     (one, _), (figures,) = log_of(tmp_path, "train"), log_of(tmp_path, "val")
     assert written[0] == ("tensorboard", None) and ("train/nll", one["nll"], 1) in written

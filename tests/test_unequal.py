@@ -5,7 +5,7 @@ import json
 import pytest
 from made_data import write_vist, write_vist_edit
 
-from dataset import PREPROCESSED
+from utils.dataset_options import PREPROCESSED
 
 SMALL_DATA = "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe"
 SMALL_MODEL = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 8 --batch_size 4"

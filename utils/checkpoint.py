@@ -11,17 +11,16 @@ import platform
 import shutil
 import subprocess
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError
 from utils.files import read_json, whole, write_json
+from utils.image_encoder import quiet_transformers
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
@@ -265,45 +264,3 @@ CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a chec
 
 
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
-
-
-def read_state_dict(path):
-    """Tensors by name from a safetensors file or a torch file (read without unpickling code)."""
-    if not Path(path).is_file():
-        raise FileNotFoundError("no such file, or none to read")
-    if str(path).endswith(".safetensors"):
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def unfitting(where, wrong):
-    return (
-        f"{where}: its weights do not fit its config.json ({wrong[0]}, {len(wrong)} in all): "
-        "damaged, or written by "
-        f"another version of this code; expected one that train.py has written since"
-    )
-
-
-def not_finite(model):
-    """The name of a tensor that holds NaN or infinity; None where all numbers are finite."""
-    return next((name for name, of in model.state_dict().items() if not of.isfinite().all()), None)
-
-
-@contextmanager
-def quiet_transformers():
-    """Without transformers' own tables of what is wrong with weights (an error says it in a line)
-    and its bars, which would hide ours for half a second of weights."""
-    verbosity, bars = (
-        transformers_logging.get_verbosity(),
-        transformers_logging.is_progress_bar_enabled(),
-    )
-    transformers_logging.set_verbosity(50)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()

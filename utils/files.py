@@ -218,3 +218,18 @@ def write_json(path, value):
     spelling of it.
     """
     write_text(path, to_json(value))
+
+
+def write_story_lines(path, about, stories):
+    """Write stories as JSON, whole or not at all: a line with everything about them, then a line a
+    story."""
+    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own
+    # spelling of it.
+    with (
+        whole(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
+        for number, story in enumerate(stories):
+            file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
+        file.write("\n]}\n")

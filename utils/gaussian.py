@@ -1,6 +1,7 @@
 """Diagonal Gaussians: samples, densities, KL, mutual information."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,3 +65,38 @@ class Gaussian:
             pairs = -0.5 * (z.square() @ precision.T - 2 * z @ (mean * precision).T + constant)
             found.append((pairs.diagonal() - pairs.logsumexp(1)).mean() + np.log(len(z)))
         return torch.stack(found)
+
+
+class Draws(NamedTuple):
+    """Everything random in the objective of a batch of stories."""
+
+    plans: torch.Tensor  # B, T, Z (or samples, B, T, Z): standard normal
+    beats: torch.Tensor  # B, T: even between 0 and 1
+    stories: torch.Tensor  # B, 1: even between 0 and 1
+
+    @classmethod
+    def of(cls, numbers, beat_mask, plan_size, seed, samples=()):
+        """Those of stories by number (B), each a function of (seed, number, its own beats) alone.
+
+        So they depend neither on the batch a story is in, nor on its place there, nor on the
+        process that trains it. seed: whole numbers; samples: () or (how many,), in front of the
+        plans' shape.
+        """
+        B, T = beat_mask.shape
+        plans, of_beats, of_stories = (
+            np.zeros(x, np.float32) for x in ((*samples, B, T, plan_size), (B, T), (B, 1))
+        )
+        for b, (number, beats) in enumerate(
+            zip(numbers.tolist(), beat_mask.sum(1).tolist(), strict=True)
+        ):
+            chance = np.random.default_rng([*seed, abs(number)])
+            of_stories[b], of_beats[b, :beats] = chance.random(), chance.random(beats)
+            plans[..., b, :beats, :] = chance.standard_normal(
+                (*samples, beats, plan_size), dtype=np.float32
+            )
+        return cls(*map(torch.from_numpy, (plans, of_beats, of_stories)))
+
+
+def select_beats(values, beats):
+    """values (B, T, …) -> (M, …): those of the beats there are."""
+    return values.flatten(0, 1).index_select(0, beats)

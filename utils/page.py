@@ -17,7 +17,7 @@ from PIL import Image, ImageCms
 
 from utils import cli
 from utils.photos import BrokenPhoto, load_photo
-from utils.stories import one_line
+from utils.text import one_line
 
 LONGEST, QUALITY = 1000, 80  # of a photo on the page: pixels of its longer side, of its JPEG
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
 
 from utils.cli import UserError
-from utils.stories import SPLITS
+from utils.story_files import SPLITS
 
 LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
 

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from accelerate import Accelerator
+
+from utils.cli import UserError
 
 
 def best_device():
@@ -53,3 +56,23 @@ def join_team():
     with contextlib.redirect_stdout(None) if index else contextlib.nullcontext():
         yield Team(index, count, max(1, cores // here), device, torch.distributed.barrier)
     torch.distributed.destroy_process_group()
+
+
+def get_accelerator(options):
+    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+        raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
+    auto = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
+    return Accelerator(
+        mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision,
+        cpu=best_device().type == "cpu",  # several processes talk by gloo then
+    )
+
+
+def over_processes(accelerator, sums):
+    """The sum of a float64 tensor over all processes. A single one needs no device, and Apple's has
+    no float64."""
+    return (
+        sums
+        if accelerator.num_processes == 1
+        else accelerator.reduce(sums.to(accelerator.device)).cpu()
+    )

@@ -1,0 +1,197 @@
+"""Every option of dataset.py, and the sources that it reads."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.cli import Parser, natural_float, positive_float, positive_int
+from utils.story_files import EDIT_KEYS, read_vist, read_vist_edit
+
+DATASET = Path("dataset")
+
+
+PREPROCESSED = DATASET / "preprocessed"
+
+
+CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
+
+
+REAL = {
+    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4,
+    "encoder_grid": 1, "image_size": 224, "store": "features", "tokenizer": "gpt2",
+}  # fmt: skip
+
+
+# Half a ResNet-18 trained from pixels: twice as fast as a whole one, and its 4 x 4 cells keep where
+# things are.
+DRAWN = {
+    "image_encoder": "resnet18", "encoder_weights": "none", "encoder_stages": 2, "encoder_grid": 4,
+    "image_size": 64, "store": "pixels", "tokenizer": "bpe",
+}  # fmt: skip
+
+
+BY_SOURCE = {
+    "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
+    "encoder_weights": (
+        {"metavar": "WEIGHTS"},
+        "imagenet, none (random), a state dict, or a model of ours for its eye",
+    ),
+    "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
+    "encoder_grid": (
+        {"type": positive_int, "metavar": "CELLS"},
+        "cells a side that features are pooled to",
+    ),
+    "image_size": (
+        {"type": positive_int, "metavar": "PIXELS"},
+        "side of the square that a photo is reduced to",
+    ),
+    "store": (
+        {"choices": ("features", "pixels")},
+        "frozen features, or pixels to train the encoder too",
+    ),
+    "tokenizer": (
+        {"metavar": "NAME"},
+        "a name, a folder, or bpe to train one on the training stories",
+    ),
+}
+
+
+DOWNLOAD = {  # what --download takes: the type, the default and what it is
+    "connections": (positive_int, 16, "photos fetched at once"),
+    "rate": (natural_float, 20.0, "requests a second, at most; 0: as many as the connections make"),
+    "max_megabytes": (positive_float, 50.0, "a bigger photo is not fetched"),
+    "retry_gone": (None, False, "ask again for what earlier runs found to be gone"),
+}
+
+
+class Source(NamedTuple):
+    name: str  # also its folder under dataset/
+    holds: str
+    read: Callable  # (folder, text) -> {split: (stories, remarks)}, {name: machine stories}
+    files: str  # its annotations, from its folder
+    images: str  # the folder of its photos, from its folder
+    defaults: dict
+
+
+SIS, EDITS = "sis/*.story-in-sequence.json", "*/*/*.json"
+
+
+SOURCES = {
+    "vist": Source("VIST", "sis/ and images/", read_vist, SIS, "images", REAL),
+    "vist_edit": Source(
+        "VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL
+    ),
+    "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
+}
+
+
+NOTHING_FOUND = f"""\
+{DATASET}/ holds no stories yet. Put there
+  {DATASET}/VIST/         sis/{{train,val,test}}.story-in-sequence.json
+                        and images/{{train,val,test}}/<photo id>.jpg
+  {DATASET}/VIST-Edit/    AREL/ and GLAC/, each with train/, dev/, test/ (its photos are VIST's)
+or name them (--vist DIR, --vist_edit DIR), or draw the sample:
+  python -m experiments.picturebook"""
+
+
+def parser():
+    # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on
+    # the source.
+    parser = Parser(
+        prog="dataset.py",
+        description="Preprocess stories and their photos into <split>.json and .safetensors files "
+        "of words and photos.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    for key, source in SOURCES.items():
+        add(
+            f"--{key}",
+            metavar="DIR",
+            type=Path,
+            help=f"{source.name}: a folder with {source.holds}",
+        )
+    add(
+        "--images",
+        metavar="DIR",
+        type=Path,
+        help="where the photos are (default: its images/; VIST-Edit: VIST's)",
+    )
+    add(
+        "--output",
+        metavar="DIR",
+        type=Path,
+        help=f"where the splits go (default: {PREPROCESSED}/<source>)",
+    )
+    for name, (options, meaning) in BY_SOURCE.items():
+        values = {key: source.defaults[name] for key, source in SOURCES.items()}
+        default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
+        add(f"--{name}", **options, help=f"{meaning} ({default})")
+    add(
+        "--vocab_size",
+        type=positive_int,
+        default=8000,
+        help="entries of a tokenizer that is trained here",
+    )
+    add(
+        "--text",
+        choices=tuple(EDIT_KEYS),
+        default="normalized",
+        help="lower-cased with names masked, or as typed",
+    )
+    outside = (
+        "take photos that are links out of the folder of the photos (those of git-annex, of a "
+        "hub's cache)"
+    )
+    add("--follow_links", action="store_true", default=False, help=outside)
+    add(
+        "--missing_photos",
+        choices=("keep", "drop"),
+        default="keep",
+        help="stories with a missing or broken photo",
+    )
+    add(
+        "--machine_stories",
+        action="store_true",
+        default=False,
+        help="VIST-Edit: write the machines' stories as well",
+    )
+    at_once = f"photos encoded at once (without a GPU: {CPU_BATCH} at most)"
+    add("--batch_size", type=positive_int, default=64, help=at_once)
+    workers = (
+        "processes that decode photos, and encode them where there is no GPU (default: one a core)"
+    )
+    add("--workers", type=positive_int, help=workers)
+    add(
+        "--overwrite",
+        action="store_true",
+        default=False,
+        help="replace an output of other settings or input",
+    )
+    fetch = (
+        "VIST, VIST-Edit: fetch the missing photos from the annotations' URLs, into the folder of "
+        "photos, and stop"
+    )
+    add("--download", action="store_true", default=False, help=fetch)
+    for name, (kind, default, meaning) in DOWNLOAD.items():
+        options = {"type": kind, "metavar": "N"} if kind else {"action": "store_true"}
+        note = f"; default: {default:g}" if kind else ""
+        add(f"--{name}", **options, help=f"{meaning} (with --download{note})")
+    return parser
+
+
+def parse_args(argv=None):
+    args = parser().parse_args(argv)
+    if not args.download and (given := [name for name in DOWNLOAD if name in args]):
+        parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
+    if vars(args).get("connections", 0) > 256:
+        parser().error(f"--connections {args.connections}: expected 256 at most")
+    return args
+
+
+def latest_split(split):
+    """The newest dataset/preprocessed/*/<split>.json, or None."""
+    return max(
+        PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None
+    )

@@ -1,0 +1,35 @@
+"""Learning rate, weight of the KL and of the bags of words, as functions of the step."""
+
+import math
+
+
+def get_lr(step, total_steps, options):
+    """Learning rate at `step`: a linear rise over the warm-up, then half a cosine down to a
+    hundredth of the peak."""
+    warm = max(1, round(options.warmup * total_steps))
+    if step < warm:
+        return options.learning_rate * (step + 1) / warm
+    done = (step - warm) / max(1, total_steps - warm)
+    return options.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+def get_beta(step, total_steps, options):
+    """Weight of the KL at `step`: constant, a rise from 0 (Bowman et al. 2016), or several (Fu et
+    al. 2019)."""
+    if options.beta_schedule == "constant":
+        return options.beta
+    cycles = options.beta_cycles if options.beta_schedule == "cyclical" else 1
+    place = step / total_steps * cycles % 1  # within the cycle
+    return options.beta * min(1.0, place / options.beta_warmup if options.beta_warmup else 1.0)
+
+
+def get_bags(step, total_steps, options):
+    """Share of the plan's bag-of-words weights at `step`: all of it for half of the steps, then a
+    fall to bags_end.
+
+    The bags make the plan tell the sentence; once the words listen to it, what they would go on to
+    say is noise.
+    """
+    done = min(1.0, max(0.0, (step / total_steps - 0.5) / 0.3))
+    # at 0 the terms would go, and DDP wait for their gradients
+    return max(1e-6, 1 - done * (1 - options.bags_end))
