@@ -118,6 +118,7 @@ from dataset import StoryDataset, collate
 from model import load_checkpoint
 from utils import metrics
 from utils.batches import BucketBatches
+from utils.bounds import log_p as beat_log_p
 from utils.captions import load_references, score_by_references
 from utils.corruptions import CONTROLS, control, told
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
@@ -204,7 +205,7 @@ def traces(model, dataset, pad_id, batch_size=32):
         z = None if prior is None else prior.mean[None]
         num_beats = batch["beat_mask"].sum(1).tolist()
         M = len(batch["beats"])
-        log_p = model.log_p(hidden, z, batch["words"], batch["word_beat"], M)[0]  # M
+        log_p = beat_log_p(model, hidden, z, batch["words"], batch["word_beat"], M)[0]  # M
         num_words = torch.bincount(batch["word_beat"], minlength=M)
         agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
         kl = None if posterior is None else posterior.kl(prior).sum(-1)  # M

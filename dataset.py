@@ -46,7 +46,8 @@ from torch.utils.data import Dataset
 
 from model import PlanCVAEConfig, load_checkpoint
 from utils.files import write_story_lines
-from utils.image_encoder import ImageEncoder, load_encoder, quiet_transformers
+from utils.image_encoder import ImageEncoder
+from utils.loading import load_encoder, quiet_transformers
 from utils.photos import DEAD_LINK, photo_index
 from utils.preprocessing import (
     CHUNK,

@@ -11,14 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     GPT2Model,
@@ -27,12 +25,13 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
-from utils.checkpoint import BEST, CARD_TITLE, LATEST
-from utils.cli import PLANS, UserError, loading
-from utils.files import recover
+from utils.bounds import log_weights
+from utils.checkpoint import CARD_TITLE
+from utils.cli import PLANS, UserError
 from utils.gaussian import Draws, Gaussian, select_beats
-from utils.image_encoder import ImageEncoder, ImageEncoderConfig, load_whole, quiet_transformers
-from utils.losses import WordLoss
+from utils.image_encoder import ImageEncoder, ImageEncoderConfig
+from utils.loading import load_model_and_tokenizer
+from utils.losses import WordLoss, bags_of_words_loss, words_ahead
 
 # ------------------------------------------------------------------------------------------- photos
 
@@ -336,39 +335,6 @@ class PlanCVAE(PreTrainedModel):
         pairs = [z, self.plan_head.weight, z.new_ones(len(z), 1), self.bow_bias[:, None]]
         return WordLoss.of(words, word_beat, weight, *pairs)
 
-    def bag_loss(self, tellers, num_tokens):
-        """−log p(words, in no order | what is known at a beat).
-
-        tellers: {name: (what is known (M, D), its weight, words (n), the beat of each, how much
-        each counts)}. Returns the loss, weighted and divided by num_tokens, and {name: its summand,
-        not weighted}, which have no gradient.
-        """
-        known, weights, words, word_beats, counts = zip(*tellers.values())
-        M = len(known[0])
-        row = torch.cat([beat + i * M for i, beat in enumerate(word_beats)])
-        weight = torch.cat([weight * count / num_tokens for weight, count in zip(weights, counts)])
-        known = torch.cat(known)  # tellers · M, D
-        loss, shares = WordLoss.of(
-            torch.cat(words), row, weight, known, self.decoder.lm_head.weight
-        )
-        sums = shares.view(len(tellers), M).sum(1) * num_tokens
-        return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
-
-    @staticmethod
-    def words_ahead(words, word_beat, beats, beat_mask):
-        """The words of the sentences after each beat: words (n), their beats (n), 1 / number of
-        those sentences."""
-        T = beat_mask.shape[1]
-        story, place = (beats // T)[word_beat], (beats % T)[word_beat]
-        last = beat_mask.sum(1)[story] - 1
-        later_words, before, counts = [], [], []
-        for back in range(1, T):
-            later = place >= back
-            later_words.append(words[later])
-            before.append(word_beat[later] - back)  # the beats of a story stand side by side
-            counts.append(1 / (last - place + back)[later])
-        return [torch.cat(x) if x else words[:0] for x in (later_words, before, counts)]
-
     def foreseen_words(self, predicted):
         """Log-probabilities (M, V) of each word of the coming sentence, in no order, from h̃_t (M,
         D)."""
@@ -483,7 +449,7 @@ class PlanCVAE(PreTrainedModel):
         tellers = {}
         once = torch.ones(len(bag), device=words.device)
         if ahead_weight and z is not None:
-            later = self.words_ahead(bag, bag_beat, beats, beat_mask)
+            later = words_ahead(bag, bag_beat, beats, beat_mask)
             tellers["ahead"] = self.ahead_mlp(z.to(self.dtype)), ahead_weight, *later
         if photo_weight:  # there is nothing to learn from a photo that is not there
             seen = select_beats(batch["photo_mask"], beats)[bag_beat]
@@ -493,7 +459,9 @@ class PlanCVAE(PreTrainedModel):
             known = self.foresight_head(states.predicted)
             tellers["foresight"] = known, foresight_weight, bag, bag_beat, once
         if tellers:
-            in_no_order, terms = self.bag_loss(tellers, num_tokens)
+            in_no_order, terms = bags_of_words_loss(
+                tellers, self.decoder.lm_head.weight, num_tokens
+            )
             loss = loss + in_no_order
             for name, term in terms.items():
                 setattr(out, name, term)
@@ -507,102 +475,18 @@ class PlanCVAE(PreTrainedModel):
         out.loss = loss + (beta * charged_kl + dynamics_weight * out.dynamics) / num_tokens
         if iwae_noise is not None:
             noise = iwae_noise.flatten(1, 2).index_select(1, beats)  # samples, M, Z
-            out.log_weights = self.log_weights(
-                prior, posterior, noise, hidden, words, word_beat, len(beats)
+            out.log_weights = log_weights(
+                self, prior, posterior, noise, hidden, words, word_beat, len(beats)
             )
         return out
-
-    @torch.no_grad()
-    def log_weights(self, prior, posterior, noise, hidden, words, word_beat, num_beats):
-        """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, M, Z): (samples, M), in nats.
-
-        They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat
-        by beat: the states that beat t follows from know the words before it, not their plans, so
-        that p(y) = Π_t ∫ p(z_t) p(y_t | z_t) dz_t, and a bound of each factor is one of the whole,
-        tighter than that of all plans drawn together. Every other plan is drawn from the prior, so
-        that r = (q + p) / 2 and no posterior that is too sure of itself loosens the bound (a
-        defensive mixture, Hesterberg 1995). Without a posterior z is the plan that is used, and the
-        terms are log p(y_t).
-        """
-        if posterior is None:
-            z = None if prior is None else prior.mean[None]
-            return self.log_p(hidden, z, words, word_beat, num_beats).expand(len(noise), -1)
-        z = torch.cat([posterior.sample(noise[::2]), prior.sample(noise[1::2])])
-        share = torch.tensor([len(noise[::2]), len(noise[1::2])], device=z.device).log() - np.log(
-            len(noise)
-        )
-        log_q, log_p = posterior.log_prob(z), prior.log_prob(z)
-        ratio = log_p - torch.logaddexp(log_q + share[0], log_p + share[1])
-        return self.log_p(hidden, z, words, word_beat, num_beats) + ratio
-
-    def log_p(self, hidden, z, words, word_beat, num_beats):
-        """log p(words of beat t | z_t), in nats: (samples, M) of z (samples, M, Z); (1, M) where
-        that is None.
-
-        hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all
-        logits held.
-        """
-        log_p = hidden.new_zeros(1 if z is None else len(z), num_beats, dtype=torch.float32)
-        for part in torch.arange(len(words), device=words.device).split(WordLoss.CHUNK):
-            base, said, beat = (
-                self.decoder.lm_head(hidden[part]).float(),
-                words[part],
-                word_beat[part],
-            )
-            for of_sample, plans in zip(log_p, [None] if z is None else z):
-                logits = base if plans is None else base + self.plan_bias(plans[beat]).float()
-                of_sample.index_add_(0, beat, -F.cross_entropy(logits, said, reduction="none"))
-        return log_p
 
 
 AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
 AutoModel.register(PlanCVAEConfig, PlanCVAE)
 
 
-# ------------------------------------------------------------------------------------------ loading
-
-
 def load_checkpoint(path, flag="--checkpoint"):
     """The model and tokenizer of a checkpoint, or of the best (else the latest) one in a training's
-    output_dir.
-
-    Raises UserError, which names the flag, where there is none or it is damaged.
+    output_dir. Raises UserError, which begins with the flag, where there is none or it is damaged.
     """
-    path = Path(path)
-    for place in (path, path / BEST, path / LATEST):
-        recover(place)  # a training may have been killed while it replaced one
-    found = next(
-        (p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None
-    )
-    if found is None:
-        raise UserError(
-            f"{flag} {path}: no checkpoint there; expected a directory that train.py wrote"
-        )
-    where = f"{flag} {found}"
-    model = load_whole(
-        PlanCVAE, found, where, "expected the complete directory that train.py wrote"
-    )
-    vocab_size = model.decoder.config.vocab_size
-    with (
-        loading(where, "expected the complete directory that train.py wrote", tried=""),
-        quiet_transformers(),
-    ):
-        tokenizer = AutoTokenizer.from_pretrained(
-            found, local_files_only=True, trust_remote_code=False
-        )
-        ids, rules = tokenizer.get_vocab().values(), tokenizer.backend_tokenizer.to_str()
-        tokenizer(["a"])  # what is wrong with its settings shows only then
-    if len(tokenizer) != vocab_size or max(ids) >= vocab_size:
-        raise UserError(
-            f"{where}: its tokenizer has {len(tokenizer)} tokens, its model {vocab_size}"
-        )
-    if (
-        not rules
-        or tokenizer.pad_token_id is None
-        or tokenizer.eos_token_id != model.config.eos_token_id
-    ):
-        raise UserError(
-            f"{where}: its tokenizer is not its model's ([eos], [pad]); expected train.py's own "
-            "files"
-        )
-    return model, tokenizer
+    return load_model_and_tokenizer(PlanCVAE, path, flag)

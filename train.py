@@ -38,8 +38,6 @@ from model import PlanCVAE, load_checkpoint
 from utils import validation
 from utils.batches import BucketBatches, Shard
 from utils.checkpoint import (
-    BEST,
-    LATEST,
     OPTIMIZER,
     PROGRESS,
     STEP,
@@ -54,7 +52,7 @@ from utils.checkpoint import (
     versions,
 )
 from utils.gaussian import Draws
-from utils.image_encoder import load_encoder, quiet_transformers
+from utils.loading import BEST, LATEST, load_encoder, quiet_transformers
 from utils.processes import get_accelerator, over_processes
 from utils.resuming import describe, resolve, restore
 from utils.schedules import get_bags, get_beta, get_lr

@@ -8,6 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from model import PlanCVAE, load_checkpoint
+from utils.bounds import log_weights
 from utils.cli import UserError
 from utils.gaussian import Draws, Gaussian
 from utils.image_encoder import ImageEncoder
@@ -477,7 +478,7 @@ def test_the_bound_reaches_the_likelihood(make_model, make_stories, tokenizer):
             wrong = Gaussian(posterior.mean + 40, posterior.log_var - 6)
             hidden = states.hidden[0].index_select(0, batch["word_at"])
             of = batch["words"], batch["word_beat"], 2
-            rest = model.log_weights(prior, wrong, noise[:, 0], hidden, *of)[:, t]
+            rest = log_weights(model, prior, wrong, noise[:, 0], hidden, *of)[:, t]
             assert (rest.logsumexp(0) - torch.tensor(20_000.0).log()).item() == pytest.approx(
                 exact, abs=0.03
             )

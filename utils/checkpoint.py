@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.cli import UserError
 from utils.files import read_json, whole, write_json
-from utils.image_encoder import quiet_transformers
+from utils.loading import quiet_transformers
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
@@ -261,6 +261,3 @@ def read_progress(path):
 
 
 CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
-
-
-BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir

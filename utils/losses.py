@@ -105,3 +105,35 @@ class WordLoss(torch.autograd.Function):
         if scale.device.type != "cpu" or scale != 1:  # a GPU would have to wait to know
             gradients = [None if x is None else x.mul_(scale) for x in gradients]
         return None, None, None, *gradients
+
+
+def bags_of_words_loss(tellers, table, num_tokens):
+    """−log p(words, in no order | what is known at a beat).
+
+    table: the words' output embeddings (V, D). tellers: {name: (what is known (M, D), its weight,
+    words (n), the beat of each, how much each counts)}. Returns the loss, weighted and divided by
+    num_tokens, and {name: its summand, not weighted}, which have no gradient.
+    """
+    known, weights, words, word_beats, counts = zip(*tellers.values())
+    M = len(known[0])
+    row = torch.cat([beat + i * M for i, beat in enumerate(word_beats)])
+    weight = torch.cat([weight * count / num_tokens for weight, count in zip(weights, counts)])
+    known = torch.cat(known)  # tellers · M, D
+    loss, shares = WordLoss.of(torch.cat(words), row, weight, known, table)
+    sums = shares.view(len(tellers), M).sum(1) * num_tokens
+    return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
+
+
+def words_ahead(words, word_beat, beats, beat_mask):
+    """The words of the sentences after each beat: words (n), their beats (n), 1 / number of
+    those sentences."""
+    T = beat_mask.shape[1]
+    story, place = (beats // T)[word_beat], (beats % T)[word_beat]
+    last = beat_mask.sum(1)[story] - 1
+    later_words, before, counts = [], [], []
+    for back in range(1, T):
+        later = place >= back
+        later_words.append(words[later])
+        before.append(word_beat[later] - back)  # the beats of a story stand side by side
+        counts.append(1 / (last - place + back)[later])
+    return [torch.cat(x) if x else words[:0] for x in (later_words, before, counts)]

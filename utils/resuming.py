@@ -5,10 +5,11 @@ import hashlib
 from pathlib import Path
 
 from utils import cli
-from utils.checkpoint import BEST, LATEST, PROGRESS, kept_steps, read_progress
+from utils.checkpoint import PROGRESS, kept_steps, read_progress
 from utils.cli import UserError
 from utils.dataset_options import latest_split
 from utils.files import recover
+from utils.loading import BEST, LATEST
 from utils.stories import SPLIT_SHAPE
 from utils.train_options import FREE_TO_CHANGE, OF_THE_MODEL, changeable
 

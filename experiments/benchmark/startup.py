@@ -10,7 +10,7 @@ import numpy as np
 from experiments.benchmark.inputs import BEATS, build_model, draw_photos
 from experiments.benchmark.measuring import interleave, spread
 from experiments.benchmark.setup import Size
-from utils.image_encoder import quiet_transformers
+from utils.loading import quiet_transformers
 from utils.tokenizer import special_ids, train_tokenizer
 
 # goals: generate.py --help; a small story beyond the libraries' import

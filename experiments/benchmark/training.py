@@ -25,6 +25,7 @@ from experiments.benchmark.setup import VIST_STORIES
 from utils import cli
 from utils.batches import BucketBatches
 from utils.gaussian import Draws
+from utils.losses import bags_of_words_loss, words_ahead
 
 # The objective and the optimizer of train.py's defaults (a test holds them together: nothing
 # imports train.py).
@@ -72,14 +73,14 @@ def stages(model, batch):
         inside = words != model.config.eos_token_id
         bag, bag_beat, once = words[inside], word_beat[inside], inside[inside].float()
         bow = model.plan_bag_loss(z, bag, bag_beat, one)[0]
-        later = model.words_ahead(bag, bag_beat, beats, beat_mask)
+        later = words_ahead(bag, bag_beat, beats, beat_mask)
         photos = slots.mean(2).flatten(0, 1)
         tellers = {
             "ahead": (model.ahead_mlp(z), 1.0, *later),
             "photo": (model.photo_head(photos), 1.0, bag, bag_beat, once),
             "foresight": (model.foresight_head(predicted), 1.0, bag, bag_beat, once),
         }
-        return bow + model.bag_loss(tellers, one)[0]
+        return bow + bags_of_words_loss(tellers, model.decoder.lm_head.weight, one)[0]
 
     return {
         "image projection": (
