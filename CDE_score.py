@@ -238,9 +238,6 @@ def foreseen_agreement(model, states, batch):
     return overlap / many.clamp(min=1).sqrt()
 
 
-# ----------------------------------------------------------------------------------------- controls
-
-
 # ------------------------------------------------------------------------------------------ systems
 
 
@@ -371,9 +368,6 @@ def score_by_model(system, model, tokenizer, options, retellings):
                 name: albums_and(wrong, [score(trace, centre) for trace in told_wrongly])
                 for name, score in scores.items()
             }
-
-
-# --------------------------------------------------------------------------------------- references
 
 
 # --------------------------------------------------------------------------------------------- main

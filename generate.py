@@ -34,7 +34,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig
 
-from dataset import StoryDataset, pack, story_length
+from dataset import StoryDataset, pack
 from model import load_checkpoint
 from utils.batches import cut
 from utils.photos import (
@@ -53,6 +53,7 @@ from utils.screen import Screen, page_of, vist_submission
 from utils.stories import read_split
 from utils.tensors import Photos, take_photos
 from utils.text import one_line
+from utils.token_table import story_length
 from utils.tokenizer import special_ids
 
 # ---------------------------------------------------------------------------------------- one batch
@@ -180,9 +181,6 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
         if listener is not None:
             listener([story[-1] for story in sentences])
     return sentences, cut_short
-
-
-# -------------------------------------------------------------------------------------------- plans
 
 
 # ------------------------------------------------------------------------------------------ folders

@@ -33,9 +33,6 @@ from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
 from utils.losses import WordLoss, bags_of_words_loss, words_ahead
 
-# ------------------------------------------------------------------------------------------- photos
-
-
 # ---------------------------------------------------------------------------------------- the model
 
 

@@ -8,30 +8,27 @@ bit.
 
 import dataclasses
 import math
-import os
 import signal
 import time
 import uuid
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from itertools import islice
 from pathlib import Path
 
 from utils import cli
 from utils.cli import UserError
-from utils.files import alone, recover, remove, write_json
-from utils.train_options import changeable, parse, parser  # noqa: F401
+from utils.files import alone, write_json
+from utils.train_options import OBJECTIVE, changeable, parse, parser  # noqa: F401
 
 if __name__ == "__main__":
     cli.answer_early(parse)
 
 import torch
 from accelerate.utils import send_to_device, set_seed
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2LMHeadModel
 
 from dataset import StoryDataset, collate
 from model import PlanCVAE, load_checkpoint
@@ -40,23 +37,22 @@ from utils.batches import BucketBatches, Shard
 from utils.checkpoint import (
     OPTIMIZER,
     PROGRESS,
-    STEP,
-    copy_checkpoint,
+    derive,
     gathered,
-    is_of,
-    kept_steps,
     load_optimizer,
     optimizer_tensors,
     read_progress,
     save_checkpoint,
     versions,
 )
+from utils.decoder import load_decoder
+from utils.finite import first_not_finite
 from utils.gaussian import Draws
-from utils.loading import BEST, LATEST, load_encoder, quiet_transformers
-from utils.processes import get_accelerator, over_processes
+from utils.loading import BEST, LATEST, load_encoder
+from utils.optimization import get_bags, get_beta, get_lr, parameter_groups
+from utils.processes import get_accelerator, over_processes, shard
 from utils.resuming import describe, resolve, restore
-from utils.schedules import get_bags, get_beta, get_lr
-from utils.stories import story_ids
+from utils.signals import Stoppable
 from utils.tokenizer import load_data_tokenizer
 from utils.train_log import BAGS, TERMS, Log, summary_writer
 
@@ -65,58 +61,14 @@ from utils.train_log import BAGS, TERMS, Log, summary_writer
 ADAM_BETAS = (0.9, 0.95)
 
 
-# ---------------------------------------------------------------------------------------- schedules
-
-
 # -------------------------------------------------------------------------------------------- setup
 
 
 def build_model(options, tokenizer, data_dir):
     """The model that the options describe, around the data's tokenizer and photo encoder."""
-    if options.decoder == "scratch":
-        if options.n_embd % options.n_head:
-            raise UserError(
-                f"--n_embd {options.n_embd}: not a multiple of --n_head {options.n_head}"
-            )
-        config = GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=options.n_positions,
-            n_embd=options.n_embd,
-            n_layer=options.n_layer,
-            n_head=options.n_head,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
-        decoder = GPT2LMHeadModel(config)
-    else:
-        advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
-        with cli.loading(f"--decoder {options.decoder}", advice), quiet_transformers():
-            decoder, report = GPT2LMHeadModel.from_pretrained(
-                options.decoder, dtype=torch.float32, output_loading_info=True
-            )
-            if report["missing_keys"]:
-                raise UserError(
-                    f"--decoder {options.decoder}: not a GPT-2 (it lacks "
-                    f"{sorted(report['missing_keys'])[0]})"
-                )
-        if len(tokenizer) < decoder.config.vocab_size:
-            raise UserError(
-                f"--decoder {options.decoder}: has {decoder.config.vocab_size} words, the data's "
-                "tokenizer only "
-                f"{len(tokenizer)}; preprocess with that decoder's tokenizer (python dataset.py "
-                "--tokenizer …)"
-            )
-        decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        decoder.config.bos_token_id, decoder.config.eos_token_id = (
-            tokenizer.bos_token_id,
-            tokenizer.eos_token_id,
-        )
-    for name in ("resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        setattr(decoder.config, name, options.dropout)
-    encoder = load_encoder(data_dir / "image_encoder")
     return PlanCVAE.build(
-        decoder,
-        encoder,
+        load_decoder(options, tokenizer),
+        load_encoder(data_dir / "image_encoder"),
         train_encoder=options.train_encoder,
         image_slots=options.image_slots,
         plan=options.plan,
@@ -125,20 +77,6 @@ def build_model(options, tokenizer, data_dir):
         eos_token_id=tokenizer.eos_token_id,
         foresight=options.foresight_weight > 0,
     )
-
-
-def parameter_groups(model, weight_decay):
-    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter
-    is in one group."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decay = [
-        p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo
-    ]
-    chosen = {id(p) for p in decay}
-    rest = [p for p in trained if id(p) not in chosen]
-    assert len(decay) + len(rest) == len(trained), "a parameter is missing or doubled"
-    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def get_loader(dataset, batches, accelerator, workers):
@@ -151,12 +89,6 @@ def get_loader(dataset, batches, accelerator, workers):
     )
 
 
-# --------------------------------------------------------------------------------------- validation
-
-
-# ---------------------------------------------------------------------------------------------- log
-
-
 # --------------------------------------------------------------------------------------------- main
 
 
@@ -167,7 +99,7 @@ def evaluate(model, dataset, accelerator, options):
     return validation.evaluate(model, dataset, data, accelerator, options)
 
 
-class Training:
+class Training(Stoppable):
     """A training in progress: the model, the optimizer, and where it stands."""
 
     def __init__(self, options, train_path, val_path, progress):
@@ -230,7 +162,10 @@ class Training:
             self.model.dynamics_head.requires_grad_(False)
         # Validation asks the model without the wrapper of DDP, which would wait for the others at
         # every batch.
-        self.ddp = self.shard() if options.fsdp else self.accelerator.prepare(self.model)
+        if options.fsdp:
+            self.ddp = shard(self.model, self.accelerator)
+        else:
+            self.ddp = self.accelerator.prepare(self.model)
         self.optimizer = torch.optim.AdamW(
             parameter_groups(self.model, options.weight_decay),
             lr=options.learning_rate,
@@ -249,18 +184,8 @@ class Training:
         self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
         self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
         self.eval_every = options.eval_every or self.steps_per_epoch
-        terms = (
-            "free_bits",
-            "bow_weight",
-            "ahead_weight",
-            "photo_weight",
-            "foresight_weight",
-            "dynamics_weight",
-            "posterior_dropout",
-            "photo_dropout",
-        )
-        self.objective = {name: getattr(options, name) for name in terms}
-        self.stop = None  # the signal that asked us to stop
+        self.objective = {name: getattr(options, name) for name in OBJECTIVE}
+        self.speaks = self.accelerator.is_main_process
         self.stopping = False  # whether it has asked any of several processes
         self.unchecked = []  # losses since the last check
         # Sums of the terms, tokens and stories since the last line of the log; in a checkpoint
@@ -269,21 +194,6 @@ class Training:
         window = self.progress.get("window", [])
         if self.accelerator.is_main_process and len(window) == len(self.window):
             self.window += torch.tensor(window, device=self.accelerator.device)
-
-    def shard(self):
-        """The model with its parameters, their gradients and their moments cut over the processes,
-        block by block."""
-        if self.accelerator.num_processes == 1:
-            raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
-        # whose batch norms would differ from process to process
-        if self.model.config.train_encoder:
-            raise UserError(
-                "--fsdp: the photo encoder is trained too; expected features, or --no-train_encoder"
-            )
-        self.model.to(self.accelerator.device)
-        for block in (*self.model.decoder.transformer.h, *self.model.dynamics.h):
-            fully_shard(block)
-        return fully_shard(self.model, reshard_after_forward=True)
 
     def groups(self):
         """The batches of each optimizer step, from where the training stands; it never ends."""
@@ -352,23 +262,12 @@ class Training:
     def check(self, together=False):
         """Stop at a loss or gradient that was not finite since the last check, saying which term;
         together: of any process."""
-        bad = [entry for entry in self.unchecked if not torch.isfinite(entry[2])]
+        found = first_not_finite(self.unchecked, self.options.train_data_path)
         self.unchecked = []
-        elsewhere = together and over_processes(self.accelerator, torch.tensor(len(bad)).double())
-        if bad:
-            step, stories, value, terms = bad[0]
-            if terms is None:
-                found = f"step {step}: gradient not finite (its norm is {value.item()}"
-            else:
-                values = dict(zip(TERMS, terms.tolist()))
-                names = [name for name, value in values.items() if not math.isfinite(value)] or [
-                    "loss"
-                ]
-                found = f"step {step}: {' and '.join(names)} not finite ({values}"
-            numbers = stories.tolist()
-            ids = ", ".join(story_ids(self.options.train_data_path, numbers[:32]))
-            of = f"; stories {ids}{' …' if len(numbers) > 32 else ''}" if numbers else ""
-            self.give_up(f"{found}{of})")
+        bad = torch.tensor(found is not None).double()
+        elsewhere = together and over_processes(self.accelerator, bad)
+        if found:
+            self.give_up(found)
         elif elsewhere:
             self.give_up("a loss is not finite in another process")
 
@@ -430,58 +329,11 @@ class Training:
         self.accelerator.wait_for_everyone()
 
     def derive(self):
-        """The checkpoints that follow from the latest: the best, where it is that, and the --keep
-        newest.
-
-        Those of a training that was overwritten go, and those that are ahead of one that was taken
-        up from an older step. A training that is taken up does this first: it may have been killed
-        before it came to it.
-        """
-        progress, latest, best = self.progress, self.directory / LATEST, self.directory / BEST
-        recover(best)
-        if progress["best_step"] == progress["step"]:
-            copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
-        elif progress["best_step"] is None and best.exists():
-            remove(best)
-        # not where it stopped
-        if self.options.keep and progress.get("validation", {}).get("step") == progress["step"]:
-            copy_checkpoint(latest, self.directory / f"{STEP}{progress['step']}")
-        kept = [path for path in kept_steps(self.directory) if is_of(path, progress)]
-        for path in kept_steps(self.directory):
-            if path not in kept[-self.options.keep :]:  # with --keep 0 all that are its own stay
-                remove(path)
+        derive(self.directory, self.progress, self.options.keep)
 
     def say(self, text):
         if self.accelerator.is_main_process:
             cli.say(text)
-
-    def ask_to_stop(self, number, frame):
-        """A signal handler: the step under way is finished and saved first; a second such signal
-        stops at once."""
-        self.stop = number
-        signal.signal(
-            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-        )
-        # print() may be interrupted within itself
-        if self.accelerator.is_main_process and os.getpid() == self.pid:
-            os.write(
-                2, b"\nstopping: the step or validation under way is finished and saved first\n"
-            )
-
-    @contextmanager
-    def stoppable(self):
-        """Within it SIGINT and SIGTERM ask the training to stop."""
-        self.pid = os.getpid()  # not that of the workers, which get the signals too
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        # One that is ignored stays so; None is a handler that Python knows nothing of.
-        before = {n: was for n, was in before.items() if was not in (signal.SIG_IGN, None)}
-        for number in before:
-            signal.signal(number, self.ask_to_stop)
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def run(self):
         """Train to the end, or to where a signal or --patience stops it. Returns the exit

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import dataset
-from dataset import StoryDataset, Text, collate, pack, story_length
+from dataset import StoryDataset, collate, pack
 from utils import cli, preprocessing, stories
 from utils.batches import BucketBatches
 from utils.cli import UserError
@@ -30,6 +30,7 @@ from utils.photos import BrokenPhoto, load_photo
 from utils.story_files import align, read_vist, read_vist_edit, spread
 from utils.tensors import Rows
 from utils.text import similarity
+from utils.token_table import Text, story_length
 from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()

@@ -25,8 +25,8 @@ from PIL import Image
 
 from utils import cli, download
 from utils.cli import UserError
-from utils.download import is_safe
 from utils.files import alone
+from utils.journal import is_safe
 from utils.web import REDIRECTS, USER_AGENT, Patience, is_web_address, suffix_of
 
 ROOT = Path(__file__).parent.parent

@@ -33,7 +33,7 @@ from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import generate
-from dataset import StoryDataset, Text
+from dataset import StoryDataset
 from model import PlanCVAE, load_checkpoint
 from utils import cli, preprocessing, stories
 from utils.cli import UserError
@@ -42,6 +42,7 @@ from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo, time_taken
 from utils.plans import read_plans
 from utils.story_files import read_vist, read_vist_edit
+from utils.token_table import Text
 from utils.tokenizer import encode
 
 # that a case may take: far more than any needs, on a machine that does other things too

@@ -18,13 +18,15 @@ from PIL import Image, ImageFile, features
 from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dataset import StoryDataset, Text
+from dataset import StoryDataset
 from model import PlanCVAE, load_checkpoint
 from utils import preprocessing, stories
 from utils.cli import UserError
 from utils.files import write_story_lines
-from utils.image_encoder import ImageEncoder, load_encoder
+from utils.image_encoder import ImageEncoder
+from utils.loading import load_encoder
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_index, time_taken
+from utils.token_table import Text
 from utils.tokenizer import train_tokenizer
 
 

@@ -19,10 +19,9 @@ from safetensors.torch import load_file, save_file
 
 import train
 from model import load_checkpoint
-from train import parameter_groups
 from utils.batches import BucketBatches
 from utils.image_encoder import ImageEncoder
-from utils.schedules import get_beta, get_lr
+from utils.optimization import get_beta, get_lr, parameter_groups
 from utils.train_options import TrainOptions
 
 

@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.cli import UserError
-from utils.files import read_json, whole, write_json
-from utils.loading import quiet_transformers
+from utils.files import read_json, recover, remove, whole, write_json
+from utils.loading import BEST, LATEST, quiet_transformers
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
@@ -261,3 +261,26 @@ def read_progress(path):
 
 
 CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a checkpoint
+
+
+def derive(directory, progress, keep):
+    """The checkpoints that follow from the latest: the best, where it is that, and the --keep
+    newest.
+
+    Those of a training that was overwritten go, and those that are ahead of one that was taken
+    up from an older step. A training that is taken up does this first: it may have been killed
+    before it came to it.
+    """
+    latest, best = directory / LATEST, directory / BEST
+    recover(best)
+    if progress["best_step"] == progress["step"]:
+        copy_checkpoint(latest, best, leave_out=(OPTIMIZER, PROGRESS))
+    elif progress["best_step"] is None and best.exists():
+        remove(best)
+    # not where it stopped
+    if keep and progress.get("validation", {}).get("step") == progress["step"]:
+        copy_checkpoint(latest, directory / f"{STEP}{progress['step']}")
+    kept = [path for path in kept_steps(directory) if is_of(path, progress)]
+    for path in kept_steps(directory):
+        if path not in kept[-keep:]:  # with --keep 0 all that are its own stay
+            remove(path)

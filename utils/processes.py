@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
+from torch.distributed.fsdp import fully_shard
 
 from utils.cli import UserError
 
@@ -76,3 +77,19 @@ def over_processes(accelerator, sums):
         if accelerator.num_processes == 1
         else accelerator.reduce(sums.to(accelerator.device)).cpu()
     )
+
+
+def shard(model, accelerator):
+    """The model with its parameters, their gradients and their moments cut over the processes,
+    block by block."""
+    if accelerator.num_processes == 1:
+        raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
+    # whose batch norms would differ from process to process
+    if model.config.train_encoder:
+        raise UserError(
+            "--fsdp: the photo encoder is trained too; expected features, or --no-train_encoder"
+        )
+    model.to(accelerator.device)
+    for block in (*model.decoder.transformer.h, *model.dynamics.h):
+        fully_shard(block)
+    return fully_shard(model, reshard_after_forward=True)

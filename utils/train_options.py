@@ -206,3 +206,8 @@ def changeable(options):
     return [
         name.strip().removeprefix("--") for name in options.allow_changed.split(",") if name.strip()
     ]
+
+
+# Options that the model's forward takes by name.
+OBJECTIVE = ("free_bits", "bow_weight", "ahead_weight", "photo_weight", "foresight_weight")
+OBJECTIVE = (*OBJECTIVE, "dynamics_weight", "posterior_dropout", "photo_dropout")

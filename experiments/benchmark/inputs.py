@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from dataset import StoryDataset, Text
+from dataset import StoryDataset
 from model import PlanCVAE, PlanCVAEConfig
 from utils.image_encoder import ImageEncoderConfig
+from utils.token_table import Text
 
 BEATS = 5
 # VIST's sentences: mean words, and the lengths that random ones keep between

@@ -15,11 +15,12 @@ from PIL import Image
 from torchvision import models as torchvision_models
 from torchvision import transforms
 
-import dataset
 from experiments.benchmark.inputs import draw_photos
 from experiments.benchmark.measuring import GOALS, OURS, REFERENCE, interleave, row
 from utils.batches import cut
+from utils.dataset_options import CPU_BATCH
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
+from utils.preprocessing import NOTES, encode_photos, write_photos
 from utils.processes import join_team
 
 
@@ -29,13 +30,13 @@ def decode_jpeg(path):
 
 
 def photos_at_once(setup):
-    return 64 if setup.on_gpu else dataset.CPU_BATCH
+    return 64 if setup.on_gpu else CPU_BATCH
 
 
 def write_features(folder, photos, encoder, setup):
     """Ours: from files to a file of features."""
     with contextlib.redirect_stderr(io.StringIO()), join_team() as team:  # its bar
-        dataset.write_photos(
+        write_photos(
             folder / "features",
             photos,
             encoder,
@@ -44,7 +45,7 @@ def write_features(folder, photos, encoder, setup):
             team.workers,
             team,
         )
-    if any(json.loads(note.read_text()) for note in (folder / "features").glob(dataset.NOTES)):
+    if any(json.loads(note.read_text()) for note in (folder / "features").glob(NOTES)):
         raise RuntimeError("photos are broken")
     shutil.rmtree(folder / "features")
 
@@ -84,7 +85,7 @@ def measure_preprocessing(setup):
         ways = {
             REFERENCE: one_by_one,
             "encoder alone": lambda _: [
-                dataset.encode_photos(folded, of.to(setup.device)) for of in pixels
+                encode_photos(folded, of.to(setup.device)) for of in pixels
             ],
             "JPEG decoding alone": lambda _: list(pool.map(decode_jpeg, paths, chunksize=8)),
             OURS: lambda _: write_features(Path(folder), photos, encoder, setup),

@@ -1,6 +1,22 @@
-"""Learning rate, weight of the KL and of the bags of words, as functions of the step."""
+"""Schedules as functions of the step, and which parameters decay."""
 
 import math
+
+import torch
+
+
+def parameter_groups(model, weight_decay):
+    """Matrices decay; biases, gains, embeddings and single vectors do not. Every trained parameter
+    is in one group."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decay = [
+        p for p in trained if p.dim() >= 2 and id(p) not in embeddings and p is not model.no_photo
+    ]
+    chosen = {id(p) for p in decay}
+    rest = [p for p in trained if id(p) not in chosen]
+    assert len(decay) + len(rest) == len(trained), "a parameter is missing or doubled"
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def get_lr(step, total_steps, options):
