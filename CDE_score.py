@@ -389,7 +389,8 @@ def main():
     if references:
         for system in systems:
             system.stories = references.find_albums(system.stories)
-    model, tokenizer = load_checkpoint(options.checkpoint) if scored else (None, None)
+    with cli.flag("--checkpoint"):
+        model, tokenizer = load_checkpoint(options.checkpoint) if scored else (None, None)
     as_typed = scored and model.config.text == "original"  # such a model reads stories as they are
     for system in systems:
         if not as_typed:

@@ -17,7 +17,7 @@ import sys
 from itertools import accumulate
 from pathlib import Path
 
-from utils.cli import UserError, answer_early, first_process, run, say
+from utils.cli import UserError, answer_early, first_process, flag, run, say
 
 # ------------------------------------------------------------------------------------------ options
 from utils.dataset_options import (  # noqa: F401
@@ -370,7 +370,8 @@ def is_trained(weights):
 
 def trained_eye(path):
     """The photo encoder of a model that train.py has trained; its name_or_path is the model's."""
-    model = load_checkpoint(path, "--encoder_weights")[0]
+    with flag("--encoder_weights"):
+        model = load_checkpoint(path)[0]
     model.image_encoder.name_or_path = model.name_or_path
     return model.image_encoder
 

@@ -16,7 +16,6 @@ a story that has become another one before it.
 import sys
 from collections import Counter
 from itertools import groupby
-from pathlib import Path
 
 from utils import cli
 from utils.cli import UserError
@@ -36,25 +35,16 @@ from transformers import DynamicCache, GenerationConfig
 
 from dataset import StoryDataset, pack
 from model import load_checkpoint
+from utils.albums import read_albums, read_folder
 from utils.batches import cut
-from utils.photos import (
-    PHOTO_SUFFIXES,
-    UNREAD_SUFFIXES,
-    BrokenPhoto,
-    load_photo,
-    natural,
-    photo_files,
-    photo_name,
-    time_taken,
-)
-from utils.plans import tellings, write_plans
-from utils.processes import join_team
+from utils.photos import open_photo
+from utils.plans import Telling, plan_noise, tellings, write_plans
+from utils.processes import alone_here, best_device, join_team
 from utils.screen import Screen, page_of, vist_submission
-from utils.stories import read_split
-from utils.tensors import Photos, take_photos
+from utils.tensors import take_photos
 from utils.text import one_line
 from utils.token_table import story_length
-from utils.tokenizer import special_ids
+from utils.tokenizer import encode, special_ids
 
 # ---------------------------------------------------------------------------------------- one batch
 
@@ -186,164 +176,179 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
 # ------------------------------------------------------------------------------------------ folders
 
 
-NAMED = 10  # photos left aside that are named; the others are counted
-
-
-def read_folder(folder, encoder, order, follow_links=False):
-    """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
-
-    follow_links: take photos that are links out of the folder. Raises UserError where the folder
-    holds none. What is left aside is said.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a "
-            "folder of photos"
-        )
-    paths, aside = photo_files(folder, follow_links=follow_links)
-    found, linked = [], sum("a link out" in reason for reason in aside.values())
-    for path in sorted(paths, key=lambda path: natural(path.name)):
-        try:
-            found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
-        except BrokenPhoto as error:
-            aside[path] = str(error)
-    suffixes = PHOTO_SUFFIXES + UNREAD_SUFFIXES
-    others = sum(
-        path.is_file() and path.suffix.lower() not in suffixes for path in folder.iterdir()
-    )
-    if others:
-        cli.warn(
-            f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
-            "are left aside"
-        )
-    if aside:
-        named = [f"{path.name} ({reason})" for path, reason in aside.items()]
-        named = named[:NAMED] + ([f"and {len(named) - NAMED} more"] if len(named) > NAMED else [])
-        takes = "; --follow_links takes links out of it" if linked else ""
-        cli.warn(
-            f"{folder}: {len(aside)} photos cannot be read and are left aside: "
-            f"{', '.join(named)}{takes}"
-        )
-    if not found:
-        raise UserError(
-            f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files"
-        )
-    if order == "time":
-        times = {path: time_taken(path) for path, _ in found}
-        undated = sum(time is None for time in times.values())
-        if undated:
-            cli.warn(f"{folder}: {undated} photos carry no EXIF time and come last, by name")
-        found.sort(key=lambda entry: (times[entry[0]] is None, times[entry[0]] or ""))
-    name = photo_name(folder.resolve()) or str(folder)
-    return {
-        "story_id": name,
-        "album_id": name,
-        "photo_ids": [photo_name(path) for path, _ in found],
-        "folder": str(folder),
-        "rows": list(range(len(found))),
-        "photos": torch.stack([pixels for _, pixels in found]),
-        "paths": [path for path, _ in found],
-    }
-
-
-def read_albums(path, encoder):
-    """The albums of a preprocessed split, whose photos must be of the encoder's kind."""
-    split = read_split(path)
-    photos = Photos(path, split, encoder)
-    for story in split["stories"]:
-        rows = [beat["photo"] for beat in story["beats"] if beat["photo"] is not None]
-        if beyond := [row for row in rows if row >= len(photos)]:
-            found = f"{path}: story {story['story_id']}: photo {beyond[0]}"
-            raise UserError(
-                f"{found}; expected one of the {len(photos)} rows in {photos.path.name}"
-            )
-    return [
-        {
-            "story_id": story["story_id"],
-            "album_id": story.get("album_id") or story["story_id"],
-            "photos": photos,
-            "photo_ids": [beat.get("photo_id") for beat in story["beats"]],
-            "rows": [beat["photo"] for beat in story["beats"]],
-        }
-        for story in split["stories"]
-    ]
-
-
 # --------------------------------------------------------------------------------------------- main
 
 
-def write_stories(model, tokenizer, albums, asked, options, team, screen=None):
-    """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut short is
-    said.
+class StoryWriter:
+    """Writes stories: StoryWriter.from_pretrained(directory)(photos)."""
 
-    screen: a Screen that shows them while they are written. Of a team's processes each writes its
-    share of the batches, and all of them have all stories in the end.
-    """
-    special = special_ids(tokenizer)
-    sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
-    settings = GenerationConfig(
-        do_sample=options.decoding == "nucleus",
-        num_beams=options.num_beams if options.decoding == "beam" else 1,
-        **(sampling if options.decoding == "nucleus" else {}),
-        min_new_tokens=1,
-        max_new_tokens=options.max_words,
-        bos_token_id=special.bos,
-        eos_token_id=special.eos,
-        pad_token_id=special.pad,
-    )
-    beat_length = story_length([[]], model.config.image_slots) + options.max_words
-    for album in albums:
-        if len(album["rows"]) * beat_length > model.max_length:
-            where = album.get("folder", f"story {album['story_id']}")
-            raise UserError(
-                f"{where}: {len(album['rows'])} photos; this model has room for "
-                f"{model.max_length // beat_length} "
-                f"sentences of --max_words {options.max_words}: take fewer photos or a smaller "
-                "--max_words"
+    def __init__(self, model, tokenizer):
+        self.model, self.tokenizer = model, tokenizer
+
+    @classmethod
+    def from_pretrained(cls, directory, device=None):
+        """Of a checkpoint, or of the best one in train.py's output_dir, on the GPU where there is
+        one. Raises UserError, a ValueError, where there is none."""
+        model, tokenizer = load_checkpoint(directory)
+        return cls(model.to(device or best_device()), tokenizer)
+
+    def __call__(self, photos, num_samples=1, plans=None, prefix=None, scores=(), **options):
+        """Stories of one sentence a photo.
+
+        photos: paths, PIL images or arrays (height, width, 3) of uint8. num_samples: stories, each
+        under plans of its own where there are several. plans: those to write under (stories,
+        photos, Z), in units of the prior, as a story has them. prefix: sentences that each story
+        begins with. scores: names of utils.cli.SCORES. options: those of generate.py by name, as
+        in decoding="nucleus", max_words=20, seed=1.
+
+        Returns a dict a story: "sentences", "plans" (photos, Z) and "scores" by name.
+        """
+        chosen = parser().parse_args(["."])
+        if unknown := options.keys() - vars(chosen).keys():
+            raise TypeError(f"{sorted(unknown)[0]!r} is no option of generate.py")
+        vars(chosen).update(options)
+        encoder, size = self.model.image_encoder, self.model.config.plan_size
+        pixels = torch.stack([encoder.preprocess(open_photo(x, encoder)) for x in photos])
+        beats = len(pixels)
+        if self.model.config.plan != "cvae" and plans is not None:
+            raise UserError("this model was trained without sampled plans; expected no plans")
+        if plans is not None:
+            plans = torch.stack([torch.as_tensor(plan, dtype=torch.float32) for plan in plans])
+            if plans.shape[1:] != (beats, size):
+                found = " x ".join(map(str, plans.shape))
+                raise UserError(f"plans of {found}; expected stories x {beats} x {size}")
+        elif num_samples > 1 and self.model.config.plan == "cvae":
+            how = beats, size, chosen.seed, chosen.plan_temperature
+            plans = [plan_noise(number, *how) for number in range(num_samples)]
+        else:
+            plans = [None] * num_samples
+        album = {"story_id": "photos", "photo_ids": [None] * beats, "rows": list(range(beats))}
+        albums = [album | {"photos": pixels}]
+        asked = [Telling(0, number, plan) for number, plan in enumerate(plans, start=1)]
+        stories = self.write(albums, asked, chosen, alone_here(self.model.device), prefix=prefix)
+        found = self.score(albums, asked, stories, scores, chosen.batch_size) if scores else {}
+        return [
+            {
+                "sentences": story["sentences"],
+                "plans": torch.zeros(beats, size) if telling.plan is None else telling.plan,
+                "scores": {name: values[k] for name, values in found.items()},
+            }
+            for k, (story, telling) in enumerate(zip(stories, asked, strict=True))
+        ]
+
+    def write(self, albums, asked, options, team, screen=None, prefix=None):
+        """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut
+        short is said.
+
+        screen: a Screen that shows them while they are written. Of a team's processes each writes
+        its share of the batches, and all of them have all stories in the end. prefix: sentences
+        that every story begins with.
+        """
+        model, special = self.model, special_ids(self.tokenizer)
+        sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
+        settings = GenerationConfig(
+            do_sample=options.decoding == "nucleus",
+            num_beams=options.num_beams if options.decoding == "beam" else 1,
+            **(sampling if options.decoding == "nucleus" else {}),
+            min_new_tokens=1,
+            max_new_tokens=options.max_words,
+            bos_token_id=special.bos,
+            eos_token_id=special.eos,
+            pad_token_id=special.pad,
+        )
+        beat_length = story_length([[]], model.config.image_slots) + options.max_words
+        for album in albums:
+            if len(album["rows"]) * beat_length > model.max_length:
+                where = album.get("folder", f"story {album['story_id']}")
+                raise UserError(
+                    f"{where}: {len(album['rows'])} photos; this model has room for "
+                    f"{model.max_length // beat_length} "
+                    f"sentences of --max_words {options.max_words}: take fewer photos or a smaller "
+                    "--max_words"
+                )
+        beats = lambda k: len(albums[asked[k].album]["rows"])
+        order = sorted(range(len(asked)), key=beats)
+        # A batch holds stories of one length. Its words depend on nothing but itself, so that any
+        # process may write it.
+        batches = [
+            batch
+            for _, alike in groupby(order, beats)
+            for batch in cut(list(alike), options.batch_size)
+        ]
+        mine, device, written = batches[team.index :: team.count], model.device, []
+        as_text = lambda sentences: [
+            sentence.strip() for sentence in self.tokenizer.batch_decode(sentences)
+        ]
+        # no need of a bar
+        watched = (
+            screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()
+        )
+        idle = len(asked) < 2 or team.index > 0 or watched
+        bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
+        for batch in mine:
+            of = [albums[asked[k].album] for k in batch]
+            photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
+            plans = [asked[k].plan for k in batch]
+            noise = None if plans[0] is None else torch.stack(plans).to(device)
+            show = screen and (
+                lambda said: [
+                    screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)
+                ]
             )
-    beats = lambda k: len(albums[asked[k].album]["rows"])
-    order = sorted(range(len(asked)), key=beats)
-    # A batch holds stories of one length. Its words depend on nothing but itself, so that any
-    # process may write it.
-    batches = [
-        batch
-        for _, alike in groupby(order, beats)
-        for batch in cut(list(alike), options.batch_size)
-    ]
-    mine, device, written = batches[team.index :: team.count], model.device, []
-    as_text = lambda sentences: [sentence.strip() for sentence in tokenizer.batch_decode(sentences)]
-    # no need of a bar
-    watched = screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()
-    idle = len(asked) < 2 or team.index > 0 or watched
-    bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
-    for batch in mine:
-        of = [albums[asked[k].album] for k in batch]
-        photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
-        plans = [asked[k].plan for k in batch]
-        noise = None if plans[0] is None else torch.stack(plans).to(device)
-        show = screen and (
-            lambda said: [screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)]
-        )
-        # for nucleus sampling of words
-        torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)
-        words, cut_short = tell(
-            model,
-            special,
-            torch.stack(photos).to(device),
-            torch.stack(mask).to(device),
-            settings,
-            noise,
-            listener=show,
-        )
-        written.append((batch, [as_text(sentences) for sentences in words], cut_short))
-        bar.update(len(batch))
-    bar.close()
-    written = team.gather(written)
-    if cut_short := sum(of_batch for _, _, of_batch in written):
-        cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
-    texts = {k: text for batch, texts, _ in written for k, text in zip(batch, texts, strict=True)}
-    return [told | {"sentences": texts[k]} for k, told in enumerate(headings(albums, asked))]
+            # for nucleus sampling of words
+            torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)
+            words, cut_short = tell(
+                model,
+                special,
+                torch.stack(photos).to(device),
+                torch.stack(mask).to(device),
+                settings,
+                noise,
+                [encode(self.tokenizer, prefix)] * len(batch) if prefix else None,
+                show,
+            )
+            written.append((batch, [as_text(sentences) for sentences in words], cut_short))
+            bar.update(len(batch))
+        bar.close()
+        written = team.gather(written)
+        if cut_short := sum(of_batch for _, _, of_batch in written):
+            cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
+        texts = {
+            k: text for batch, texts, _ in written for k, text in zip(batch, texts, strict=True)
+        }
+        return [told | {"sentences": texts[k]} for k, told in enumerate(headings(albums, asked))]
+
+    def score(self, albums, asked, stories, names, batch_size):
+        """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
+        from CDE_score import SCORES, features, traces
+        from utils.systems import written_alike
+
+        model, tokenizer = self.model, self.tokenizer
+        photos, places, told = [], [], []
+        for album in albums:
+            there = [row for row in album["rows"] if row is not None]
+            places.append(dict(zip(there, range(len(photos), len(photos) + len(there)))))
+            photos += (
+                features(album["photos"], there, model.image_encoder, model.device) if there else []
+            )
+        for story, telling in zip(stories, asked, strict=True):
+            place, beats = (
+                places[telling.album],
+                zip(albums[telling.album]["rows"], story["sentences"], strict=True),
+            )
+            told.append(
+                {
+                    "beats": [
+                        {"photo": place.get(row), "sentence": one_line(said)} for row, said in beats
+                    ]
+                }
+            )
+        if model.config.text != "original":  # as CDE_score.py would read them
+            told = written_alike(told, Counter())
+        photos = torch.stack(photos) if photos else None
+        data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
+        found = traces(model, data, tokenizer.pad_token_id, batch_size)
+        return {name: [float(SCORES[name](trace, None)) for trace in found] for name in names}
 
 
 def headings(albums, asked):
@@ -361,38 +366,6 @@ def headings(albums, asked):
     ]
 
 
-def score(model, tokenizer, albums, asked, stories, names, batch_size):
-    """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-    from CDE_score import SCORES, features, traces
-    from utils.systems import written_alike
-
-    photos, places, told = [], [], []
-    for album in albums:
-        there = [row for row in album["rows"] if row is not None]
-        places.append(dict(zip(there, range(len(photos), len(photos) + len(there)))))
-        photos += (
-            features(album["photos"], there, model.image_encoder, model.device) if there else []
-        )
-    for story, telling in zip(stories, asked, strict=True):
-        place, beats = (
-            places[telling.album],
-            zip(albums[telling.album]["rows"], story["sentences"], strict=True),
-        )
-        told.append(
-            {
-                "beats": [
-                    {"photo": place.get(row), "sentence": one_line(said)} for row, said in beats
-                ]
-            }
-        )
-    if model.config.text != "original":  # as CDE_score.py would read them
-        told = written_alike(told, Counter())
-    photos = torch.stack(photos) if photos else None
-    data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
-    found = traces(model, data, tokenizer.pad_token_id, batch_size)
-    return {name: [float(SCORES[name](trace, None)) for trace in found] for name in names}
-
-
 def best_of(asked, scores):
     """The place of each album's story with the least score; of its first, where none has a
     score."""
@@ -402,7 +375,9 @@ def best_of(asked, scores):
 
 def main():
     options = parse()
-    model, tokenizer = load_checkpoint(options.checkpoint)
+    with cli.flag("--checkpoint"):
+        writer = StoryWriter.from_pretrained(options.checkpoint, device="cpu")
+    model = writer.model
     kind = model.config.plan
     for name in ("plan", "plans", "save_plans"):
         value = getattr(options, name)
@@ -440,12 +415,12 @@ def main():
         # else the sentences are elsewhere, or to be chosen among
         at_once = team.count == 1 and not options.rerank
         screen = Screen(headings(albums, asked)[on_screen]) if at_once else None
-        stories = write_stories(model, tokenizer, albums, asked, options, team, screen)
+        stories = writer.write(albums, asked, options, team, screen)
     if team.index:
         return
     if options.rerank:
         by, many = options.rerank_by, Counter(telling.album for telling in asked)
-        scores = score(model, tokenizer, albums, asked, stories, [by], options.batch_size)[by]
+        scores = writer.score(albums, asked, stories, [by], options.batch_size)[by]
         best = best_of(asked, scores)
         if unscored := sum(bool(np.isnan(scores[k])) for k in best):
             cli.warn(f"--rerank: {unscored} stories have no {by}; their first telling is kept")

@@ -482,8 +482,7 @@ AutoConfig.register(PlanCVAEConfig.model_type, PlanCVAEConfig)
 AutoModel.register(PlanCVAEConfig, PlanCVAE)
 
 
-def load_checkpoint(path, flag="--checkpoint"):
+def load_checkpoint(path):
     """The model and tokenizer of a checkpoint, or of the best (else the latest) one in a training's
-    output_dir. Raises UserError, which begins with the flag, where there is none or it is damaged.
-    """
-    return load_model_and_tokenizer(PlanCVAE, path, flag)
+    output_dir. Raises UserError, a ValueError, where there is none or it is damaged."""
+    return load_model_and_tokenizer(PlanCVAE, path)

@@ -114,7 +114,8 @@ class Training(Stoppable):
         set_seed(options.seed)
         latest = self.directory / LATEST
         if progress:
-            self.model, self.tokenizer = load_checkpoint(latest, "--resume")
+            with cli.flag("--resume"):
+                self.model, self.tokenizer = load_checkpoint(latest)
         else:
             self.tokenizer = load_data_tokenizer(train_path.parent / "tokenizer")
             self.model = build_model(options, self.tokenizer, train_path.parent)
@@ -424,7 +425,8 @@ def evaluate_only(options):
         }
         options = dataclasses.replace(options, **weights)
     accelerator = get_accelerator(options)
-    model, tokenizer = load_checkpoint(options.output_dir, "--output_dir")
+    with cli.flag("--output_dir"):
+        model, tokenizer = load_checkpoint(options.output_dir)
     K, most = model.config.image_slots, model.max_length
     dataset = StoryDataset.load(options.evaluate, tokenizer, K, most, model.image_encoder)
     figures = evaluate(model.to(accelerator.device), dataset, accelerator, options)

@@ -255,7 +255,8 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
 
 def loaded(checkpoint, kinds):
     """A model and its tokenizer; its plan must be one of `kinds`."""
-    model, tokenizer = load_checkpoint(checkpoint)
+    with cli.flag("--checkpoint"):
+        model, tokenizer = load_checkpoint(checkpoint)
     if model.config.plan not in kinds:
         raise UserError(
             f"{checkpoint}: trained with --plan {model.config.plan}; expected {' or '.join(kinds)}"

@@ -10,7 +10,8 @@ from experiments.picturebook.facts import MOODS, SLOTS
 from experiments.picturebook.texts import tell
 from experiments.plan_data import as_written, plans_of, truth_of
 from utils.cli import CDE_W, SCORES
-from utils.processes import Team
+from utils.plans import Telling, tellings
+from utils.processes import alone_here
 
 
 class Control:
@@ -31,13 +32,12 @@ class Control:
             [*(f"--{name}={value}" for name, value in own.items()), *arguments]
         )
         if plans is None:
-            asked = generate.tellings(self.albums, settings, self.model.config.plan_size)
+            asked = tellings(self.albums, settings, self.model.config.plan_size)
         else:
-            asked = [generate.Telling(i, n, plan) for (i, n), plan in plans.items()]
-        team = Team(0, 1, 1, self.model.device, lambda: None)
-        return asked, generate.write_stories(
-            self.model, self.tokenizer, self.albums, asked, settings, team
-        )
+            asked = [Telling(i, n, plan) for (i, n), plan in plans.items()]
+        team = alone_here(self.model.device)
+        writer = generate.StoryWriter(self.model, self.tokenizer)
+        return asked, writer.write(self.albums, asked, settings, team)
 
     def placed(self, stories):
         for story in stories:
@@ -138,16 +138,9 @@ class Control:
         mean, possible = sum(whole) / len(whole), sum(any_whole.values()) / len(any_whole)
         found = {"word sampling: whole and in one mood": mean, "the best possible choice": possible}
         names = [name for name in SCORES if name != CDE_W or self.model.config.foresight]
-        how = (
-            self.model,
-            self.tokenizer,
-            self.albums,
-            asked,
-            stories,
-            names,
-            self.options.batch_size,
-        )
-        for name, scores in generate.score(*how).items():
+        writer = generate.StoryWriter(self.model, self.tokenizer)
+        how = self.albums, asked, stories, names, self.options.batch_size
+        for name, scores in writer.score(*how).items():
             best = generate.best_of(asked, scores)
             kept = sum(whole[k] for k in best) / len(best)
             found[f"the best of {self.options.num_stories} by {name}"] = kept

@@ -724,7 +724,7 @@ def checkpoint(data, world):
             encode(tokenizer, ["a fox ."])
             assert all(tensor.isfinite().all() for tensor in model.state_dict().values())
 
-        return judge_call(load, "--checkpoint model", "model/")
+        return judge_call(load, "model", "model/")
 
 
 def plans_read(data, world):

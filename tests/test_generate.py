@@ -8,6 +8,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import random_sentences, ranks
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from dataset import pack
-from generate import main, tell
+from generate import StoryWriter, main, tell
 from model import PlanCVAE
 from utils import cli
 from utils.cli import UserError
@@ -465,6 +466,41 @@ def test_a_reader_that_has_gone_ends_the_printing_not_the_work(
         monkeypatch.setattr(sys, "stdout", stdout)
         main()
     assert len(stories_of(tmp_path / "output/stories.json")) == 1
+
+
+def test_a_story_writer_writes_what_the_command_writes(checkpoint, folder, script, tmp_path):
+    """Of paths, images or arrays; under plans that are given back; from sentences on."""
+    options = ["--max_words", 6, "--num_stories", 2, "--seed", 3, "--save_plans", "plans.json"]
+    done = script("generate.py", folder, "--checkpoint", checkpoint, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    written = stories_of(tmp_path / "output/stories.json")
+    writer = StoryWriter.from_pretrained(checkpoint)
+    paths = [folder / name for name in ("2.jpg", "9.png", "10.jpg")]
+    stories = writer(paths, num_samples=2, max_words=6, seed=3, scores=[cli.CDE, cli.NLL])
+    assert [story["sentences"] for story in stories] == written
+    assert all(story["scores"].keys() == {cli.CDE, cli.NLL} for story in stories)
+    images = [Image.open(path) for path in paths]
+    plans = [story["plans"].tolist() for story in stories]
+    for photos in (images, [np.asarray(image) for image in images]):
+        again = writer(photos, plans=plans, max_words=6)
+        assert [story["sentences"] for story in again] == written
+    (begun,) = writer(paths, plans=plans[:1], prefix=written[0][:2], max_words=6)
+    assert begun["sentences"] == written[0]
+    (other,) = writer(paths, plans=plans[:1], prefix=["a red kite ."], max_words=6)
+    assert other["sentences"][0] == "a red kite ." and len(other["sentences"]) == 3
+    (mean,) = writer(paths, max_words=6)
+    assert not mean["plans"].any() and mean["scores"] == {}
+
+
+def test_what_a_story_writer_refuses(checkpoint, folder, tmp_path):
+    """ValueErrors without names of options, which a notebook has not given."""
+    writer = StoryWriter.from_pretrained(checkpoint)
+    with pytest.raises(ValueError, match="plans of 1 x 2 x 6; expected stories x 1 x 6"):
+        writer([folder / "2.jpg"], plans=torch.zeros(1, 2, 6))
+    with pytest.raises(TypeError, match="'max_word' is no option"):
+        writer([folder / "2.jpg"], max_word=3)
+    with pytest.raises(ValueError, match="^.*nowhere: no checkpoint there"):
+        StoryWriter.from_pretrained(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("score", (cli.CDE, cli.NLL))

@@ -34,8 +34,9 @@ def text_of(page):
 
 
 def commands():
-    """Each command of the bash blocks of all pages, once."""
+    """Each command of the bash blocks of all pages, and of runs/, once."""
     blocks = re.findall(r"```(?:bash|sh)\n(.*?)```", "".join(map(text_of, PAGES)), re.S)
+    blocks += [path.read_text() for path in sorted((ROOT / "runs").glob("*.sh"))]
     shown = set()
     for line in "".join(blocks).replace("\\\n", " ").replace(" && ", "\n").splitlines():
         words = shlex.split(line, comments=True)

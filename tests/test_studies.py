@@ -146,7 +146,8 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
     # whole anyway.
     for kept, gain in (([0, 1, 3, 2], 0.0), ([0, 1, 3, 1], 1.0)):
         scores = [float(k != kept[album]) for album in range(4) for k in range(4)]
-        monkeypatch.setattr(generate, "score", lambda *_, scores=scores: {"CDE": scores})
+        score = lambda *_, scores=scores: {"CDE": scores}
+        monkeypatch.setattr(generate.StoryWriter, "score", score)
         both.model, both.tokenizer, both.albums = (
             SimpleNamespace(config=SimpleNamespace(foresight=True)),
             None,

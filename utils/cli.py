@@ -33,8 +33,17 @@ PROTOCOLS = {  # of the caption metrics
 }
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake that the user can mend: the file or flag, what was found, what was expected."""
+
+
+@contextlib.contextmanager
+def flag(name):
+    """Around a library's work on what an option names: its errors begin with the option."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{name} {error}") from None
 
 
 class Parser(argparse.ArgumentParser):

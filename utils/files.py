@@ -35,6 +35,8 @@ def read_json(path, expected, unique=False):
         return json.loads(
             path.read_text(encoding="utf-8-sig"), object_pairs_hook=check if unique else None
         )
+    except UserError:
+        raise
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}"

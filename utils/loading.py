@@ -120,11 +120,11 @@ def quiet_transformers():
             transformers_logging.enable_progress_bar()
 
 
-def load_model_and_tokenizer(kind, path, flag):
+def load_model_and_tokenizer(kind, path):
     """The model (of class `kind`) and tokenizer of a checkpoint, or of the best (else the latest)
     one in a training's output_dir.
 
-    Raises UserError, which begins with the flag, where there is none or it is damaged.
+    Raises UserError where there is none or it is damaged.
     """
     path = Path(path)
     for place in (path, path / BEST, path / LATEST):
@@ -133,10 +133,8 @@ def load_model_and_tokenizer(kind, path, flag):
         (p for p in (path, path / BEST, path / LATEST) if (p / "config.json").is_file()), None
     )
     if found is None:
-        raise UserError(
-            f"{flag} {path}: no checkpoint there; expected a directory that train.py wrote"
-        )
-    where = f"{flag} {found}"
+        raise UserError(f"{path}: no checkpoint there; expected a directory that train.py wrote")
+    where = str(found)
     model = load_whole(kind, found, where, "expected the complete directory that train.py wrote")
     vocab_size = model.decoder.config.vocab_size
     with (

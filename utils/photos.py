@@ -226,3 +226,13 @@ def natural(name):
         (part.isdecimal(), int(part) if part.isdecimal() else part.lower())
         for part in re.split(r"(\d+)", name)
     ]
+
+
+def open_photo(photo, encoder):
+    """A path, a PIL image or an array (height, width, 3) of uint8 as an upright RGB image. Raises
+    BrokenPhoto."""
+    if isinstance(photo, str | os.PathLike):
+        return load_photo(Path(photo), encoder.config.image_size)
+    if not isinstance(photo, Image.Image):
+        photo = Image.fromarray(np.asarray(photo))
+    return to_rgb(upright(photo))

@@ -63,6 +63,8 @@ def read_plans(path, plan_size):
             plans.setdefault(str(story["story_id"]), []).append(plan)
         if not plans:
             raise ValueError
+    except UserError:
+        raise
     except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):
         raise UserError(f"--plans {path}: something else; expected {expected}") from None
     return plans

@@ -38,13 +38,18 @@ class Team(NamedTuple):
         return [item for part in parts for item in part]
 
 
+def alone_here(device):
+    """The Team of this process alone."""
+    return Team(0, 1, os.cpu_count() or 1, device, lambda: None)
+
+
 @contextlib.contextmanager
 def join_team():
     """This process's Team: those that torchrun or `accelerate launch` started together, or itself
     alone."""
     cores, device = os.cpu_count() or 1, best_device()
     if "RANK" not in os.environ:
-        yield Team(0, 1, cores, device, lambda: None)
+        yield alone_here(device)
         return
     # gloo on GPUs as well: they exchange some text at most, and wait for each other as long as it
     # takes
