@@ -173,9 +173,6 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
     return sentences, cut_short
 
 
-# ------------------------------------------------------------------------------------------ folders
-
-
 # --------------------------------------------------------------------------------------------- main
 
 

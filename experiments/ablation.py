@@ -303,7 +303,7 @@ def main():
                 try:
                     results[variant, seed] = job.result()
                 except UserError as error:
-                    raise UserError(f"{variant}, seed {seed}: {error}") from None
+                    raise UserError(f"{variant}, seed {seed}: {error.line}") from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(RUNNING):  # a training saves before it stops

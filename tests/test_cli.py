@@ -285,6 +285,19 @@ def test_train_sh_runs_from_any_folder(own_data, tmp_path):
     assert "the\\ repo/generate.py" in done.stdout  # what to try next can be pasted
 
 
+def test_options_are_named_as_the_caller_names_them(capsys):
+    """With dashes on a command line, without them from Python."""
+
+    def main():
+        raise cli.UserError("--max_words 0: expected 1 or more -- or no --max_words")
+
+    with pytest.raises(ValueError, match="^max_words 0: expected 1 or more -- or no max_words$"):
+        main()
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert "--max_words 0: expected 1 or more -- or no --max_words" in capsys.readouterr().err
+
+
 def test_a_directory_half_replaced_is_brought_back(tmp_path):
     """As a process leaves it that was killed between the two renames: the new one comes, where it
     is whole."""
@@ -301,7 +314,7 @@ def test_a_directory_half_replaced_is_brought_back(tmp_path):
 def test_a_folder_is_one_processs_own(tmp_path):
     folder = tmp_path / "a" / "b"
     with alone(folder, "--output"):
-        with pytest.raises(cli.UserError, match="--output .*b: another process is at work there"):
+        with pytest.raises(cli.UserError, match="output .*b: another process is at work there"):
             with alone(folder, "--output"):
                 pass
         (folder / "x").write_text("kept")

@@ -526,7 +526,7 @@ def test_a_server_that_wants_no_more_is_left_alone(site, server, tmp_path, capsy
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with alone(tmp_path, "--images"), pytest.raises(UserError, match="--images .*another process"):
+    with alone(tmp_path, "--images"), pytest.raises(UserError, match="images .*another process"):
         fetch(tmp_path, {"train": {}}, {})
 
 

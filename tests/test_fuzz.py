@@ -136,7 +136,7 @@ def judge_call(call, *names):
         with in_time():
             call()
     except UserError as error:
-        assert any(name in str(error) for name in names), error
+        assert any(name in error.line for name in names), error
         return REFUSED
     return ACCEPTED
 

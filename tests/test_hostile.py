@@ -515,10 +515,10 @@ def change(path, **values):
         ({"plan_size": -1}, "do not fit its config.json"),
         ({"dynamics_layers": 10**9}, "do not fit its config.json"),
         ({"decoder": [1]}, "cannot be loaded"),
-        ({"image_encoder__grid": 10**9}, "--encoder_grid 1000000000"),
-        ({"image_encoder__image_size": 10**9}, "--image_size 1000000000"),
+        ({"image_encoder__grid": 10**9}, "encoder_grid 1000000000"),
+        ({"image_encoder__image_size": 10**9}, "image_size 1000000000"),
         ({"image_encoder__arch": "../resnet"}, "unknown"),
-        ({"plan": "perfect"}, "--plan perfect"),
+        ({"plan": "perfect"}, "plan perfect"),
         ({"model_type": "gpt2"}, "not of a plan_cvae"),
         ({"eos_token_id": 3}, "its tokenizer is not its model's"),
     ],
@@ -562,7 +562,7 @@ def test_no_pickle_is_ever_run(broken, tmp_path, script):
         load_checkpoint(broken)
     (tmp_path / "plain.pth").write_bytes(harm)
     for name in ("file.pth", "plain.pth"):
-        with pytest.raises(UserError, match=f"--encoder_weights .*{name}: ") as error:
+        with pytest.raises(UserError, match=f"encoder_weights .*{name}: ") as error:
             ImageEncoder.build("resnet18", str(tmp_path / name), 16)
         assert "\n" not in str(error.value)
     assert not target.exists()
@@ -577,7 +577,7 @@ def test_weights_of_an_eye_that_are_not_finite(tmp_path):
     state = torchvision.models.resnet18(weights=None).state_dict()
     state["conv1.weight"] = resnet * float("inf")
     torch.save(state, tmp_path / "file.pth")
-    with pytest.raises(UserError, match="--encoder_weights .*file.pth: .*not finite"):
+    with pytest.raises(UserError, match="encoder_weights .*file.pth: .*not finite"):
         ImageEncoder.build("resnet18", str(tmp_path / "file.pth"), 16)
 
 

@@ -601,7 +601,7 @@ def test_resnet_weights_from_a_file(arch, channels, tmp_path):
 def test_bad_encoder_weights_are_one_clear_error(tmp_path):
     (tmp_path / "pickle.pth").write_bytes(b"cos\nsystem\n(S'echo pwned'\ntR.")
     for weights in (tmp_path / "absent.pth", tmp_path / "pickle.pth"):
-        with pytest.raises(UserError, match="--encoder_weights .*none"):
+        with pytest.raises(UserError, match="encoder_weights .*none"):
             ImageEncoder.build("resnet18", str(weights), image_size=32)
     with pytest.raises(UserError, match="resnet19"):
         ImageEncoder.build("resnet19", "none", image_size=32)

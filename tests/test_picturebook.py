@@ -273,7 +273,7 @@ def test_a_book_that_is_there_is_left_alone_and_overwritten_only_when_told(tmp_p
     make_dataset(folder, settings(**small))
     before = contents(folder)
     assert not make_dataset(folder, settings(**small))
-    with pytest.raises(UserError, match="--overwrite"):
+    with pytest.raises(UserError, match="overwrite"):
         make_dataset(folder, settings(**small, seed=9))
     assert contents(folder) == before
     assert make_dataset(folder, settings(**small, seed=9), overwrite=True)

@@ -144,7 +144,7 @@ def score_by_references(systems, references, options):
         with Meteor() as meteor:
             fill_captions(systems, anchors, references, rounds, protocol, meteor)
     except UserError as error:  # no Java, or one that cannot run the jar
-        notes.append(str(error).replace("METEOR:", "METEOR is absent:", 1))
+        notes.append(error.line.replace("METEOR:", "METEOR is absent:", 1))
         fill_captions(systems, anchors, references, rounds, protocol, None)
     return anchors, notes
 

@@ -1,4 +1,4 @@
-"""What every script shares at its door: one-line errors, JSON in, files out whole.
+"""What every script shares at its door: options, one-line errors, what is printed.
 
 Imports nothing local and nothing heavy, so that `--help` answers at once.
 """
@@ -34,7 +34,18 @@ PROTOCOLS = {  # of the caption metrics
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the file or flag, what was found, what was expected."""
+    """A mistake that the user can mend: the file or option, what was found, what was expected.
+
+    Its message names options as a command line does (--max_words): a script prints that, `line`.
+    As a ValueError, from Python, it names them as Python does (max_words).
+    """
+
+    @property
+    def line(self):
+        return super().__str__()
+
+    def __str__(self):
+        return re.sub(r"--(?=[a-z])", "", self.line)
 
 
 @contextlib.contextmanager
@@ -43,7 +54,7 @@ def flag(name):
     try:
         yield
     except UserError as error:
-        raise UserError(f"{name} {error}") from None
+        raise UserError(f"{name} {error.line}") from None
 
 
 class Parser(argparse.ArgumentParser):
@@ -174,7 +185,7 @@ def one_line_errors():
         yield
         return
     except UserError as error:
-        message = str(error)
+        message = error.line
     except OSError as error:
         if isinstance(error, BrokenPipeError):  # `| head` closed our output: nothing is wrong
             discard_stdout()

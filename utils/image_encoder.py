@@ -1,4 +1,4 @@
-"""The photo encoder: a ResNet of torchvision's, with its preprocessing; loading of models."""
+"""The image encoder: a ResNet of torchvision's without its classifier, and its preprocessing."""
 
 import copy
 from itertools import pairwise
@@ -43,6 +43,12 @@ class ImageEncoderConfig(PreTrainedConfig):
             )
 
 
+def feature_size(config):
+    """F: the width of the features of an ImageEncoderConfig's network."""
+    channels = (512 if config.arch in RESNETS[:2] else 2048) // 2 ** (4 - config.stages)
+    return channels * config.grid**2
+
+
 class ImageEncoder(PreTrainedModel):
     """A torchvision ResNet without its classifier, with the preprocessing that belongs to it."""
 
@@ -55,9 +61,7 @@ class ImageEncoder(PreTrainedModel):
         stages = [getattr(resnet, f"layer{i}") for i in range(1, config.stages + 1)]
         self.trunk = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, *stages)
         self.pool = nn.AdaptiveAvgPool2d(config.grid)
-        last = stages[-1][-1]
-        channels = (last.conv3 if hasattr(last, "conv3") else last.conv2).out_channels
-        config.feature_size = channels * config.grid**2
+        config.feature_size = feature_size(config)
         self.post_init()
 
     def _init_weights(self, module):

@@ -8,9 +8,9 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, GPT2Config
 from transformers.utils import logging as transformers_logging
 
-from utils.cli import RESNETS, UserError, loading
+from utils.cli import UserError, loading
 from utils.files import read_json, recover
-from utils.image_encoder import ImageEncoder, ImageEncoderConfig, not_finite
+from utils.image_encoder import ImageEncoder, ImageEncoderConfig, feature_size, not_finite
 
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 
@@ -85,7 +85,7 @@ def sizes(config):
         return []  # a ResNet of at most 152 layers
     decoder, eye = GPT2Config(**config.decoder), ImageEncoderConfig(**config.image_encoder)
     D, V = decoder.n_embd, decoder.vocab_size
-    F = (512 if eye.arch in RESNETS[:2] else 2048) // 2 ** (4 - eye.stages) * eye.grid**2
+    F = feature_size(eye)
     found = [
         ("decoder.transformer.wte.weight", (V, D)),
         ("decoder.transformer.wpe.weight", (decoder.n_positions, D)),
