@@ -497,6 +497,9 @@ def test_what_a_story_writer_refuses(checkpoint, folder, tmp_path):
     writer = StoryWriter.from_pretrained(checkpoint)
     with pytest.raises(ValueError, match="plans of 1 x 2 x 6; expected stories x 1 x 6"):
         writer([folder / "2.jpg"], plans=torch.zeros(1, 2, 6))
+    for name in ("broken.jpg", "absent.jpg"):
+        with pytest.raises(ValueError, match=f"{name}: .*; expected a photo"):
+            writer([folder / "2.jpg", folder / name])
     with pytest.raises(TypeError, match="'max_word' is no option"):
         writer([folder / "2.jpg"], max_word=3)
     with pytest.raises(ValueError, match="^.*nowhere: no checkpoint there"):

@@ -45,7 +45,7 @@ UNREAD_BRANDS = {
 DEAD_LINK = "a link that leads nowhere"
 
 
-class BrokenPhoto(Exception):
+class BrokenPhoto(ValueError):
     """A file that is not a readable photo; the message is a short reason."""
 
 
@@ -230,9 +230,13 @@ def natural(name):
 
 def open_photo(photo, encoder):
     """A path, a PIL image or an array (height, width, 3) of uint8 as an upright RGB image. Raises
-    BrokenPhoto."""
+    UserError, a ValueError, that names the file."""
     if isinstance(photo, str | os.PathLike):
-        return load_photo(Path(photo), encoder.config.image_size)
+        try:
+            return load_photo(Path(photo), encoder.config.image_size)
+        except (BrokenPhoto, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{photo}: {reason}; expected a photo") from None
     if not isinstance(photo, Image.Image):
         photo = Image.fromarray(np.asarray(photo))
     return to_rgb(upright(photo))
