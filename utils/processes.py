@@ -7,8 +7,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from accelerate import Accelerator
-from torch.distributed.fsdp import fully_shard
 
 from utils.cli import UserError
 
@@ -65,6 +63,8 @@ def join_team():
 
 
 def get_accelerator(options):
+    from accelerate import Accelerator  # here: other scripts than train.py do without
+
     if options.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
     auto = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
@@ -87,6 +87,8 @@ def over_processes(accelerator, sums):
 def shard(model, accelerator):
     """The model with its parameters, their gradients and their moments cut over the processes,
     block by block."""
+    from torch.distributed.fsdp import fully_shard
+
     if accelerator.num_processes == 1:
         raise UserError("--fsdp: one process; expected several (torchrun or accelerate launch)")
     # whose batch norms would differ from process to process
