@@ -46,20 +46,18 @@ from utils.files import write_story_lines
 from utils.image_encoder import ImageEncoder
 from utils.loading import load_encoder, quiet_transformers
 from utils.preprocessing import (
-    CHUNK,
     HOW,
     PHOTOS,
     SHARED,
+    broken_photos,
     choose_source,
     described,
     earlier_report,
     how_encoded,
     is_complete,
     is_utf8,
-    note_of,
     partial_of,
     prepare,
-    read_dict,
     with_photos,
     write_photos,
 )
@@ -419,12 +417,7 @@ def write_split(output, split, job, report, tokenizer):
         output / f"{split}.safetensors",
         partial_of(output, split),
     )
-    broken = {}
-    for chunk in range(-(-len(job.found) // CHUNK)):
-        broken |= read_dict(
-            note_of(partial, chunk),
-            "the note of a chunk (delete it, and run the same command again)",
-        )
+    broken = broken_photos(partial, len(job.found))
     rows = {photo_id: row for row, photo_id in enumerate(job.found) if photo_id not in broken}
     stories, remarks = job.stories, job.remarks
     if settings["missing_photos"] == "drop":

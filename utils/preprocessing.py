@@ -146,6 +146,15 @@ def note_of(folder, chunk):
     return folder / f"{chunk}.json"
 
 
+def broken_photos(partial, count):
+    """{photo id: reason} of a split's `count` photos, from the notes of all chunks."""
+    expected = "the note of a chunk (delete it, and run the same command again)"
+    broken = {}
+    for chunk in range(-(-count // CHUNK)):
+        broken |= read_dict(note_of(partial, chunk), expected)
+    return broken
+
+
 def choose_source(args):
     """(key in SOURCES, folder) that the user named, or the first that lies under dataset/; None
     where there is none."""
