@@ -689,7 +689,10 @@ def test_real_checks_refuse_what_is_cut_short(tmp_path):
         (["--download", "--rate", "-1"], "--rate"),
         (["--download", "--connections", "1000"], "--connections 1000: expected 256 at most"),
         (["--download", "--vist", "nowhere"], "--vist nowhere: no such folder"),
-        (["--download", "--picturebook", "book"], "drawn by picturebook.py"),
+        (
+            ["--download", "--picturebook", "book"],
+            "drawn (python -m experiments.picturebook); expected --vist",
+        ),
         (["--download"], "holds no stories yet"),
     ],
 )

@@ -20,7 +20,7 @@ from pathlib import Path
 OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
 PLANS = ("cvae", "deterministic", "none")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
-BOOK = "dataset/picturebook"  # where picturebook.py draws the sample
+BOOK = "dataset/picturebook"  # where experiments.picturebook draws the sample
 # of a story by a trained model
 SCORES = CDE, CDE_W, SURPRISE, NLL = ("CDE", "CDE-W", "plan surprise", "NLL per word")
 

@@ -20,8 +20,8 @@ def fetch_photos(args):
     key, folder = chosen
     if key == "picturebook":
         raise UserError(
-            "--download: the picture book is drawn by picturebook.py; expected --vist or "
-            "--vist_edit DIR"
+            "--download: the picture book is drawn (python -m experiments.picturebook); expected "
+            "--vist or --vist_edit DIR"
         )
     source = SOURCES[key]
     images = vars(args).get("images", folder / source.images)
