@@ -26,8 +26,8 @@ fi
 
 # A mistyped flag is better told now than after the drawing.
 export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
-check='import sys, train; from utils import cli; sys.argv[0] = "train.py"; cli.run(train.parse and (lambda: train.parse() and None))'
-python -c "$check" "$@"
+check='import sys; from utils import cli, train_options; sys.argv[0] = "train.py"'
+python -c "$check; cli.run(lambda: train_options.parse() and None)" "$@"
 
 say "No --train_data_path named: a drawn picture book serves as the sample"
 book=dataset/picturebook
