@@ -8,10 +8,10 @@ CDE tells how well a story's changes follow the changes that the model expected.
 (cos(Δh_t, Δh̃_t) + 1) / 2 for t = 2..T, CDE = 2^(−mean_t log2 s_t) = 1 / (geometric mean of s_t): 1
 is perfect agreement, 2 is chance. It is the Flow score of DialoFlow (Li et al. 2021), for stories.
 
-CDE-W asks the same of the words. With b_t the words that the state foreseen at photo t expects, in
-no order, and u_t the even distribution over the words of sentence t, s_t = Σ_w sqrt(b_t(w) u_t(w))
-for t = 1..T (the Bhattacharyya coefficient), CDE-W = 1 / (geometric mean of s_t): 1 is perfect
-agreement.
+The bag-of-words agreement compares words. With b_t the bag of words that the predicted state h̃_t
+expects and u_t the uniform distribution over the words of sentence t, s_t = Σ_w sqrt(b_t(w) u_t(w))
+for t = 1..T (the Bhattacharyya coefficient), and the score is 1 / (geometric mean of s_t): 1 is
+perfect agreement.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 from utils import cli
-from utils.cli import CDE, CDE_W, NLL, OUTPUT_DIR, PROTOCOLS, SURPRISE, UserError
+from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, OUTPUT_DIR, PROTOCOLS, UserError
 from utils.stories import SHAPES, read_split, read_stories
 
 # ------------------------------------------------------------------------------------------ options
@@ -57,7 +57,7 @@ def parser():
         help="other ways to score the same agreement, for comparison",
     )
     parser.add_argument(
-        "--anchors",
+        "--baselines",
         action="store_true",
         help="what human and constant stories reach by --references",
     )
@@ -75,7 +75,9 @@ def parser():
     parser.add_argument(
         "--batch_size", type=cli.positive_int, default=32, help="stories scored together"
     )
-    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of controls and intervals")
+    parser.add_argument(
+        "--seed", type=cli.non_negative_int, default=0, help="of controls and intervals"
+    )
     parser.add_argument(
         "--output", default=f"{OUTPUT_DIR}/scores", help="writes OUTPUT.json, .md, .tex and .png"
     )
@@ -100,15 +102,15 @@ def parse(arguments=None):
             )
     if not options.output.strip():
         raise UserError("--output: empty; expected the name of the files to write")
-    if options.anchors and not options.references:
-        raise UserError("--anchors: computed from human stories; expected --references too")
+    if options.baselines and not options.references:
+        raise UserError("--baselines: computed from human stories; expected --references too")
     if options.checkpoint == "none" and options.controls:
         raise UserError("--controls: of the model's scores; expected a --checkpoint")
     return options
 
 
 if __name__ == "__main__":
-    cli.answer_early(parse)
+    cli.parse_before_imports(parse)
 
 import numpy as np
 import torch
@@ -125,7 +127,7 @@ from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
 from utils.processes import best_device
 from utils.report import report
 from utils.statistics import mean_figure
-from utils.systems import albums_and, name_systems, with_rows, written_alike
+from utils.systems import albums_and, name_systems, normalize_like_training, with_rows
 from utils.tensors import Photos
 
 # ------------------------------------------------------------------------------------------- scores
@@ -172,8 +174,10 @@ class Trace:
 # is the baseline that any of them must stand beside.
 SCORES = {
     CDE: lambda trace, _: cde(trace.cosines()[1:]),
-    CDE_W: lambda trace, _: np.nan if trace.agreement is None else inverse_mean(trace.agreement),
-    SURPRISE: lambda trace, _: np.nan if trace.kl is None else trace.kl.max(),
+    BOW_AGREEMENT: lambda trace, _: (
+        np.nan if trace.agreement is None else inverse_mean(trace.agreement)
+    ),
+    MAX_KL: lambda trace, _: np.nan if trace.kl is None else trace.kl.max(),
     NLL: lambda trace, _: trace.nll,
 }
 VARIANTS = {
@@ -184,8 +188,8 @@ VARIANTS = {
         (trace.cosines() + 1)[1:] / 2 * trace.length_ratios()[1:]
     ),
     "state error": lambda trace, _: ((trace.expected - trace.observed) ** 2).mean(),
-    "plan surprise, sum": lambda trace, _: np.nan if trace.kl is None else trace.kl.sum(),
-    "CDE-W, worst beat": lambda trace, _: (
+    "max KL, sum": lambda trace, _: np.nan if trace.kl is None else trace.kl.sum(),
+    "bag-of-words agreement, worst beat": lambda trace, _: (
         np.nan if trace.agreement is None else 1 / max(trace.agreement.min(), 1e-12)
     ),
 }
@@ -207,7 +211,7 @@ def traces(model, dataset, pad_id, batch_size=32):
         M = len(batch["beats"])
         log_p = beat_log_p(model, hidden, z, batch["words"], batch["word_beat"], M)[0]  # M
         num_words = torch.bincount(batch["word_beat"], minlength=M)
-        agreement = foreseen_agreement(model, states, batch) if model.config.foresight else None
+        agreement = bow_agreement(model, states, batch) if model.config.state_bow else None
         kl = None if posterior is None else posterior.kl(prior).sum(-1)  # M
         per_beat = [states.observed_change, states.expected_change, agreement, kl, log_p, num_words]
         per_story = zip(
@@ -224,10 +228,10 @@ def traces(model, dataset, pad_id, batch_size=32):
     return found
 
 
-def foreseen_agreement(model, states, batch):
+def bow_agreement(model, states, batch):
     """Bhattacharyya coefficient (M) of the words foreseen and an even distribution over those of
     the sentence."""
-    foreseen = model.foreseen_words(states.predicted)  # M, V
+    foreseen = model.expected_words(states.predicted)  # M, V
     inside = batch["words"] != model.config.eos_token_id
     said = batch["word_beat"][inside] * foreseen.shape[-1] + batch["words"][inside]
     said = said.unique()  # each word of a sentence once
@@ -331,7 +335,7 @@ def score_by_model(system, model, tokenizer, options, retellings):
 
     def read(stories):
         data = StoryDataset(
-            stories, system.photos, tokenizer, model.config.image_slots, model.max_length
+            stories, system.photos, tokenizer, model.config.image_positions, model.max_length
         )
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], data.shortened)
@@ -384,7 +388,7 @@ def main():
     )
     training = None
     if options.train_data_path is not None:
-        stories = written_alike(read_stories(options.train_data_path).stories, Counter())
+        stories = normalize_like_training(read_stories(options.train_data_path).stories, Counter())
         training = {metrics.normalise(" ".join(told(story))) for story in stories}
     if references:
         for system in systems:
@@ -394,7 +398,7 @@ def main():
     as_typed = scored and model.config.text == "original"  # such a model reads stories as they are
     for system in systems:
         if not as_typed:
-            system.stories = written_alike(system.stories, system.remarks)
+            system.stories = normalize_like_training(system.stories, system.remarks)
         if scored:
             model.to(best_device())
             find_photos(system, model.image_encoder, model.device)
@@ -406,7 +410,7 @@ def main():
                 references.stories if references and not as_typed else (),
             )
         if as_typed:
-            system.stories = written_alike(system.stories, system.remarks)
+            system.stories = normalize_like_training(system.stories, system.remarks)
     anchors, notes = [], []
     if references:
         anchors, notes = score_by_references(systems, references, options)

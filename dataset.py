@@ -17,7 +17,7 @@ import sys
 from itertools import accumulate
 from pathlib import Path
 
-from utils.cli import UserError, answer_early, first_process, flag, run, say
+from utils.cli import UserError, first_process, flag, parse_before_imports, run, say
 
 # ------------------------------------------------------------------------------------------ options
 from utils.dataset_options import (  # noqa: F401
@@ -29,11 +29,11 @@ from utils.dataset_options import (  # noqa: F401
     parse_args,
     parser,
 )
-from utils.files import alone, read_json, whole, write_json
+from utils.files import atomic_write, directory_lock, read_json, write_json
 from utils.stories import read_split, split_head, story_ids
 
 if __name__ == "__main__":
-    answer_early(parse_args)
+    parse_before_imports(parse_args)
 
 import numpy as np
 import torch
@@ -70,23 +70,23 @@ from utils.tokenizer import SpecialIds, load_tokenizer, special_ids, train_token
 # -------------------------------------------------------------------------- one story, one sequence
 
 
-def pack(sentences, special, image_slots):
+def pack(sentences, special, image_positions):
     """One story as one sequence: `[img]*K [bos] words [eos] [dyn]` for each beat.
 
     sentences: T lists of token ids.
 
     Returns 1-D long tensors. Of length L: input_ids and segment_ids. Of length T: image_at (the
-    last image slot of each beat) and dyn_at (each beat's [dyn]). Of length N, what is predicted:
-    words (each sentence's and its [eos]), word_at (the positions that predict them: [bos] the first
-    word) and word_beat (their beats).
+    last image position of each beat) and dyn_at (each beat's [dyn]). Of length N, what is
+    predicted: words (each sentence's and its [eos]), word_at (the positions that predict them:
+    [bos] the first word) and word_beat (their beats).
     """
     input_ids, segment_ids, image_at, dyn_at = [], [], [], []
     predicted, word_at, word_beat = [], [], []
     for t, words in enumerate(sentences):
-        image_at.append(len(input_ids) + image_slots - 1)
+        image_at.append(len(input_ids) + image_positions - 1)
         spoken = [special.bos, *words, special.eos, special.dyn]
-        input_ids += [special.img] * image_slots + spoken
-        segment_ids += [special.img] * image_slots + [special.txt] * len(spoken)
+        input_ids += [special.img] * image_positions + spoken
+        segment_ids += [special.img] * image_positions + [special.txt] * len(spoken)
         predicted += spoken[1:-1]
         word_at += range(image_at[-1] + 1, image_at[-1] + len(spoken) - 1)
         word_beat += [t] * (len(spoken) - 2)
@@ -145,32 +145,32 @@ class StoryDataset(Dataset):
     beats (or the end of a lone sentence) to fit `max_length`.
     """
 
-    def __init__(self, stories, photos, tokenizer, image_slots, max_length, text=None):
+    def __init__(self, stories, photos, tokenizer, image_positions, max_length, text=None):
         """text: the stories' Text where it is at hand; `stories` is not read then, and may be None.
 
         tokenizer: with our special tokens, or their SpecialIds where the text is at hand.
         """
-        if max_length < image_slots + 4:
+        if max_length < image_positions + 4:
             raise UserError(
-                f"a model of {max_length} positions holds no beat of {image_slots} image slots; "
-                "expected at least "
-                f"{image_slots + 4} positions, for [bos], a word, [eos] and [dyn] too"
+                f"a model of {max_length} positions holds no beat of {image_positions} image "
+                "positions; expected at least "
+                f"{image_positions + 4} positions, for [bos], a word, [eos] and [dyn] too"
             )
-        self.photos, self.image_slots, self.max_length = photos, image_slots, max_length
+        self.photos, self.image_positions, self.max_length = photos, image_positions, max_length
         self.special = tokenizer if isinstance(tokenizer, SpecialIds) else special_ids(tokenizer)
         self.text = Text.of(stories, tokenizer) if text is None else text
         self.beats = np.diff(self.text.story_at)
-        self.lengths = self.text.lengths(image_slots)
+        self.lengths = self.text.lengths(image_positions)
         too_long = np.flatnonzero(self.lengths > max_length)
         self.shortened = len(too_long)
         for i in too_long.tolist():
             self.beats[i], self.lengths[i] = (
                 len(self.sentences(i)),
-                story_length(self.sentences(i), image_slots),
+                story_length(self.sentences(i), image_positions),
             )
 
     @classmethod
-    def load(cls, json_path, tokenizer, image_slots, max_length, encoder=None):
+    def load(cls, json_path, tokenizer, image_positions, max_length, encoder=None):
         """A preprocessed split. Raises UserError where its files are missing, no split, or not of
         the encoder."""
         split, text = split_head(json_path), None
@@ -191,13 +191,13 @@ class StoryDataset(Dataset):
             raise UserError(
                 f"{found}; expected one of the {len(photos)} rows in {photos.path.name}"
             )
-        stories = cls(None, photos, tokenizer, image_slots, max_length, text)
+        stories = cls(None, photos, tokenizer, image_positions, max_length, text)
         stories.written = split.get("text", "normalized")
         return stories
 
     def sentences(self, i):
         """Token ids of each sentence of story i, as far as they fit."""
-        return fit(self.text.sentences(i), self.image_slots, self.max_length)
+        return fit(self.text.sentences(i), self.image_positions, self.max_length)
 
     def rows(self, i):
         """The row of each beat's photo in story i, None where it has none."""
@@ -209,7 +209,7 @@ class StoryDataset(Dataset):
     def __getitem__(self, i):
         number = range(len(self))[i]  # a negative one counts from the end, as anywhere
         photos, photo_mask = take_photos(self.rows(number), self.photos)
-        packed = pack(self.sentences(number), self.special, self.image_slots)
+        packed = pack(self.sentences(number), self.special, self.image_positions)
         return packed | {"photos": photos, "photo_mask": photo_mask, "index": i}
 
 
@@ -224,7 +224,7 @@ def choose_settings(args, source):
         settings["vocab_size"] = args.vocab_size
     weights = Path(settings["encoder_weights"])
     if is_trained(settings["encoder_weights"]):
-        encoder = trained_eye(weights)
+        encoder = load_trained_encoder(weights)
         eye, weights = encoder.config, Path(encoder.name_or_path) / "model.safetensors"
         of_eye = {"image_encoder": eye.arch, "image_size": eye.image_size}
         of_eye |= {"encoder_stages": eye.stages, "encoder_grid": eye.grid}
@@ -289,7 +289,7 @@ def preprocess(args, team, stack):
         args.batch_size = min(args.batch_size, CPU_BATCH)
     new = {"settings": settings, "inputs": {split: job.fingerprint for split, job in jobs.items()}}
     if team.index == 0:
-        stack.enter_context(alone(output, "--output"))
+        stack.enter_context(directory_lock(output, "--output"))
         report = begin(output, new, how_encoded(settings, args, team), jobs, args.overwrite)
         team.wait()
     else:
@@ -309,7 +309,7 @@ def preprocess(args, team, stack):
     for split in wordless if team.index == 0 else ():
         about = read_split(output / f"{split}.json")
         write_stories(output / f"{split}.json", about, about.pop("stories"), tokenizer)
-    store, workers = settings["store"], vars(args).get("workers", team.workers)
+    store, workers = settings["store"], vars(args).get("num_workers", team.workers)
     for split, job in jobs.items():
         if split in todo:
             write_photos(
@@ -366,7 +366,7 @@ def is_trained(weights):
     return weights not in ("imagenet", "none") and Path(weights).is_dir()
 
 
-def trained_eye(path):
+def load_trained_encoder(path):
     """The photo encoder of a model that train.py has trained; its name_or_path is the model's."""
     with flag("--encoder_weights"):
         model = load_checkpoint(path)[0]
@@ -387,7 +387,7 @@ def make_shared(output, report, jobs):
     torch.manual_seed(0)  # random weights are the same in every run
     weights = settings["encoder_weights"]
     encoder = (
-        trained_eye(weights)
+        load_trained_encoder(weights)
         if is_trained(weights)
         else ImageEncoder.build(
             settings["image_encoder"],
@@ -404,7 +404,7 @@ def make_shared(output, report, jobs):
     # of no split yet: a run that is stopped here begins anew
     write_json(output / "report.json", report)
     for name, item in zip(SHARED, (tokenizer, encoder), strict=True):
-        with whole(output / name) as folder:
+        with atomic_write(output / name) as folder:
             with quiet_transformers():
                 item.save_pretrained(folder)
 
@@ -439,7 +439,7 @@ def write_stories(path, about, stories, tokenizer):
     """Write a split's JSON at `path` and its words beside it; return its Text."""
     words, text = path.with_suffix(".words.safetensors"), Text.of(stories, tokenizer)
     write_story_lines(path, about | {"words": words.name}, stories)
-    with whole(words) as temporary:
+    with atomic_write(words) as temporary:
         text.save(temporary, path, tokenizer)
     return text
 
@@ -448,14 +448,14 @@ def measure(stories, text):
     """How many stories and beats, how long their sentences in words and they themselves in
     positions."""
     words = [len(sentence.split()) for sentence in sentences_of(stories)]
-    image_slots = PlanCVAEConfig().image_slots
-    lengths = text.lengths(image_slots)
+    image_positions = PlanCVAEConfig().image_positions
+    lengths = text.lengths(image_positions)
     return {
         "stories": len(stories),
         "beats": len(words),
         "words": {"total": sum(words), "mean": round(float(np.mean(words)), 2), "max": max(words)},
         "positions": {
-            "image_slots": image_slots,
+            "image_positions": image_positions,
             "mean": round(float(lengths.mean()), 1),
             "95 %": int(np.percentile(lengths, 95)),
             "max": int(lengths.max()),

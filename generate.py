@@ -2,8 +2,8 @@
 
 python generate.py FOLDER [FOLDER …]              a story for each
 python generate.py --data_path test.json          a story for each story of a preprocessed split
-python generate.py FOLDER --num_stories 5         five stories from five plans
-python generate.py FOLDER --num_stories 20 --decoding nucleus --rerank   of twenty the best
+python generate.py FOLDER --num_samples 5         five stories from five plans
+python generate.py FOLDER --num_samples 20 --decoding nucleus --rerank   of twenty the best
 python generate.py FOLDER --html story.html       a page to keep, the photos inside
 python generate.py FOLDER --format json           what stdout shows: text, json, html or vist
 
@@ -25,7 +25,7 @@ from utils.files import to_json, write_json, write_text
 from utils.generate_options import parse, parser  # noqa: F401
 
 if __name__ == "__main__":
-    cli.answer_early(parse)
+    cli.parse_before_imports(parse)
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ from model import load_checkpoint
 from utils.albums import read_albums, read_folder
 from utils.batches import cut
 from utils.photos import open_photo
-from utils.plans import Telling, plan_noise, tellings, write_plans
+from utils.plans import Sample, list_samples, plan_noise, write_plans
 from utils.processes import alone_here, best_device, join_team
 from utils.screen import Screen, page_of, vist_submission
 from utils.tensors import take_photos
@@ -83,7 +83,9 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
     slots = model.project_photos(photos, photo_mask)  # B, T, K, D
     K = slots.shape[2]
     cache = DynamicCache(config=decoder.config)
-    history = torch.empty(B, 0, dtype=torch.long, device=device)  # token ids, [img] for image slots
+    history = torch.empty(
+        B, 0, dtype=torch.long, device=device
+    )  # token ids, [img] for image positions
     mask = torch.empty(B, 0, dtype=torch.long, device=device)  # 0 where a row is padded
     # B, beats read, D
     image_states = dyn_states = torch.empty(B, 0, model.width, device=device, dtype=slots.dtype)
@@ -135,7 +137,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
             dyn = torch.cat([dyn_states, unwritten], dim=1)
             this_beat = (t + 1) * rows[:, 0] + t
             predicted = model.predict_states(image_states, dyn, this_beat)
-            prior = model.prior(model.changes(dyn, predicted, this_beat)[1])
+            prior = model.prior(model.state_deltas(dyn, predicted, this_beat)[1])
             z = prior.mean if noise is None else prior.sample(noise[:, t])
             bias = bias + model.plan_bias(z)
 
@@ -143,7 +145,7 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
         if beams > 1:
             cache.batch_repeat_interleave(beams)
         ids = torch.cat([history, history.new_full((B, 1), special.bos)], dim=1)
-        with model.planned(bias):
+        with model.add_plan_bias(bias):
             ids = decoder.generate(
                 ids,
                 attention_mask=torch.cat([mask, mask.new_ones(B, 1)], dim=1),
@@ -221,7 +223,7 @@ class StoryWriter:
             plans = [None] * num_samples
         album = {"story_id": "photos", "photo_ids": [None] * beats, "rows": list(range(beats))}
         albums = [album | {"photos": pixels}]
-        asked = [Telling(0, number, plan) for number, plan in enumerate(plans, start=1)]
+        asked = [Sample(0, number, plan) for number, plan in enumerate(plans, start=1)]
         stories = self.write(albums, asked, chosen, alone_here(self.model.device), prefix=prefix)
         found = self.score(albums, asked, stories, scores, chosen.batch_size) if scores else {}
         return [
@@ -253,7 +255,7 @@ class StoryWriter:
             eos_token_id=special.eos,
             pad_token_id=special.pad,
         )
-        beat_length = story_length([[]], model.config.image_slots) + options.max_words
+        beat_length = story_length([[]], model.config.image_positions) + options.max_words
         for album in albums:
             if len(album["rows"]) * beat_length > model.max_length:
                 where = album.get("folder", f"story {album['story_id']}")
@@ -318,7 +320,7 @@ class StoryWriter:
     def score(self, albums, asked, stories, names, batch_size):
         """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
         from CDE_score import SCORES, features, traces
-        from utils.systems import written_alike
+        from utils.systems import normalize_like_training
 
         model, tokenizer = self.model, self.tokenizer
         photos, places, told = [], [], []
@@ -341,9 +343,9 @@ class StoryWriter:
                 }
             )
         if model.config.text != "original":  # as CDE_score.py would read them
-            told = written_alike(told, Counter())
+            told = normalize_like_training(told, Counter())
         photos = torch.stack(photos) if photos else None
-        data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
+        data = StoryDataset(told, photos, tokenizer, model.config.image_positions, model.max_length)
         found = traces(model, data, tokenizer.pad_token_id, batch_size)
         return {name: [float(SCORES[name](trace, None)) for trace in found] for name in names}
 
@@ -385,15 +387,15 @@ def main():
             )
     if options.plan is None:
         options.plan = (
-            "sample" if kind == "cvae" and (options.num_stories > 1 or options.redraw) else "mean"
+            "sample" if kind == "cvae" and (options.num_samples > 1 or options.redraw) else "mean"
         )
-    if kind != "cvae" and options.num_stories > 1 and options.decoding != "nucleus":
+    if kind != "cvae" and options.num_samples > 1 and options.decoding != "nucleus":
         found = (
-            f"--num_stories {options.num_stories}: {options.checkpoint} was trained with --plan "
+            f"--num_samples {options.num_samples}: {options.checkpoint} was trained with --plan "
             f"{kind}"
         )
         raise UserError(f"{found}, so that all would be alike; add --decoding nucleus")
-    lacks = {cli.CDE_W: not model.config.foresight, cli.SURPRISE: model.config.plan != "cvae"}
+    lacks = {cli.BOW_AGREEMENT: not model.config.state_bow, cli.MAX_KL: model.config.plan != "cvae"}
     if options.rerank and lacks.get(options.rerank_by):
         raise UserError(
             f"--rerank_by {options.rerank_by}: the model in {options.checkpoint} lacks it; "
@@ -405,7 +407,7 @@ def main():
         if options.data_path
         else [read_folder(folder, *how) for folder in options.folders]
     )
-    asked = tellings(albums, options, model.config.plan_size)
+    asked = list_samples(albums, options, model.config.plan_size)
     on_screen = slice(0 if options.format != "text" else None if options.folders else 1)
     with join_team() as team:
         model.to(team.device)

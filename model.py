@@ -1,10 +1,9 @@
 """plan-CVAE: a conditional VAE around GPT-2 that draws a plan before each sentence of a story.
 
 Shapes: B stories in a batch, T beats of the longest, M beats of all of them, L sequence length, K
-image slots a photo, D decoder width, Z plan width, V vocabulary, F photo feature size, N predicted
-words in the batch. A batch is what `dataset.collate` makes. Stories of fewer than T beats are
-padded where a network reads them; everything that is computed of a beat is computed of the M beats
-there are.
+image positions a photo, D decoder width, Z plan width, V vocabulary, F photo feature size, N
+predicted words in the batch. A batch is what `dataset.collate` makes. Stories of fewer than T beats
+are padded where a network reads them; what is computed per beat is computed for the M beats.
 """
 
 from contextlib import contextmanager
@@ -28,10 +27,10 @@ from transformers.utils import ModelOutput
 from utils.bounds import log_weights
 from utils.checkpoint import CARD_TITLE
 from utils.cli import PLANS, UserError
-from utils.gaussian import Draws, Gaussian, select_beats
+from utils.gaussian import Gaussian, Noise, select_beats
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
-from utils.losses import WordLoss, bags_of_words_loss, words_ahead
+from utils.losses import WordLoss, bow_losses, future_words
 
 # ---------------------------------------------------------------------------------------- the model
 
@@ -42,11 +41,11 @@ class PlanCVAEConfig(PreTrainedConfig):
     decoder: dict | None = None  # GPT2Config as a dict; None is GPT-2 small
     image_encoder: dict | None = None  # ImageEncoderConfig as a dict; None is ResNet-152
     train_encoder: bool = False  # train the photo encoder with the rest, from pixels
-    image_slots: int = 4  # K, sequence positions that a photo fills
+    image_positions: int = 4  # K, sequence positions that a photo fills
     plan: str = "cvae"  # cvae | deterministic (the prior's mean) | none (z = 0)
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
-    foresight: bool = False  # the foreseen state tells the words to come, in no order
+    state_bow: bool = False  # the foreseen state tells the words to come, in no order
     # True: the dynamics loss does not move the states that it predicts
     detach_dynamics_target: bool = False
     eos_token_id: int | None = None  # [eos]; ends a sentence and is not a word of it
@@ -84,10 +83,10 @@ class PlanCVAEOutput(ModelOutput):
     kl: torch.Tensor | None = None  # KL(posterior ‖ prior), without free bits
     bow: torch.Tensor | None = None  # −log p(words | z), in no order (Zhao et al. 2017)
     # −log p(words of the sentences to come | z), in no order, a mean over them
-    ahead: torch.Tensor | None = None
-    photo: torch.Tensor | None = None  # −log p(words | photo), in no order
+    future_bow: torch.Tensor | None = None
+    photo_bow: torch.Tensor | None = None  # −log p(words | photo), in no order
     # −log p(words | h̃_t), in no order: the state foreseen before them
-    foresight: torch.Tensor | None = None
+    state_bow: torch.Tensor | None = None
     dynamics: torch.Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
     tokens: torch.Tensor | None = None  # how many words (and [eos]) were predicted
     kl_per_beat: torch.Tensor | None = None  # M
@@ -111,7 +110,7 @@ class PlanCVAE(PreTrainedModel):
         self.decoder = GPT2LMHeadModel(GPT2Config(**config.decoder))
         D, K, Z, V = (
             self.width,
-            config.image_slots,
+            config.image_positions,
             config.plan_size,
             self.decoder.config.vocab_size,
         )
@@ -123,7 +122,7 @@ class PlanCVAE(PreTrainedModel):
         self.register_buffer("feature_var", torch.ones(feature_size))
         self.photo_projection = nn.Linear(feature_size, K * D)
         self.no_photo = nn.Parameter(torch.zeros(K, D))
-        self.photo_head = nn.Linear(D, D)
+        self.photo_bow_head = nn.Linear(D, D)
 
         # The latent dynamic module reads states, not words: it has no word embeddings.
         no_words = {
@@ -145,11 +144,11 @@ class PlanCVAE(PreTrainedModel):
             self.prior_mlp = nn.Sequential(nn.Linear(D, D), nn.GELU(), nn.Linear(D, 2 * Z))
             self.plan_head = nn.Linear(Z, V, bias=False)  # W_z
             self.bow_bias = nn.Parameter(torch.zeros(V))
-            self.ahead_mlp = nn.Sequential(nn.Linear(Z, D), nn.GELU(), nn.Linear(D, D))
+            self.future_bow_mlp = nn.Sequential(nn.Linear(Z, D), nn.GELU(), nn.Linear(D, D))
         if config.plan == "cvae":
             self.posterior_mlp = nn.Sequential(nn.Linear(2 * D, D), nn.GELU(), nn.Linear(D, 2 * Z))
-        if config.foresight:
-            self.foresight_head = nn.Linear(D, D)
+        if config.state_bow:
+            self.state_bow_head = nn.Linear(D, D)
         self.first_dyn.requires_grad_(config.plan != "none")
         self.image_encoder.requires_grad_(config.train_encoder)
         self.post_init()
@@ -206,8 +205,7 @@ class PlanCVAE(PreTrainedModel):
     # --------------------------------------------------------------------------------------- stages
 
     def project_photos(self, photos, photo_mask):
-        """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> image slots (B, T, K,
-        D).
+        """Photos (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> (B, T, K, D).
 
         Where no photo is there at all, `photos` may be (B, T, 0).
         """
@@ -227,7 +225,7 @@ class PlanCVAE(PreTrainedModel):
                 elif photos.dim() == 5 and self.training and self.config.train_encoder:
                     # Other processes may have photos, and wait for this one's gradients.
                     features = features + 0 * self.image_encoder(photos[:1, 0]).to(features.dtype)
-        slots = self.photo_projection(features).view(B, T, self.config.image_slots, self.width)
+        slots = self.photo_projection(features).view(B, T, self.config.image_positions, self.width)
         return torch.where(photo_mask[:, :, None, None], slots, self.no_photo.to(slots.dtype))
 
     def standardise(self, features, from_pixels):
@@ -241,7 +239,7 @@ class PlanCVAE(PreTrainedModel):
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=of_batch)
 
     def embed(self, input_ids, segment_ids, slots, image_at, beats):
-        """What the decoder reads (B, L, D): word embeddings with the image slots in their places,
+        """What the decoder reads (B, L, D): word embeddings, the photos in their places,
         and the segments'."""
         (B, L), (T, K) = input_ids.shape, slots.shape[1:3]
         # one gradient for both
@@ -268,7 +266,7 @@ class PlanCVAE(PreTrainedModel):
         hidden = self.dynamics(inputs_embeds=both, use_cache=False).last_hidden_state
         return self.dynamics_head(select_beats(hidden[:, ::2], beats))
 
-    def changes(self, dyn_states, predicted, beats):
+    def state_deltas(self, dyn_states, predicted, beats):
         """Observed Δh_t and expected Δh̃_t (M, D) of `beats`, from h_t^d (B, T, D) and h̃_t^d
         (M, D): both from where sentence t-1 left the story."""
         first = self.first_dyn.to(dyn_states.dtype).expand(len(dyn_states), 1, -1)
@@ -289,7 +287,7 @@ class PlanCVAE(PreTrainedModel):
         return self.plan_head(z.to(self.plan_head.weight.dtype))
 
     @contextmanager
-    def planned(self, bias):
+    def add_plan_bias(self, bias):
         """Within it the decoder writes under plans: the bias (B, V) is added to every logit of its
         own generate().
 
@@ -321,7 +319,7 @@ class PlanCVAE(PreTrainedModel):
             pairs += [z.index_select(0, word_beat), self.plan_head.weight]
         return WordLoss.of(words, None, weight, *pairs)
 
-    def plan_bag_loss(self, z, words, word_beat, weight):
+    def plan_bow_loss(self, z, words, word_beat, weight):
         """−log p(words of sentence t, in no order | z_t) under softmax(W_z z + b): by what the plan
         adds to the logits.
 
@@ -332,10 +330,10 @@ class PlanCVAE(PreTrainedModel):
         pairs = [z, self.plan_head.weight, z.new_ones(len(z), 1), self.bow_bias[:, None]]
         return WordLoss.of(words, word_beat, weight, *pairs)
 
-    def foreseen_words(self, predicted):
+    def expected_words(self, predicted):
         """Log-probabilities (M, V) of each word of the coming sentence, in no order, from h̃_t (M,
         D)."""
-        return self.decoder.lm_head(self.foresight_head(predicted)).float().log_softmax(-1)
+        return self.decoder.lm_head(self.state_bow_head(predicted)).float().log_softmax(-1)
 
     # -------------------------------------------------------------------------------------- forward
 
@@ -348,7 +346,7 @@ class PlanCVAE(PreTrainedModel):
         image_states = self.states_at(hidden, image_at, beats)  # B, T, D
         dyn_states = self.states_at(hidden, dyn_at, beats)
         predicted = self.predict_states(image_states, dyn_states, beats)  # M, D
-        changes = self.changes(dyn_states, predicted, beats)
+        changes = self.state_deltas(dyn_states, predicted, beats)
         return States(slots, hidden, select_beats(dyn_states, beats), predicted, *changes)
 
     @staticmethod
@@ -384,9 +382,9 @@ class PlanCVAE(PreTrainedModel):
         beta=1.0,
         free_bits=0.0,
         bow_weight=0.0,
-        ahead_weight=0.0,
-        photo_weight=0.0,
-        foresight_weight=0.0,
+        future_bow_weight=0.0,
+        photo_bow_weight=0.0,
+        state_bow_weight=0.0,
         dynamics_weight=1.0,
         posterior_dropout=0.0,
         photo_dropout=0.0,
@@ -398,7 +396,7 @@ class PlanCVAE(PreTrainedModel):
         """The objective over a batch of stories: see PlanCVAEOutput.
 
         beta weighs the KL; free_bits (nats a dimension and beat) is KL that is not charged;
-        bow_weight, ahead_weight, photo_weight, foresight_weight and dynamics_weight weigh their
+        the bow weights and dynamics_weight weigh their
         terms, and a weight of 0 leaves it uncomputed; posterior_dropout is the share of beats whose
         posterior sees the observed change alone, photo_dropout that of stories told without their
         photos. num_tokens divides the loss where this batch is a part of a larger one (gradient
@@ -408,7 +406,7 @@ class PlanCVAE(PreTrainedModel):
         if draws is None:
             (B, T), on = beat_mask.shape, {"device": beat_mask.device}
             plans = torch.randn(B, T, self.config.plan_size, **on)
-            draws = Draws(plans, torch.rand(B, T, **on), torch.rand(B, 1, **on))
+            draws = Noise(plans, torch.rand(B, T, **on), torch.rand(B, 1, **on))
         if photo_dropout:
             batch["photo_mask"] = batch["photo_mask"] & (draws.stories >= photo_dropout)
         states = self.states(beats=beats, **batch)
@@ -419,7 +417,13 @@ class PlanCVAE(PreTrainedModel):
         )
         zero = states.hidden.new_zeros((), dtype=torch.float32)
         out = PlanCVAEOutput(
-            nll=zero, kl=zero, bow=zero, ahead=zero, photo=zero, foresight=zero, dynamics=zero
+            nll=zero,
+            kl=zero,
+            bow=zero,
+            future_bow=zero,
+            photo_bow=zero,
+            state_bow=zero,
+            dynamics=zero,
         )
         charged_kl = zero
         z = None
@@ -439,26 +443,24 @@ class PlanCVAE(PreTrainedModel):
         inside = words != self.config.eos_token_id
         bag, bag_beat = words[inside], word_beat[inside]  # the words of each sentence, in no order
         if bow_weight and z is not None:
-            in_no_order, bow = self.plan_bag_loss(z, bag, bag_beat, bow_weight / num_tokens)
+            in_no_order, bow = self.plan_bow_loss(z, bag, bag_beat, bow_weight / num_tokens)
             loss, out.bow = loss + in_no_order, bow.sum() * num_tokens / bow_weight
         # what is known at each beat, the term's weight, the words to tell, of which beat, and how
         # much
         tellers = {}
         once = torch.ones(len(bag), device=words.device)
-        if ahead_weight and z is not None:
-            later = words_ahead(bag, bag_beat, beats, beat_mask)
-            tellers["ahead"] = self.ahead_mlp(z.to(self.dtype)), ahead_weight, *later
-        if photo_weight:  # there is nothing to learn from a photo that is not there
+        if future_bow_weight and z is not None:
+            later = future_words(bag, bag_beat, beats, beat_mask)
+            tellers["future_bow"] = self.future_bow_mlp(z.to(self.dtype)), future_bow_weight, *later
+        if photo_bow_weight:  # there is nothing to learn from a photo that is not there
             seen = select_beats(batch["photo_mask"], beats)[bag_beat]
-            known = self.photo_head(select_beats(states.slots.mean(2), beats))
-            tellers["photo"] = known, photo_weight, bag[seen], bag_beat[seen], once[seen]
-        if foresight_weight and self.config.foresight:
-            known = self.foresight_head(states.predicted)
-            tellers["foresight"] = known, foresight_weight, bag, bag_beat, once
+            known = self.photo_bow_head(select_beats(states.slots.mean(2), beats))
+            tellers["photo_bow"] = known, photo_bow_weight, bag[seen], bag_beat[seen], once[seen]
+        if state_bow_weight and self.config.state_bow:
+            known = self.state_bow_head(states.predicted)
+            tellers["state_bow"] = known, state_bow_weight, bag, bag_beat, once
         if tellers:
-            in_no_order, terms = bags_of_words_loss(
-                tellers, self.decoder.lm_head.weight, num_tokens
-            )
+            in_no_order, terms = bow_losses(tellers, self.decoder.lm_head.weight, num_tokens)
             loss = loss + in_no_order
             for name, term in terms.items():
                 setattr(out, name, term)

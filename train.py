@@ -18,11 +18,11 @@ from pathlib import Path
 
 from utils import cli
 from utils.cli import UserError
-from utils.files import alone, write_json
+from utils.files import directory_lock, write_json
 from utils.train_options import OBJECTIVE, changeable, parse, parser  # noqa: F401
 
 if __name__ == "__main__":
-    cli.answer_early(parse)
+    cli.parse_before_imports(parse)
 
 import torch
 from accelerate.utils import send_to_device, set_seed
@@ -47,9 +47,9 @@ from utils.checkpoint import (
 )
 from utils.decoder import load_decoder
 from utils.finite import first_not_finite
-from utils.gaussian import Draws
+from utils.gaussian import Noise
 from utils.loading import BEST, LATEST, load_encoder
-from utils.optimization import get_bags, get_beta, get_lr, parameter_groups
+from utils.optimization import get_beta, get_bow_scale, get_lr, parameter_groups
 from utils.processes import get_accelerator, over_processes, shard
 from utils.resuming import describe, resolve, restore
 from utils.signals import Stoppable
@@ -70,12 +70,12 @@ def build_model(options, tokenizer, data_dir):
         load_decoder(options, tokenizer),
         load_encoder(data_dir / "image_encoder"),
         train_encoder=options.train_encoder,
-        image_slots=options.image_slots,
+        image_positions=options.image_positions,
         plan=options.plan,
         plan_size=options.plan_size,
         detach_dynamics_target=options.detach_dynamics_target,
         eos_token_id=tokenizer.eos_token_id,
-        foresight=options.foresight_weight > 0,
+        state_bow=options.state_bow_weight > 0,
     )
 
 
@@ -95,7 +95,7 @@ def get_loader(dataset, batches, accelerator, workers):
 def evaluate(model, dataset, accelerator, options):
     """Figures over a whole split: see utils/validation.py."""
     batches = BucketBatches(dataset.lengths, options.batch_size, shuffle=False)
-    data = get_loader(dataset, batches, accelerator, options.workers)
+    data = get_loader(dataset, batches, accelerator, options.num_workers)
     return validation.evaluate(model, dataset, data, accelerator, options)
 
 
@@ -123,7 +123,7 @@ class Training(Stoppable):
             StoryDataset.load(
                 path,
                 self.tokenizer,
-                options.image_slots,
+                options.image_positions,
                 self.model.max_length,
                 self.model.image_encoder,
             )
@@ -154,11 +154,11 @@ class Training(Stoppable):
         self.model.first_dyn.requires_grad_(options.plan != "none")
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
         # several GPUs would wait for idle gradients
-        self.model.photo_head.requires_grad_(options.photo_weight > 0)
+        self.model.photo_bow_head.requires_grad_(options.photo_bow_weight > 0)
         if options.plan != "none":
             self.model.bow_bias.requires_grad_(options.bow_weight > 0)
-            self.model.ahead_mlp.requires_grad_(options.ahead_weight > 0)
-        elif not (options.dynamics_weight or options.foresight_weight):
+            self.model.future_bow_mlp.requires_grad_(options.future_bow_weight > 0)
+        elif not (options.dynamics_weight or options.state_bow_weight):
             self.model.dynamics.requires_grad_(False)
             self.model.dynamics_head.requires_grad_(False)
         # Validation asks the model without the wrapper of DDP, which would wait for the others at
@@ -182,9 +182,11 @@ class Training(Stoppable):
             if self.accelerator.scaler is not None and "scaler" in progress:
                 self.accelerator.scaler.load_state_dict(progress["scaler"])
         self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
-        self.steps_per_epoch = math.ceil(len(self.batches) / options.accumulation)
-        self.total_steps = options.max_steps or max(1, round(options.epochs * self.steps_per_epoch))
-        self.eval_every = options.eval_every or self.steps_per_epoch
+        self.steps_per_epoch = math.ceil(len(self.batches) / options.gradient_accumulation_steps)
+        self.total_steps = options.max_steps or max(
+            1, round(options.num_train_epochs * self.steps_per_epoch)
+        )
+        self.eval_steps = options.eval_steps or self.steps_per_epoch
         self.objective = {name: getattr(options, name) for name in OBJECTIVE}
         self.speaks = self.accelerator.is_main_process
         self.stopping = False  # whether it has asked any of several processes
@@ -201,9 +203,11 @@ class Training(Stoppable):
         options = self.options
         while True:
             epoch, done = divmod(self.progress["step"], self.steps_per_epoch)
-            self.batches.set_epoch(epoch, start=done * options.accumulation)
-            data = iter(get_loader(self.train_set, self.batches, self.accelerator, options.workers))
-            while group := list(islice(data, options.accumulation)):
+            self.batches.set_epoch(epoch, start=done * options.gradient_accumulation_steps)
+            data = iter(
+                get_loader(self.train_set, self.batches, self.accelerator, options.num_workers)
+            )
+            while group := list(islice(data, options.gradient_accumulation_steps)):
                 yield group
 
     def take_step(self, group):
@@ -224,13 +228,13 @@ class Training(Stoppable):
             torch.tensor([tokens, bool(self.stop)], device=accelerator.device)
         )
         tokens, sums = told[0], 0
-        objective, bags = dict(self.objective), get_bags(step, self.total_steps, options)
-        for name in ("bow_weight", "ahead_weight"):
+        objective, bags = dict(self.objective), get_bow_scale(step, self.total_steps, options)
+        for name in ("bow_weight", "future_bow_weight"):
             objective[name] *= bags
         self.stopping = bool(told[1]) if accelerator.num_processes > 1 else False
         for place, batch in enumerate(group):
             stories, counts, Z = batch["index"], Shard.counts(batch), self.model.config.plan_size
-            batch["draws"] = Draws.of(stories, batch["beat_mask"], Z, [options.seed, step])
+            batch["draws"] = Noise.of(stories, batch["beat_mask"], Z, [options.seed, step])
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
             with sync:
@@ -242,7 +246,7 @@ class Training(Stoppable):
             terms += [out.tokens.float(), out.tokens.new_tensor(len(stories)).float()]
             sums = sums + counts * torch.stack(terms)
             self.unchecked.append((step, stories, out.loss.detach(), sums))
-        norm = accelerator.clip_grad_norm_(self.ddp.parameters(), options.grad_clip or math.inf)
+        norm = accelerator.clip_grad_norm_(self.ddp.parameters(), options.max_grad_norm or math.inf)
         if accelerator.scaler is None:  # which leaves out steps whose gradients have overflown
             norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             alone = accelerator.num_processes == 1  # else it is of all processes' stories
@@ -279,7 +283,9 @@ class Training(Stoppable):
             if latest.is_dir()
             else "there is no checkpoint yet"
         )
-        raise UserError(f"{found}; {there}; a smaller --learning_rate or --grad_clip often helps")
+        raise UserError(
+            f"{found}; {there}; a smaller --learning_rate or --max_grad_norm often helps"
+        )
 
     def validate(self, log):
         """Figures over the validation split; the latest and the best model are saved. Returns a
@@ -301,7 +307,7 @@ class Training(Stoppable):
             log.draw(anew=False)
         self.save()
         return (
-            f"step {progress['step']}: validation −ELBO {figures['elbo_loss']:.2f} nats a story, "
+            f"step {progress['step']}: validation −ELBO {figures['elbo_loss']:.2f} nats per story, "
             "perplexity "
             f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units "
             f"{figures['active_units_per_beat']}"
@@ -330,7 +336,7 @@ class Training(Stoppable):
         self.accelerator.wait_for_everyone()
 
     def derive(self):
-        derive(self.directory, self.progress, self.options.keep)
+        derive(self.directory, self.progress, self.options.save_total_limit)
 
     def say(self, text):
         if self.accelerator.is_main_process:
@@ -362,7 +368,7 @@ class Training(Stoppable):
             bar.update()
             step = progress["step"]
             last = step >= self.total_steps
-            if step % options.log_every == 0 or last:
+            if step % options.logging_steps == 0 or last:
                 self.check()
                 totals = over_processes(accelerator, self.window.cpu().double())
                 totals = dict(zip(names, totals.tolist(), strict=True))
@@ -376,7 +382,7 @@ class Training(Stoppable):
                     log.write(step=step, split="train", **terms, **rates, stories_per_second=speed)
                 since = time.perf_counter()
                 self.window.zero_()
-            validated = step % self.eval_every == 0 or last
+            validated = step % self.eval_steps == 0 or last
             if validated:
                 figures = self.validate(log)
                 if main:
@@ -427,7 +433,7 @@ def evaluate_only(options):
     accelerator = get_accelerator(options)
     with cli.flag("--output_dir"):
         model, tokenizer = load_checkpoint(options.output_dir)
-    K, most = model.config.image_slots, model.max_length
+    K, most = model.config.image_positions, model.max_length
     dataset = StoryDataset.load(options.evaluate, tokenizer, K, most, model.image_encoder)
     figures = evaluate(model.to(accelerator.device), dataset, accelerator, options)
     if accelerator.is_main_process:
@@ -451,7 +457,9 @@ def main():
         return evaluate_only(options)
     if options.tensorboard:
         summary_writer()  # before anything is loaded
-    with alone(options.output_dir, "--output_dir") if cli.first_process() else nullcontext():
+    with (
+        directory_lock(options.output_dir, "--output_dir") if cli.first_process() else nullcontext()
+    ):
         return train(options)
 
 

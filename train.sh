@@ -51,7 +51,7 @@ path=$(if [ "$repo" != . ]; then printf 'PYTHONPATH=%q ' "$repo"; fi)
 cat <<END
 
 Try next:
-  python $(script generate.py) <folder of photos> --checkpoint $output_dir --num_stories 3 --html story.html
+  python $(script generate.py) <folder of photos> --checkpoint $output_dir --num_samples 3 --html story.html
   python $(script generate.py) --data_path $data/test.json --checkpoint $output_dir --output $output_dir/test_stories.json
   ${path}python -m experiments.picturebook --check $output_dir/test_stories.json
   python $(script CDE_score.py) --checkpoint $output_dir --controls

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.cli import PLANS, UserError
-from utils.files import whole, write_json, write_text
+from utils.files import atomic_write, write_json, write_text
 
 REPO = Path(__file__).parent.parent
 SAMPLES = 100  # of the importance-weighted bound
@@ -35,7 +35,11 @@ def parser():
         help="options of train.py",
     )
     parser.add_argument(
-        "--seeds", type=cli.natural_int, nargs="+", default=[0, 1, 2], help="a training for each"
+        "--seeds",
+        type=cli.non_negative_int,
+        nargs="+",
+        default=[0, 1, 2],
+        help="a training for each",
     )
     parser.add_argument(
         "--jobs", type=cli.positive_int, default=1, help="trainings at once, which share the cores"
@@ -98,7 +102,7 @@ def parse(arguments=None):
 
 
 if __name__ == "__main__":
-    cli.answer_early(parse)
+    cli.parse_before_imports(parse)
 
 import json
 
@@ -109,13 +113,13 @@ from experiments.picturebook.checker import check_stories
 from experiments.picturebook.facts import SLOTS
 from utils.dataset_options import latest_split
 from utils.report import Table
-from utils.statistics import over_seeds
+from utils.statistics import mean_over_seeds
 from utils.stories import read_stories
 
 FIGURES = {  # of train.py --evaluate: what the table calls them
-    "iwae_loss": f"bound, {SAMPLES} samples: nats a story",
-    "iwae_per_token": "bound: nats a token",
-    "elbo_loss": "−ELBO: nats a story",
+    "iwae_loss": f"bound, {SAMPLES} samples: nats per story",
+    "iwae_per_token": "bound: nats per token",
+    "elbo_loss": "−ELBO: nats per story",
     "nll": "NLL given the plan",
     "kl": "KL",
     "information": "information",
@@ -238,10 +242,10 @@ def table_of(figures, options):
         for of in figures.values():
             values = [found[name] for found in of if name in found]
             shown = "{:.4g} [{:.4g}, {:.4g}]" if len(values) > 1 else "{:.4g}"
-            cells.append(shown.format(*over_seeds(values)) if values else "–")
+            cells.append(shown.format(*mean_over_seeds(values)) if values else "–")
         rows.append([name, *cells])
     caption = (
-        f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats a story "
+        f"Mean and 95 % t-interval over seeds {', '.join(map(str, options.seeds))}; nats per story "
         "but where said."
     )
     if options.train:
@@ -270,11 +274,11 @@ def draw_frontier(figures, path):
                 fontsize=8,
             )
     axis.set(
-        xlabel="KL, nats a story",
-        ylabel=f"bound of {SAMPLES} samples: nats a token, the lower the better",
+        xlabel="KL, nats per story",
+        ylabel=f"bound of {SAMPLES} samples: nats per token, the lower the better",
     )
     axis.legend(fontsize=7)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.cli import BOOK, OUTPUT_DIR, UserError
-from utils.files import whole, write_json, write_text
+from utils.files import atomic_write, write_json, write_text
 
 
 def parser():
@@ -57,10 +57,10 @@ def parser():
         "--albums", type=cli.positive_int, default=100, help="--control: how many albums"
     )
     parser.add_argument(
-        "--num_stories", type=cli.positive_int, default=20, help="--control: stories of each album"
+        "--num_samples", type=cli.positive_int, default=20, help="--control: stories of each album"
     )
     parser.add_argument("--batch_size", type=cli.positive_int, default=100, help="stories at once")
-    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of everything random")
+    parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="of everything random")
     parser.add_argument(
         "--output",
         default="output/plan_figures",
@@ -82,7 +82,7 @@ def parse(arguments=None):
 
 
 if __name__ == "__main__":
-    cli.answer_early(parse)
+    cli.parse_before_imports(parse)
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +100,7 @@ from utils.dataset_options import latest_split
 from utils.gaussian import Gaussian
 from utils.processes import best_device
 from utils.report import Table
-from utils.statistics import over_seeds
+from utils.statistics import mean_over_seeds
 from utils.stories import read_split
 
 # -------------------------------------------------------------------------------- plans and factors
@@ -160,7 +160,7 @@ def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
             told.append(
                 {"beats": [story["beats"][0] | {"sentence": as_written(split, text.format(**of))}]}
             )
-    data = StoryDataset(told, photos, tokenizer, model.config.image_slots, model.max_length)
+    data = StoryDataset(told, photos, tokenizer, model.config.image_positions, model.max_length)
     _, posterior = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
     many = len(moods)
     plans = Gaussian(
@@ -246,7 +246,7 @@ def draw_plans(prior, posterior, values, beat, path, factor, story):
             ylabel="2nd component",
         )
     axes[0].legend(fontsize=8, title=factor)
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
@@ -267,7 +267,7 @@ def loaded(checkpoint, kinds):
 def plans_and_values(path, split, options, model, tokenizer):
     """A split's StoryDataset; prior and posterior of the stories that have the beat and the factor;
     their values."""
-    K, most = model.config.image_slots, model.max_length
+    K, most = model.config.image_positions, model.max_length
     data = StoryDataset.load(path, tokenizer, K, most, model.image_encoder)
     values = factors_of(path, split, options)[1]
     if int(data.beats.max()) < options.beat:
@@ -360,7 +360,7 @@ def table_of(figures, options):
         values = [found[name] for found in figures]
         cells = [shown(name, value) for value in values]
         if len(values) > 1:
-            mean, low, high = over_seeds(values)
+            mean, low, high = mean_over_seeds(values)
             cells.append(f"{shown(name, mean)} [{shown(name, low)}, {shown(name, high)}]")
         rows.append([name, *cells])
     columns = ["", *options.checkpoints, *(["mean"] if len(figures) > 1 else [])]

@@ -9,8 +9,8 @@ from dataset import StoryDataset
 from experiments.picturebook.facts import MOODS, SLOTS
 from experiments.picturebook.texts import tell
 from experiments.plan_data import as_written, plans_of, truth_of
-from utils.cli import CDE_W, SCORES
-from utils.plans import Telling, tellings
+from utils.cli import BOW_AGREEMENT, SCORES
+from utils.plans import Sample, list_samples
 from utils.processes import alone_here
 
 
@@ -32,9 +32,9 @@ class Control:
             [*(f"--{name}={value}" for name, value in own.items()), *arguments]
         )
         if plans is None:
-            asked = tellings(self.albums, settings, self.model.config.plan_size)
+            asked = list_samples(self.albums, settings, self.model.config.plan_size)
         else:
-            asked = [Telling(i, n, plan) for (i, n), plan in plans.items()]
+            asked = [Sample(i, n, plan) for (i, n), plan in plans.items()]
         team = alone_here(self.model.device)
         writer = generate.StoryWriter(self.model, self.tokenizer)
         return asked, writer.write(self.albums, asked, settings, team)
@@ -98,7 +98,7 @@ class Control:
                     }
                 )
         data = StoryDataset(
-            told, photos, self.tokenizer, self.model.config.image_slots, self.model.max_length
+            told, photos, self.tokenizer, self.model.config.image_positions, self.model.max_length
         )
         prior, posterior = plans_of(
             self.model, data, self.tokenizer.pad_token_id, self.options.batch_size
@@ -117,7 +117,7 @@ class Control:
         return found
 
     def reranked(self):
-        """Of --num_stories by word sampling: the share that is whole and in one mood of all, and of
+        """Of --num_samples by word sampling: the share that is whole and in one mood of all, and of
         those that are the best of their album by each score; and how much that is of what the best
         possible choice would gain."""
         asked, stories = self.write(
@@ -128,8 +128,8 @@ class Control:
             "1",
             "--plan",
             "mean",
-            "--num_stories",
-            str(self.options.num_stories),
+            "--num_samples",
+            str(self.options.num_samples),
         )
         whole = [self.is_whole(story) for story in stories]
         any_whole = defaultdict(bool)
@@ -137,13 +137,13 @@ class Control:
             any_whole[telling.album] |= good
         mean, possible = sum(whole) / len(whole), sum(any_whole.values()) / len(any_whole)
         found = {"word sampling: whole and in one mood": mean, "the best possible choice": possible}
-        names = [name for name in SCORES if name != CDE_W or self.model.config.foresight]
+        names = [name for name in SCORES if name != BOW_AGREEMENT or self.model.config.state_bow]
         writer = generate.StoryWriter(self.model, self.tokenizer)
         how = self.albums, asked, stories, names, self.options.batch_size
         for name, scores in writer.score(*how).items():
             best = generate.best_of(asked, scores)
             kept = sum(whole[k] for k in best) / len(best)
-            found[f"the best of {self.options.num_stories} by {name}"] = kept
+            found[f"the best of {self.options.num_samples} by {name}"] = kept
             found[f"{name}: share of the possible gain"] = (kept - mean) / max(
                 1e-9, possible - mean
             )
@@ -154,7 +154,7 @@ def control(model, no_plan, split):
     """Every figure of one Control under chosen plans, beside a Control without a plan or None:
     {name: figure}."""
     options, found = model.options, {}
-    many = ["--num_stories", str(options.num_stories)]
+    many = ["--num_samples", str(options.num_samples)]
     sampled = {1.0: "sampled plans", 1.25: "plans × 1.25", 1.5: "plans × 1.5"}
     tellings = {
         name: ["--plan", "sample", "--plan_temperature", str(t), *many]

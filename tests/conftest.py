@@ -115,7 +115,7 @@ def make_model(tokenizer):
             eos_token_id=tokenizer.eos_token_id,
         )
         encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=2, grid=1)
-        usual = {"foresight": True, "image_slots": 3, "plan_size": 6}
+        usual = {"state_bow": True, "image_positions": 3, "plan_size": 6}
         fields = usual | {"eos_token_id": tokenizer.eos_token_id} | fields
         model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields)
         # Far from the small initial weights, so that every path leaves a trace in the numbers.
@@ -166,7 +166,9 @@ def make_stories(tokenizer):
         ]
         size = model.image_encoder.config.feature_size
         photos = torch.randn(sum(beats), size, generator=torch.Generator().manual_seed(seed))
-        return StoryDataset(stories, photos, tokenizer, model.config.image_slots, model.max_length)
+        return StoryDataset(
+            stories, photos, tokenizer, model.config.image_positions, model.max_length
+        )
 
     return make
 

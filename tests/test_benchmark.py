@@ -220,7 +220,7 @@ def test_cost_model_by_hand():
 def test_the_objective_is_that_of_a_training_by_default():
     defaults = TrainOptions()
     assert {name: getattr(defaults, name) for name in training.OBJECTIVE} == training.OBJECTIVE
-    assert (training.GRAD_CLIP, training.ADAM_BETAS) == (defaults.grad_clip, train.ADAM_BETAS)
+    assert (training.GRAD_CLIP, training.ADAM_BETAS) == (defaults.max_grad_norm, train.ADAM_BETAS)
 
 
 def test_stories_are_as_long_as_vists(setup):
@@ -242,7 +242,7 @@ def test_the_reference_without_its_heads_writes_what_generate_writes(setup, beam
     with torch.no_grad():
         for parameter in decoder.parameters():
             parameter.mul_(3)  # words that differ
-    reference = Reference(decoder.config, 512, size.image_slots).eval()
+    reference = Reference(decoder.config, 512, size.image_positions).eval()
     reference.decoder.load_state_dict(decoder.transformer.state_dict())
     photos = torch.randn(2, 512)
     told = [inputs.spoken([5, 6, 7, 8], special, "cpu")]
@@ -281,7 +281,7 @@ def test_the_limit_of_generation_reads_each_story_as_it_is(setup, beams):
 def test_the_reference_takes_a_step_for_each_beginning(setup):
     size = setup.size
     decoder = inputs.build_decoder(size)
-    reference = Reference(decoder.config, 8, size.image_slots)
+    reference = Reference(decoder.config, 8, size.image_positions)
     before = {name: p.clone() for name, p in reference.named_parameters()}
     optimizer, steps = training.adamw(reference), []
     optimizer.register_step_post_hook(lambda *_: steps.append(1))

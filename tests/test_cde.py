@@ -13,7 +13,7 @@ from conftest import batch_of, padded, random_sentences
 import CDE_score
 from CDE_score import SCORES, VARIANTS, Trace, cde, traces
 from utils.captions import load_references
-from utils.cli import CDE, CDE_W, NLL, SURPRISE
+from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL
 from utils.corruptions import CONTROLS, control
 from utils.report import Table
 from utils.statistics import separation
@@ -83,16 +83,16 @@ def test_variants_by_hand():
     assert found == pytest.approx(
         {
             CDE: 2**0.5,
-            CDE_W: (0.5 * 0.8 * 0.2) ** (-1 / 3),
-            SURPRISE: 4,
+            BOW_AGREEMENT: (0.5 * 0.8 * 0.2) ** (-1 / 3),
+            MAX_KL: 4,
             NLL: 0.7,
             "CDE, first beat too": 2 ** (1 / 3),
             "CDE, worst beat": 2,
             "CDE, centred": (1 * (1 - 1 / 10**0.5) / 2) ** -0.5,
             "CDE × length ratio": (0.5 * 0.5) ** -0.5,
             "state error": (1 + 9 + 9) / 6,
-            "plan surprise, sum": 7,
-            "CDE-W, worst beat": 5,
+            "max KL, sum": 7,
+            "bag-of-words agreement, worst beat": 5,
         }
     )
     lone = Trace(observed[:1], expected[:1], None, None, 0.7)
@@ -119,25 +119,25 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
         geometric = 1.0
         # the distributions side by side, word by word
         for t, words in enumerate(data.sentences(i)):
-            foreseen = model.foreseen_words(states.predicted)[t].exp()
+            foreseen = model.expected_words(states.predicted)[t].exp()
             said = torch.zeros_like(foreseen)
             said[list(set(words))] = 1 / len(set(words))
             geometric *= (foreseen * said).sqrt().sum().item() ** (1 / len(data.sentences(i)))
-        assert scores[CDE_W][i] == pytest.approx(1 / geometric, rel=1e-4)
+        assert scores[BOW_AGREEMENT][i] == pytest.approx(1 / geometric, rel=1e-4)
         if plan == "cvae":
-            assert scores[SURPRISE][i] == pytest.approx(out.kl_per_beat.max().item(), rel=1e-3)
+            assert scores[MAX_KL][i] == pytest.approx(out.kl_per_beat.max().item(), rel=1e-3)
         else:  # z is the prior's mean, or nothing: what the training's own NLL is under
-            assert np.isnan(scores[SURPRISE][i])
+            assert np.isnan(scores[MAX_KL][i])
             assert scores[NLL][i] == pytest.approx(out.nll.item() / out.tokens.item(), rel=1e-4)
 
 
 def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
-    model = make_model(foresight=False)
+    model = make_model(state_bow=False)
     scores = scores_of(traces(model, make_stories(model, [3, 2]), tokenizer.pad_token_id))
     assert (
-        np.isnan(scores[CDE_W]).all()
+        np.isnan(scores[BOW_AGREEMENT]).all()
         and not np.isnan(scores[CDE]).any()
-        and not hasattr(model, "foresight_head")
+        and not hasattr(model, "state_bow_head")
     )
 
 
@@ -248,7 +248,7 @@ def test_one_command_sets_systems_side_by_side(arena, script, small_meteor):
         "second.json",
         "--references",
         "references.json",
-        "--anchors",
+        "--baselines",
         "--controls",
         "--checkpoint",
         "model",
@@ -315,7 +315,7 @@ def test_what_has_no_counterpart_is_counted(arena, script, no_meteor):
     assert len(found["scores"]) == 11 and found["scores"][4] == {
         "story_id": "4-0",
         "album_id": "4",
-    } | dict.fromkeys((CDE, CDE_W, SURPRISE, NLL))
+    } | dict.fromkeys((CDE, BOW_AGREEMENT, MAX_KL, NLL))
     for remark, count in found["remarks"].items():
         assert re.search(rf"^stories {re.escape(remark)} +{count}$", done.stdout, re.M), remark
 
@@ -351,7 +351,7 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["first.json", "--anchors"], "--anchors"),
+        (["first.json", "--baselines"], "--baselines"),
         (["first.json", "--controls", "--checkpoint", "none"], "--controls"),
         (["first.json", "sub/first.json"], "first: the name of two systems or an anchor"),
         (["nowhere.json"], "nowhere.json: no such file"),
@@ -464,7 +464,7 @@ def test_sequences_of_photos_are_matched_by_their_photos(arena, script, no_meteo
         "sis.json",
         "--protocol",
         "sequence",
-        "--anchors",
+        "--baselines",
         "--checkpoint",
         "none",
         cwd=arena,

@@ -11,13 +11,13 @@ import pytest
 from conftest import EXPERIMENTS, ROOT
 
 from utils import cli
-from utils.files import UNFINISHED, alone, read_json, whole, write_json
+from utils.files import UNFINISHED, atomic_write, directory_lock, read_json, write_json
 
 
 def test_a_file_or_folder_is_replaced_whole(tmp_path):
     target = tmp_path / "value.json"
     write_json(target, {"a": 1})
-    with pytest.raises(ValueError), whole(target) as temporary:
+    with pytest.raises(ValueError), atomic_write(target) as temporary:
         temporary.write_text("half")
         raise ValueError
     assert read_json(target, "a value") == {"a": 1} and [p.name for p in tmp_path.iterdir()] == [
@@ -25,7 +25,7 @@ def test_a_file_or_folder_is_replaced_whole(tmp_path):
     ]
     folder = tmp_path / "folder"
     for text in ("old", "new"):
-        with whole(folder) as temporary:
+        with atomic_write(folder) as temporary:
             temporary.mkdir()
             (temporary / "file").write_text(text)
         assert (folder / "file").read_text() == text
@@ -40,7 +40,7 @@ def test_what_takes_its_name_is_on_the_disk(tmp_path, monkeypatch):
         os, "fsync", lambda descriptor: happened.append(os.fstat(descriptor).st_ino)
     )
     monkeypatch.setattr(os, "replace", lambda *paths: (happened.append("renamed"), replace(*paths)))
-    with whole(tmp_path / "folder") as folder:
+    with atomic_write(tmp_path / "folder") as folder:
         folder.mkdir()
         for name in "ab":
             (folder / name).write_text(name)
@@ -306,22 +306,22 @@ def test_a_directory_half_replaced_is_brought_back(tmp_path):
         for name in names:
             (folder / f".latest.999999999.a1b2c3d4{UNFINISHED}" / name).mkdir(parents=True)
             (folder / f".latest.999999999.a1b2c3d4{UNFINISHED}" / name / "file").write_text(name)
-        with alone(folder, "--output_dir"):
+        with directory_lock(folder, "--output_dir"):
             assert (folder / "latest" / "file").read_text() == names[-1]
             assert sorted(p.name for p in folder.iterdir()) == [".lock", "latest"]
 
 
 def test_a_folder_is_one_processs_own(tmp_path):
     folder = tmp_path / "a" / "b"
-    with alone(folder, "--output"):
+    with directory_lock(folder, "--output"):
         with pytest.raises(cli.UserError, match="output .*b: another process is at work there"):
-            with alone(folder, "--output"):
+            with directory_lock(folder, "--output"):
                 pass
         (folder / "x").write_text("kept")
-    with alone(folder, "--output"):
+    with directory_lock(folder, "--output"):
         pass
     assert (folder / "x").read_text() == "kept"
-    with pytest.raises(ValueError), alone(tmp_path / "c", "--output"):
+    with pytest.raises(ValueError), directory_lock(tmp_path / "c", "--output"):
         raise ValueError
     assert not (tmp_path / "c").exists()
 
@@ -335,7 +335,7 @@ def test_what_another_process_is_writing_is_left_alone(tmp_path):
     dead = tmp_path / "vist" / f".latest.999999999.abcd{UNFINISHED}"
     for holder in (*living, dead):
         holder.mkdir(parents=True)
-    with alone(tmp_path, "--output_dir"):
+    with directory_lock(tmp_path, "--output_dir"):
         assert all(holder.exists() for holder in living) and not dead.exists()
 
 
@@ -354,11 +354,11 @@ def test_a_failure_to_write_names_the_file(tmp_path):
         OSError(28, "full"),
         SafetensorError("Error while serializing: I/O error: full (os error 28)"),
     ):
-        with pytest.raises(OSError) as found, whole(tmp_path / "x") as temporary:
+        with pytest.raises(OSError) as found, atomic_write(tmp_path / "x") as temporary:
             temporary.write_text("half")
             raise error
         assert found.value.errno == 28 and found.value.filename == str(tmp_path / "x")
-    with pytest.raises(FileNotFoundError) as found, whole(tmp_path / "x"):
+    with pytest.raises(FileNotFoundError) as found, atomic_write(tmp_path / "x"):
         open(tmp_path / "other")
     assert found.value.filename == str(tmp_path / "other")
     assert not any(tmp_path.iterdir())
@@ -401,7 +401,7 @@ def test_a_reader_that_has_gone_is_no_error(work):
     [
         (
             RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
-            "--workers was killed",
+            "--num_workers was killed",
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "a smaller --batch_size"),
         (MemoryError(), "the memory does not suffice"),

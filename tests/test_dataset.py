@@ -748,7 +748,7 @@ def test_malformed_vist_edit(tmp_path):
 # ------------------------------------------------------------------------------------ preprocessing
 
 ENCODER = "--image_encoder resnet18 --encoder_weights none --image_size 32"
-SMALL = f"{ENCODER} --tokenizer bpe --batch_size 2 --workers 1".split()
+SMALL = f"{ENCODER} --tokenizer bpe --batch_size 2 --num_workers 1".split()
 
 
 @pytest.fixture(autouse=True)
@@ -838,7 +838,7 @@ def test_preprocessed_rows_are_the_photos_encoded(vist, tmp_path, capsys):
     assert report["photos"]["missing"] == {"missing": "not found"} | unsafe
     words = [len(beat["sentence"].split()) for beat in beats_of(split)]
     assert report["words"]["total"] == sum(words) and report["words"]["max"] == max(words)
-    out, slots = capsys.readouterr().out, report["positions"]["image_slots"]
+    out, slots = capsys.readouterr().out, report["positions"]["image_positions"]
     assert "9 found, 3 missing, 1 broken" in out
     assert (
         f"python train.py --train_data_path {output}/train.json --val_data_path {output}/val.json"

@@ -25,7 +25,7 @@ from PIL import Image
 
 from utils import cli, download
 from utils.cli import UserError
-from utils.files import alone
+from utils.files import directory_lock
 from utils.journal import is_safe
 from utils.web import REDIRECTS, USER_AGENT, Patience, is_web_address, suffix_of
 
@@ -526,7 +526,10 @@ def test_a_server_that_wants_no_more_is_left_alone(site, server, tmp_path, capsy
 
 
 def test_two_at_once_are_refused(tmp_path):
-    with alone(tmp_path, "--images"), pytest.raises(UserError, match="images .*another process"):
+    with (
+        directory_lock(tmp_path, "--images"),
+        pytest.raises(UserError, match="images .*another process"),
+    ):
         fetch(tmp_path, {"train": {}}, {})
 
 
@@ -609,7 +612,7 @@ def test_vist_end_to_end(site, server, tmp_path, script, quick):
     assert site.requests == before
 
     small = "--image_encoder resnet18 --encoder_weights none --image_size 32".split()
-    small += "--tokenizer bpe --workers 1".split()
+    small += "--tokenizer bpe --num_workers 1".split()
     done = script("dataset.py", "--vist", "dataset/VIST", *small, cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count("3 found, 3 missing, 0 broken") == 2
 
@@ -708,7 +711,7 @@ def test_user_mistakes_are_one_line(tmp_path, script, options, message):
 
 @pytest.mark.slow
 def test_two_thousand_photos_a_fifth_of_them_faulty(tmp_path):
-    """Killed once in the middle; prints how many photos a second were fetched."""
+    """Killed once in the middle; prints how many photos per second were fetched."""
     base, count = picture(500, 375), 2000
     faults = [kind for kind in (*RECOVER, *NEVER) if kind not in ("good", "chunked")]
     chance = random.Random(0)

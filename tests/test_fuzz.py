@@ -404,8 +404,8 @@ def world(tokenizer, tmp_path_factory):
     encoder.save_pretrained(folder / "image_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
     fields = dict(
-        foresight=True,
-        image_slots=2,
+        state_bow=True,
+        image_positions=2,
         plan_size=4,
         dynamics_layers=1,
         eos_token_id=tokenizer.eos_token_id,
@@ -653,7 +653,7 @@ def run_preprocess(world, *arguments):
         "--image_encoder resnet18 --encoder_weights none --encoder_stages 1 --image_size 16 "
         "--store pixels"
     )
-    paths = ("--output", "out", "--tokenizer", world.folder / "tokenizer", "--workers", 1)
+    paths = ("--output", "out", "--tokenizer", world.folder / "tokenizer", "--num_workers", 1)
     return run("dataset.py", *arguments, *options.split(), *paths)
 
 
@@ -740,10 +740,10 @@ def plans_told(data, world):
         shutil.copytree(world.folder / "photos", folder / "photos")
         (folder / "plans.json").write_bytes(damaged_json(data, PLANS))
         more = data.draw(
-            st.sampled_from(([], ["--redraw", 1], ["--interpolate", "--num_stories", 2]))
+            st.sampled_from(([], ["--redraw", 1], ["--interpolate", "--num_samples", 2]))
         )
         done = run("generate.py", "photos", "--plans", "plans.json", "--max_words", 2, *more)
-        return judge(done, "plans.json", "--num_stories", "--redraw", kept=[folder])
+        return judge(done, "plans.json", "--num_samples", "--redraw", kept=[folder])
 
 
 SCRIPTS = ("train.py", "generate.py", "CDE_score.py", "dataset.py", *EXPERIMENTS)
@@ -839,7 +839,7 @@ def training(world):
         "--max_steps",
         2,
     )
-    arguments = (*arguments, "--image_slots", 1, "--batch_size", 2, "--eval_every", 1)
+    arguments = (*arguments, "--image_positions", 1, "--batch_size", 2, "--eval_steps", 1)
     if not (world.folder / "run").exists():
         done = run("train.py", *arguments, "--output_dir", world.folder / "run")
         assert done.code == 0, done.err

@@ -23,7 +23,7 @@ from utils import cli
 from utils.cli import UserError
 from utils.generate_options import parse
 from utils.photos import natural
-from utils.plans import between, plan_noise
+from utils.plans import plan_noise, slerp
 from utils.screen import Screen, readable
 from utils.tensors import take_photos
 from utils.tokenizer import special_ids
@@ -52,7 +52,7 @@ def write_plainly(model, special, photos, mask, words, noise=None, told=()):
     for t in range(len(told), mask.shape[1]):
         sentence = []
         while len(sentence) < words:
-            packed = pack([*sentences, []], special, model.config.image_slots)
+            packed = pack([*sentences, []], special, model.config.image_positions)
             # up to its [bos]
             for name, unsaid in (("input_ids", 2), ("segment_ids", 2), ("dyn_at", 1)):
                 packed[name] = packed[name][:-unsaid]
@@ -69,7 +69,7 @@ def write_plainly(model, special, photos, mask, words, noise=None, told=()):
             dyn = torch.cat([hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1)
             image_states, beats = hidden[:, packed["image_at"]], torch.arange(t + 1)
             predicted = model.predict_states(image_states, dyn, beats)
-            expected = model.changes(dyn, predicted, beats)[1]
+            expected = model.state_deltas(dyn, predicted, beats)[1]
             prior = model.prior(expected[t:])
             z = (
                 prior.mean
@@ -178,7 +178,7 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
     # of the first sentence, under the prior's mean, without the forbidden tokens
     @torch.no_grad()
     def log_p(words, i):
-        packed = pack([words], special, model.config.image_slots)
+        packed = pack([words], special, model.config.image_positions)
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
         ids, segments, image_at = (
             packed[name][None] for name in ("input_ids", "segment_ids", "image_at")
@@ -188,7 +188,7 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
         )[0]
         dyn = torch.zeros(1, 1, model.width)
         predicted = model.predict_states(hidden[:, packed["image_at"]], dyn, torch.arange(1))
-        expected = model.changes(dyn, predicted, torch.arange(1))[1]
+        expected = model.state_deltas(dyn, predicted, torch.arange(1))[1]
         logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(
             model.prior(expected).mean
         )
@@ -257,15 +257,15 @@ def test_a_plan_does_not_depend_on_its_batch():
 def test_from_one_plan_to_another():
     one, other = torch.randn(2, 5, 32)
     for share in (0.0, 1.0):
-        torch.testing.assert_close(between(one, other, share), other if share else one)
+        torch.testing.assert_close(slerp(one, other, share), other if share else one)
     one, other = (x / x.norm(dim=1, keepdim=True) for x in (one, other))
-    middle = between(one, other, 0.5)
+    middle = slerp(one, other, 0.5)
     # as long as they are, and as near to either
     torch.testing.assert_close(middle.norm(dim=1), torch.ones(5))
     torch.testing.assert_close((middle * one).sum(1), (middle * other).sum(1))
     # the mean lies on no circle
-    torch.testing.assert_close(between(one, 0 * one, 0.25), 0.75 * one)
-    torch.testing.assert_close(between(one, one, 0.3), one)
+    torch.testing.assert_close(slerp(one, 0 * one, 0.25), 0.75 * one)
+    torch.testing.assert_close(slerp(one, one, 0.3), one)
 
 
 def test_words_readable():
@@ -311,7 +311,7 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
         "nucleus",
         "--plan",
         "sample",
-        "--num_stories",
+        "--num_samples",
         2,
         cwd=tmp_path,
     )
@@ -342,7 +342,7 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
         return stories_of(tmp_path / output)
 
     first = write(
-        "a.json", "--num_stories", 2, "--save_plans", "plans.json", "--plan_temperature", 9
+        "a.json", "--num_samples", 2, "--save_plans", "plans.json", "--plan_temperature", 9
     )
     assert first[0] != first[1]
     kept = json.loads((tmp_path / "plans.json").read_text())
@@ -366,13 +366,13 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
         kept["stories"], json.loads((tmp_path / "new.json").read_text())["stories"]
     ):
         assert [a == b for a, b in zip(old["plans"], new["plans"])] == [True, False, True]
-    several = write("d.json", *redraw, "--num_stories", 3, "--save_plans", "d_plans.json")
+    several = write("d.json", *redraw, "--num_samples", 3, "--save_plans", "d_plans.json")
     drawn = [
         story["plans"][1]
         for story in json.loads((tmp_path / "d_plans.json").read_text())["stories"]
     ]
     assert len(several) == len({tuple(plan) for plan in drawn}) == 6
-    path = write("e.json", "--plans", "plans.json", "--interpolate", "--num_stories", 4)
+    path = write("e.json", "--plans", "plans.json", "--interpolate", "--num_samples", 4)
     assert len(path) == 4 and [path[0], path[-1]] == first
     write("f.json", "--save_plans", "mean.json")
     (mean,) = json.loads((tmp_path / "mean.json").read_text())["stories"]
@@ -390,7 +390,7 @@ def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, s
         "--save_plans",
         "plans.json",
     ]
-    same = [folder, "--checkpoint", checkpoint, "--max_words", 6, "--num_stories", 2, *files]
+    same = [folder, "--checkpoint", checkpoint, "--max_words", 6, "--num_samples", 2, *files]
     done = {
         name: script("generate.py", *same, "--format", name, cwd=tmp_path)
         for name in ("json", "vist", "html")
@@ -419,12 +419,12 @@ def test_a_sentence_is_on_the_screen_before_the_next_is_begun(
     checkpoint, folder, tmp_path, monkeypatch
 ):
     wire, begun = io.BytesIO(), []
-    planned = PlanCVAE.planned
+    add_plan_bias = PlanCVAE.add_plan_bias
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(wire)))
     monkeypatch.setattr(
         PlanCVAE,
-        "planned",
-        lambda *args: (begun.append(wire.getvalue().count(b"\n")), planned(*args))[1],
+        "add_plan_bias",
+        lambda *args: (begun.append(wire.getvalue().count(b"\n")), add_plan_bias(*args))[1],
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
@@ -470,7 +470,7 @@ def test_a_reader_that_has_gone_ends_the_printing_not_the_work(
 
 def test_a_story_writer_writes_what_the_command_writes(checkpoint, folder, script, tmp_path):
     """Of paths, images or arrays; under plans that are given back; from sentences on."""
-    options = ["--max_words", 6, "--num_stories", 2, "--seed", 3, "--save_plans", "plans.json"]
+    options = ["--max_words", 6, "--num_samples", 2, "--seed", 3, "--save_plans", "plans.json"]
     done = script("generate.py", folder, "--checkpoint", checkpoint, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = stories_of(tmp_path / "output/stories.json")
@@ -519,7 +519,7 @@ def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, scri
         checkpoint,
         "--max_words",
         6,
-        "--num_stories",
+        "--num_samples",
         5,
         "--decoding",
         "nucleus",
@@ -558,7 +558,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
     save_file({"photos": torch.randn(4, size).half()}, tmp_path / "test.safetensors")
     arguments = (
         "generate.py --data_path test.json --checkpoint model --decoding nucleus --plan sample "
-        "--num_stories 2 "
+        "--num_samples 2 "
         "--max_words 5 --batch_size 3"
     ).split()
     alone = script(*arguments, cwd=tmp_path)
@@ -589,15 +589,15 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
         (["nowhere"], "nowhere: no such folder"),
         (["empty"], "empty: no photo that can be read"),
         ([], "expected folders"),
-        (["photos", "--num_stories", "2", "--plan", "mean"], "--num_stories 2: all would be alike"),
-        (["photos", "--rerank"], "--rerank: of one story; expected --num_stories"),
+        (["photos", "--num_samples", "2", "--plan", "mean"], "--num_samples 2: all would be alike"),
+        (["photos", "--rerank"], "--rerank: of one story; expected --num_samples"),
         (["photos", "--redraw", "1"], "--redraw: of no plans; expected --plans too"),
         (
             ["photos", "--plans", "p.json", "--interpolate"],
-            "--interpolate: expected --num_stories of 2",
+            "--interpolate: expected --num_samples of 2",
         ),
         (
-            ["photos", "--plans", "p.json", "--num_stories", "2"],
+            ["photos", "--plans", "p.json", "--num_samples", "2"],
             "all would be alike; expected --redraw or --interpolate",
         ),
         (
@@ -648,7 +648,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
         ),
         (["photos", "--plans", "p.json", "--redraw", "4"], "--redraw 4: 'photos' has 3 photos"),
         (
-            ["photos", "--plans", "p.json", "--interpolate", "--num_stories", "3"],
+            ["photos", "--plans", "p.json", "--interpolate", "--num_samples", "3"],
             "has one telling of 'photos'",
         ),
         (["photos", "--checkpoint", "empty"], "--checkpoint empty: no checkpoint there"),

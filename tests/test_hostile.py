@@ -53,8 +53,8 @@ def small(tokenizer, tmp_path_factory):
         eos_token_id=tokenizer.eos_token_id,
     )
     fields = dict(
-        foresight=True,
-        image_slots=2,
+        state_bow=True,
+        image_positions=2,
         plan_size=4,
         dynamics_layers=1,
         eos_token_id=tokenizer.eos_token_id,
@@ -511,7 +511,7 @@ def change(path, **values):
         ({"decoder__n_embd": 2**40}, "do not fit its config.json"),
         ({"decoder__n_inner": 10**9}, "do not fit its config.json"),
         ({"decoder__n_layer": "3"}, "cannot be loaded"),
-        ({"image_slots": 10**9}, "do not fit its config.json"),
+        ({"image_positions": 10**9}, "do not fit its config.json"),
         ({"plan_size": -1}, "do not fit its config.json"),
         ({"dynamics_layers": 10**9}, "do not fit its config.json"),
         ({"decoder": [1]}, "cannot be loaded"),

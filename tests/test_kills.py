@@ -31,14 +31,15 @@ CHANGES = {"os.rename", "os.link", "os.mkdir", "os.rmdir", "os.remove", "os.trun
 TRAINING = (
     "train.py --train_data_path data/train.json --output_dir output --n_layer 1 --n_head 2 "
     "--n_embd 16 "
-    "--n_positions 96 --image_slots 2 --plan_size 4 --batch_size 4 --max_steps 14 --eval_every 3 "
-    "--log_every 2 "
-    "--dropout 0.2 --keep 2 --learning_rate 0.01 --resume"
+    "--n_positions 96 --image_positions 2 --plan_size 4 --batch_size 4 --max_steps 14 "
+    "--eval_steps 3 "
+    "--logging_steps 2 "
+    "--dropout 0.2 --save_total_limit 2 --learning_rate 0.01 --resume"
 )
 PREPROCESSING = (
     "dataset.py --picturebook VIST --image_encoder resnet18 --encoder_stages 1 --image_size 32 "
     "--store features "
-    "--tokenizer bpe --vocab_size 300 --workers 1 --batch_size 2 --output output"
+    "--tokenizer bpe --vocab_size 300 --num_workers 1 --batch_size 2 --output output"
 )
 
 

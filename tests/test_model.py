@@ -10,9 +10,10 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from model import PlanCVAE, load_checkpoint
 from utils.bounds import log_weights
 from utils.cli import UserError
-from utils.gaussian import Draws, Gaussian
+from utils.gaussian import Gaussian, Noise
 from utils.image_encoder import ImageEncoder
 from utils.losses import WordLoss
+from utils.train_log import BAGS
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -120,8 +121,8 @@ def test_word_loss_in_fp16_keeps_small_gradients():
 def test_the_objective_in_bf16_is_close_to_float32(make_model, make_stories, tokenizer):
     model = make_model()
     batch = batch_of(make_stories(model, [5, 3, 4]), [0, 1, 2], tokenizer)
-    draws = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
-    weights = {"bow_weight": 1.0, "photo_weight": 1.0, "foresight_weight": 1.0, "draws": draws}
+    draws = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
+    weights = {"bow_weight": 1.0, "photo_bow_weight": 1.0, "state_bow_weight": 1.0, "draws": draws}
     gradients, losses = [], []
     for half in (False, True):
         model.zero_grad()
@@ -140,22 +141,22 @@ def test_the_objective_in_bf16_is_close_to_float32(make_model, make_stories, tok
 def test_what_is_drawn_for_a_story_depends_on_the_story_and_the_seed_alone():
     beats = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
     numbers = torch.tensor([5, 7, 900])
-    together = Draws.of(numbers, beats, 4, [0, 3])
+    together = Noise.of(numbers, beats, 4, [0, 3])
     for b in (2, 0, 1):
         count = beats[b].sum()
-        alone = Draws.of(numbers[b : b + 1], beats[b : b + 1, :count], 4, [0, 3])
+        alone = Noise.of(numbers[b : b + 1], beats[b : b + 1, :count], 4, [0, 3])
         assert torch.equal(together.plans[b, :count], alone.plans[0])
         assert (
             torch.equal(together.beats[b, :count], alone.beats[0])
             and together.stories[b] == alone.stories[0]
         )
-    assert not torch.equal(together.plans, Draws.of(numbers, beats, 4, [0, 4]).plans)
-    many = Draws.of(torch.arange(2000), torch.ones(2000, 2, dtype=torch.bool), 4, [1])
+    assert not torch.equal(together.plans, Noise.of(numbers, beats, 4, [0, 4]).plans)
+    many = Noise.of(torch.arange(2000), torch.ones(2000, 2, dtype=torch.bool), 4, [1])
     assert abs(many.plans.mean()) < 0.03 and abs(many.plans.std() - 1) < 0.03
     assert (
         abs(many.beats.mean() - 0.5) < 0.03 and 0 <= many.stories.min() and many.stories.max() < 1
     )
-    assert Draws.of(numbers, beats, 4, [0], (6,)).plans.shape == (6, 3, 3, 4)
+    assert Noise.of(numbers, beats, 4, [0], (6,)).plans.shape == (6, 3, 3, 4)
 
 
 def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
@@ -164,18 +165,22 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
     batch = batch_of(data, [0, 1, 2], tokenizer)
     with torch.no_grad():
         out = model(
-            **batch, bow_weight=0.7, ahead_weight=1.3, photo_weight=1.0, foresight_weight=1.0
+            **batch,
+            bow_weight=0.7,
+            future_bow_weight=1.3,
+            photo_bow_weight=1.0,
+            state_bow_weight=1.0,
         )
-        nll = bow = ahead = photo = foresight = 0.0
+        nll = bow = future_bow = photo_bow = state_bow = 0.0
         for i in range(3):  # one story, one word at a time, on a sequence of its own
             single = batch_of(data, [i], tokenizer)
             states = model.states(**single)
             z = model.plans(states)[0].mean
             told = data.sentences(i)
             for t, words in enumerate(told):
-                known = model.decoder.lm_head.weight @ model.ahead_mlp(z[t])
+                known = model.decoder.lm_head.weight @ model.future_bow_mlp(z[t])
                 later = [word for sentence in told[t + 1 :] for word in sentence]
-                ahead -= sum(known.log_softmax(-1)[word] for word in later) / max(
+                future_bow -= sum(known.log_softmax(-1)[word] for word in later) / max(
                     1, len(told) - 1 - t
                 )
                 bos = single["image_at"][0, t] + 1
@@ -189,16 +194,16 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
                         bow -= (model.plan_head.weight @ z[t] + model.bow_bias).log_softmax(-1)[
                             word
                         ]
-                        foreseen = model.foresight_head(states.predicted[t])
-                        foresight -= (model.decoder.lm_head.weight @ foreseen).log_softmax(-1)[word]
+                        foreseen = model.state_bow_head(states.predicted[t])
+                        state_bow -= (model.decoder.lm_head.weight @ foreseen).log_softmax(-1)[word]
                         if single["photo_mask"][0, t]:
-                            seen = model.photo_head(states.slots[0, t].mean(0))
-                            photo -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
+                            seen = model.photo_bow_head(states.slots[0, t].mean(0))
+                            photo_bow -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
     torch.testing.assert_close(out.nll, nll, **CLOSE)
     torch.testing.assert_close(out.bow, bow, **CLOSE)
-    torch.testing.assert_close(out.ahead, ahead, **CLOSE)
-    torch.testing.assert_close(out.photo, photo, **CLOSE)
-    torch.testing.assert_close(out.foresight, foresight, **CLOSE)
+    torch.testing.assert_close(out.future_bow, future_bow, **CLOSE)
+    torch.testing.assert_close(out.photo_bow, photo_bow, **CLOSE)
+    torch.testing.assert_close(out.state_bow, state_bow, **CLOSE)
     assert out.tokens == sum(len(words) + 1 for i in range(3) for words in data.sentences(i))
 
 
@@ -208,14 +213,14 @@ def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     weights = {
         "beta": 0.3,
         "bow_weight": 0.7,
-        "ahead_weight": 0.4,
-        "photo_weight": 1.3,
-        "foresight_weight": 0.6,
+        "future_bow_weight": 0.4,
+        "photo_bow_weight": 1.3,
+        "state_bow_weight": 0.6,
         "dynamics_weight": 1.9,
     }
     out = model(**batch, **weights)
-    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 0.4 * out.ahead
-    total = total + 1.3 * out.photo + 0.6 * out.foresight + 1.9 * out.dynamics
+    total = out.nll + 0.3 * out.kl + 0.7 * out.bow + 0.4 * out.future_bow
+    total = total + 1.3 * out.photo_bow + 0.6 * out.state_bow + 1.9 * out.dynamics
     torch.testing.assert_close(out.loss, total / out.tokens)
     torch.testing.assert_close(out.kl_per_beat.sum(), out.kl.detach())
     assert out.kl > 0
@@ -226,7 +231,7 @@ def test_loss_is_the_sum_of_its_terms(make_model, make_stories, tokenizer):
     charged = torch.where(kl < 0.02, 0.02, kl).sum()
     assert charged > kl.sum() + 0.01
     torch.testing.assert_close((free.loss * free.tokens - free.nll).detach(), charged, **CLOSE)
-    assert free.bow == free.ahead == free.photo == free.foresight == free.dynamics == 0
+    assert free.bow == free.future_bow == free.photo_bow == free.state_bow == free.dynamics == 0
 
 
 def test_photo_dropout_tells_stories_without_their_photos(make_model, make_stories, tokenizer):
@@ -235,13 +240,13 @@ def test_photo_dropout_tells_stories_without_their_photos(make_model, make_stori
     blind = batch | {"photo_mask": torch.zeros_like(batch["photo_mask"])}
     with torch.no_grad():
         torch.testing.assert_close(model(**batch, photo_dropout=1.0).nll, model(**blind).nll)
-        draws = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
+        draws = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
         kept = draws.stories >= 0.4
-        half = model(**batch, photo_dropout=0.4, photo_weight=1.0, draws=draws)
-        expected = model(**batch | {"photo_mask": batch["photo_mask"] & kept}, photo_weight=1.0)
+        half = model(**batch, photo_dropout=0.4, photo_bow_weight=1.0, draws=draws)
+        expected = model(**batch | {"photo_mask": batch["photo_mask"] & kept}, photo_bow_weight=1.0)
     assert 10 < kept.sum() < 54 and batch["photo_mask"].all()
     torch.testing.assert_close(half.nll, expected.nll)
-    torch.testing.assert_close(half.photo, expected.photo)
+    torch.testing.assert_close(half.photo_bow, expected.photo_bow)
 
 
 def test_dynamics_term_and_changes_follow_the_definition(make_model, make_stories, tokenizer):
@@ -268,7 +273,7 @@ def test_every_trained_parameter_gets_a_gradient(plan, make_model, make_stories,
     model = make_model(plan=plan).train()
     batch = batch_of(make_stories(model, [3, 3], missing=0.5), [0, 1], tokenizer)
     model(
-        **batch, bow_weight=1.0, ahead_weight=1.0, photo_weight=1.0, foresight_weight=1.0
+        **batch, bow_weight=1.0, future_bow_weight=1.0, photo_bow_weight=1.0, state_bow_weight=1.0
     ).loss.backward()
     idle = {
         name
@@ -333,10 +338,10 @@ def test_a_batch_equals_its_stories_one_by_one(make_model, make_stories, tokeniz
     model = make_model(plan="deterministic")
     data = make_stories(model, [5, 1, 3, 2])
     with torch.no_grad():
-        weights = {"bow_weight": 1.0, "photo_weight": 1.0, "foresight_weight": 1.0}
+        weights = {"bow_weight": 1.0, "photo_bow_weight": 1.0, "state_bow_weight": 1.0}
         together = model(**batch_of(data, range(4), tokenizer), **weights)
         alone = [model(**batch_of(data, [i], tokenizer), **weights) for i in range(4)]
-    for term in ("nll", "bow", "photo", "foresight", "dynamics", "tokens"):
+    for term in ("nll", "bow", "photo_bow", "state_bow", "dynamics", "tokens"):
         torch.testing.assert_close(
             getattr(together, term), sum(getattr(out, term) for out in alone), **CLOSE
         )
@@ -352,12 +357,12 @@ def test_what_is_padded_moves_no_loss_and_no_gradient(
     by one."""
     model = make_model(plan=plan)
     data = make_stories(model, [1, 7, 3, 2, 5])
-    weights = {f"{name}_weight": 0.7 for name in ("bow", "ahead", "photo", "foresight", "dynamics")}
+    weights = {f"{name}_weight": 0.7 for name in (*BAGS, "dynamics")}
     weights |= {"beta": 0.6, "free_bits": 0.02, "posterior_dropout": 0.5, "photo_dropout": 0.3}
 
     def run(numbers):
         batch = batch_of(data, numbers, tokenizer)
-        draws = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [3])
+        draws = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [3])
         there = batch["beat_mask"]
         draws.plans[~there], draws.beats[~there] = padding, padding
         batch["photos"][~batch["photo_mask"]] = padding
@@ -370,7 +375,17 @@ def test_what_is_padded_moves_no_loss_and_no_gradient(
     with padded(model, padding, tokenizer.pad_token_id) as spoilt:
         together, gradients = run(range(len(data)))
     assert spoilt == {"words": sum(max(data.lengths) - data.lengths), "beats": 5 * 7 - 18}
-    for term in ("loss", "nll", "kl", "bow", "ahead", "photo", "foresight", "dynamics", "tokens"):
+    for term in (
+        "loss",
+        "nll",
+        "kl",
+        "bow",
+        "future_bow",
+        "photo_bow",
+        "state_bow",
+        "dynamics",
+        "tokens",
+    ):
         expected = sum(getattr(out, term) for out, _ in alone)
         torch.testing.assert_close(getattr(together, term), expected, **CLOSE)
     for name, gradient in gradients.items():
@@ -396,7 +411,7 @@ def test_an_encoder_without_photos_has_gradients_of_zero(make_model, make_storie
     model = make_model(train_encoder=True).train()
     batch = batch_of(make_stories(model, [2]), [0], tokenizer)
     batch["photos"] = torch.randint(0, 256, (1, 2, 3, 32, 32), dtype=torch.uint8)
-    model(**batch, photo_dropout=1.0, photo_weight=1.0).loss.backward()
+    model(**batch, photo_dropout=1.0, photo_bow_weight=1.0).loss.backward()
     assert all((p.grad == 0).all() for p in model.image_encoder.parameters())
     assert model.no_photo.grad.abs().max() > 0
 
@@ -428,7 +443,7 @@ def test_importance_weights(make_model, make_stories, tokenizer):
     """One alone is the ELBO; the bound tightens with more samples, and beat by beat."""
     model = make_model()
     batch = batch_of(make_stories(model, [3, 4]), [0, 1], tokenizer)
-    noise = Draws.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)).plans
+    noise = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)).plans
     with torch.no_grad():
         weights = model(**batch, iwae_noise=noise).log_weights  # 400, 7 beats
         lone = torch.cat(
@@ -566,7 +581,9 @@ def test_pretrained_gpt2_keeps_its_logits_when_the_plan_is_zero(make_stories, to
         tmp_path / "data" / "image_encoder"
     )
     model = build_model(
-        TrainOptions(decoder=str(tmp_path / "gpt2"), image_slots=2), tokenizer, tmp_path / "data"
+        TrainOptions(decoder=str(tmp_path / "gpt2"), image_positions=2),
+        tokenizer,
+        tmp_path / "data",
     ).eval()
     assert (model.width, model.max_length, model.decoder.config.n_layer) == (48, 200, 3)
     ids = torch.randint(0, len(tokenizer) - 6, (2, 30))

@@ -180,7 +180,7 @@ def test_hostile_names_and_words_from_a_folder(
         "model",
         "--max_words",
         4,
-        "--num_stories",
+        "--num_samples",
         2,
         "--html",
         "page.html",

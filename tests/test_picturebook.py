@@ -494,7 +494,7 @@ def test_the_command_draws_and_says_what_comes_next(tmp_path):
         2,
         "--size",
         16,
-        "--workers",
+        "--num_workers",
         1,
     )
     done = command(*arguments)
@@ -510,7 +510,7 @@ def test_the_command_draws_and_says_what_comes_next(tmp_path):
     "arguments, said",
     [
         (["--train", "0"], "--train"),
-        (["--workers", "two"], "--workers"),
+        (["--num_workers", "two"], "--num_workers"),
         (["--json", "out.json"], "--json"),
         (["--output", "here"], "not a picture book"),
         (["--output", "file.json"], "is a file"),

@@ -17,7 +17,7 @@ import train
 from experiments.picturebook.writer import make_dataset
 from model import load_checkpoint
 
-TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
+TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_positions 2 --plan_size 4".split()
 TINY += "--batch_size 4 --max_steps 4".split()
 
 
@@ -33,7 +33,7 @@ def world(tmp_path_factory):
     book, pixels, model = (folder / name for name in ("book", "pixels", "model"))
     settings = {"stories": {"train": 6, "val": 2, "test": 2}, "stories_per_album": 1}
     make_dataset(book, settings | {"seed": 0, "size": 32}, workers=1)
-    small = ["--image_size", "32", "--vocab_size", "600", "--workers", "1"]
+    small = ["--image_size", "32", "--vocab_size", "600", "--num_workers", "1"]
     dataset.main(["--picturebook", str(book), "--output", str(pixels), *small])
     split = str(pixels / "train.json")
     train.train(train.parse(["--train_data_path", split, "--output_dir", str(model), *TINY]))
@@ -42,9 +42,9 @@ def world(tmp_path_factory):
 
 def test_picture_book_from_drawing_to_score(script, no_meteor, tmp_path):
     book, data, out = tmp_path / "book", tmp_path / "data", tmp_path / "out"
-    counts = ["--train", 8, "--val", 2, "--test", 3, "--workers", 1]
+    counts = ["--train", 8, "--val", 2, "--test", 3, "--num_workers", 1]
     good(script("picturebook.py", "--output", book, *counts))
-    preprocess = ["dataset.py", "--picturebook", book, "--output", data, "--workers", 1]
+    preprocess = ["dataset.py", "--picturebook", book, "--output", data, "--num_workers", 1]
     good(script(*preprocess))
     assert "complete already" in good(script(*preprocess))
     learn = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
@@ -60,10 +60,17 @@ def test_picture_book_from_drawing_to_score(script, no_meteor, tmp_path):
     assert "3 stories" in good(script(*check))
     assert json.loads(figures.read_text())["figures"]["beats"][1] == 15
     score = ["CDE_score.py", f"human={data / 'test.json'}", "--checkpoint", out]
-    refs = ["--references", book / "references" / "test.json", "--anchors"]
+    refs = ["--references", book / "references" / "test.json", "--baselines"]
     refs += ["--train_data_path", data / "train.json"]
     said = good(script(*score, f"model={told}", *refs, "--controls", cwd=tmp_path))
-    for words in ("15 of 15", "human, CDE-W", "retold", "borrowed", "human − model", "human story"):
+    for words in (
+        "15 of 15",
+        "human, bag-of-words agreement",
+        "retold",
+        "borrowed",
+        "human − model",
+        "human story",
+    ):
         assert words in said, words
     found = json.loads((tmp_path / "output/scores.json").read_text())["systems"]
     value, low, high = found["human"]["figures"]["CDE"]
@@ -80,7 +87,7 @@ def test_features_by_the_eye_of_a_trained_model(world, script, tmp_path):
     shutil.copytree(model, out)
     features = tmp_path / "features"
     again = ["dataset.py", "--picturebook", book, "--encoder_weights", out, "--output", features]
-    again += ["--workers", 1]
+    again += ["--num_workers", 1]
     good(script(*again, "--store", "features"))
     (out / "something.json").write_text("new")
     assert "complete already" in good(script(*again, "--store", "features"))
@@ -102,7 +109,7 @@ def test_features_by_the_eye_of_a_trained_model(world, script, tmp_path):
 
 
 def test_photos_of_another_encoder_are_refused(world, script, tmp_path):
-    other = ["--output", tmp_path / "48", "--image_size", 48, "--workers", 1]
+    other = ["--output", tmp_path / "48", "--image_size", 48, "--num_workers", 1]
     good(script("dataset.py", "--picturebook", world / "book", *other))
     training, val = world / "pixels" / "train.json", tmp_path / "48" / "val.json"
     paths = ["--train_data_path", training, "--val_data_path", val, "--output_dir", tmp_path / "o"]
@@ -124,10 +131,19 @@ def test_defaults_find_what_lies_there(script, tmp_path):
     assert done.returncode == 2 and "no stories named" in done.stderr
     good(
         script(
-            "picturebook.py", "--train", 5, "--val", 2, "--test", 2, "--workers", 1, cwd=tmp_path
+            "picturebook.py",
+            "--train",
+            5,
+            "--val",
+            2,
+            "--test",
+            2,
+            "--num_workers",
+            1,
+            cwd=tmp_path,
         )
     )
-    assert "Preprocessing" in good(script("dataset.py", "--workers", 1, cwd=tmp_path))
+    assert "Preprocessing" in good(script("dataset.py", "--num_workers", 1, cwd=tmp_path))
     assert "the newest preprocessed split" in good(script("train.py", *TINY, cwd=tmp_path))
     said = good(script("CDE_score.py", cwd=tmp_path))
     assert "scoring the human stories of dataset/preprocessed/picturebook/test.json" in said
@@ -153,7 +169,7 @@ def test_real_vist_album(script, tmp_path):
         "--tokenizer",
         "bpe",
     ]
-    said = good(script("dataset.py", "--vist", vist, "--output", data, *small, "--workers", 1))
+    said = good(script("dataset.py", "--vist", vist, "--output", data, *small, "--num_workers", 1))
     assert "1 stories, 5 beats; photos: 5 found, 0 missing, 0 broken" in said
     split = data / "train.json"
     good(

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from utils import cli
-from utils.files import alone, write_json
+from utils.files import directory_lock, write_json
 from utils.train_options import TrainOptions
 
 SCRIPTS = ["CDE_score.py", "dataset.py", "generate.py", "train.py"]
@@ -99,14 +99,14 @@ def test_every_relative_link_and_picture_leads_to_a_file(page):
 def wrecks(tmp_path_factory, make_model, tokenizer):
     """A folder in which all has gone wrong that docs/troubleshooting.md lists."""
     tmp_path = tmp_path_factory.mktemp("wrecks")
-    model = make_model(image_slots=4)
+    model = make_model(image_positions=4)
     for name in ("output/best", "output/latest", "pickled", "older"):
         model.save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
     (tmp_path / "pickled/model.safetensors").rename(tmp_path / "pickled/pytorch_model.bin")
     weights = load_file(tmp_path / "older/model.safetensors")
     save_file(
-        {k: v for k, v in weights.items() if "foresight" not in k},
+        {k: v for k, v in weights.items() if "state_bow" not in k},
         tmp_path / "older/model.safetensors",
     )
     options = dataclasses.asdict(
@@ -150,7 +150,7 @@ def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monke
     """The line of the page, where … stands for anything, is all that the command prints on
     stderr."""
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # it may be installed here
-    with alone(wrecks / "busy", "--output_dir"):
+    with directory_lock(wrecks / "busy", "--output_dir"):
         done = script(*command, cwd=wrecks)
     pattern = ".*".join(map(re.escape, said.split("…")))
     lines = done.stderr.splitlines()

@@ -27,7 +27,7 @@ from utils.tensors import safetensors_header
 PHOTOS, CHUNK = 22, 4
 OPTIONS = (
     "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe --vocab_size "
-    "300 --workers 1"
+    "300 --num_workers 1"
 )
 
 

@@ -18,10 +18,10 @@ from experiments.picturebook.writer import make_dataset
 from experiments.plan_control import Control
 from utils.cli import UserError
 from utils.gaussian import Gaussian
-from utils.plans import Telling
-from utils.statistics import over_seeds
+from utils.plans import Sample
+from utils.statistics import mean_over_seeds
 
-TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 4".split()
+TINY = "--n_layer 1 --n_head 2 --n_embd 32 --image_positions 2 --plan_size 4".split()
 TINY += "--batch_size 4 --max_steps 4".split()
 
 
@@ -39,16 +39,23 @@ def book(tmp_path_factory):
     }
     make_dataset(folder / "book", settings)
     dataset.main(
-        ["--picturebook", str(folder / "book"), "--output", str(folder / "data"), "--workers", "1"]
+        [
+            "--picturebook",
+            str(folder / "book"),
+            "--output",
+            str(folder / "data"),
+            "--num_workers",
+            "1",
+        ]
     )
     return folder
 
 
 def test_over_seeds():
-    mean, low, high = over_seeds([1.0, 2.0, 6.0])
+    mean, low, high = mean_over_seeds([1.0, 2.0, 6.0])
     assert mean == 3 and (high - mean) == pytest.approx(4.303 * math.sqrt(7) / math.sqrt(3))
     assert low == pytest.approx(6 - high)
-    assert over_seeds([5.0])[0] == 5 and math.isnan(over_seeds([5.0])[1])
+    assert mean_over_seeds([5.0])[0] == 5 and math.isnan(mean_over_seeds([5.0])[1])
 
 
 # -------------------------------------------------------------------------------------------- plans
@@ -129,7 +136,7 @@ class ToldByTheBook(Control):
                 said = list(map(normalise, tell(facts | {"mood": mood})))
                 if n in self.spoilt:
                     said[2] = "something else ."
-                asked.append(Telling(i, n + 1, None))
+                asked.append(Sample(i, n + 1, None))
                 ids = {"story_id": str(i), "album_id": str(i), "photo_ids": facts["photo_ids"]}
                 stories.append(ids | {"sentences": said})
         return asked, stories
@@ -149,7 +156,7 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
         score = lambda *_, scores=scores: {"CDE": scores}
         monkeypatch.setattr(generate.StoryWriter, "score", score)
         both.model, both.tokenizer, both.albums = (
-            SimpleNamespace(config=SimpleNamespace(foresight=True)),
+            SimpleNamespace(config=SimpleNamespace(state_bow=True)),
             None,
             None,
         )
@@ -172,7 +179,7 @@ def test_plans_of_a_model(control, book, script, tmp_path):
         assert done.returncode == 0, done.stderr
     world = ["--data_path", data / "test.json", "--world", book / "book"]
     same = ["plan_analysis.py", tmp_path / "cvae", *world]
-    few = ["--albums", 3, "--num_stories", 2]
+    few = ["--albums", 3, "--num_samples", 2]
     few += ["--control", "--no_plan", tmp_path / "none"] if control else []
     done = script(*same, *few, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -245,13 +252,13 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     cvae = figures["plan=cvae,free_bits=0.5"]
     assert cvae[0]["KL"] > 0 and "its stories: whole, %" in cvae[0]
     for none in figures.get("plan=none", ()):
-        elbo, bound = none["−ELBO: nats a story"], none["bound, 100 samples: nats a story"]
+        elbo, bound = none["−ELBO: nats per story"], none["bound, 100 samples: nats per story"]
         assert none["KL"] == 0 and elbo == pytest.approx(bound, rel=1e-4)
     last = output / variants[-1] / str(seeds[-1]) / "latest" / "progress.json"
     trained = json.loads(last.read_text())["options"]
     assert trained["seed"] == seeds[-1] and trained["free_bits"] == 0.5
     table = (output / "table.md").read_text()
-    mean, low, high = over_seeds([of_seed["KL"] for of_seed in cvae])
+    mean, low, high = mean_over_seeds([of_seed["KL"] for of_seed in cvae])
     shown = f"{mean:.4g} [{low:.4g}, {high:.4g}]" if len(seeds) > 1 else f"{mean:.4g}"
     assert shown in table
     assert (len(seeds) > 1) == ((output / "frontier.png").stat().st_size > 10_000)

@@ -62,7 +62,7 @@ def data(tokenizer, tmp_path_factory):
     return folder
 
 
-SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_slots 2".split()
+SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_positions 2".split()
 SMALL += "--plan_size 4 --batch_size 4".split()
 
 
@@ -88,7 +88,7 @@ def log_of(directory, split):
 
 
 def test_schedules():
-    options = TrainOptions(learning_rate=2.0, warmup=0.1, beta=0.5, beta_warmup=0.25)
+    options = TrainOptions(learning_rate=2.0, warmup_steps=0.1, beta=0.5, beta_warmup_steps=0.25)
     rates = [get_lr(step, 100, options) for step in range(100)]
     assert rates[:10] == pytest.approx([0.2 * (i + 1) for i in range(10)])
     assert all(a > b for a, b in zip(rates[10:], rates[11:])) and rates[55] == pytest.approx(
@@ -97,7 +97,7 @@ def test_schedules():
     assert get_lr(100, 100, options) == pytest.approx(0.02)
 
     def betas(schedule, **kwargs):
-        options = TrainOptions(beta=0.5, beta_schedule=schedule, beta_warmup=0.25, **kwargs)
+        options = TrainOptions(beta=0.5, beta_schedule=schedule, beta_warmup_steps=0.25, **kwargs)
         return [get_beta(step, 100, options) for step in range(100)]
 
     assert betas("constant") == [0.5] * 100
@@ -107,8 +107,8 @@ def test_schedules():
 
 
 def test_the_bags_fade(make_model):
-    options = TrainOptions(bags_end=0.2)
-    shares = [train.get_bags(step, 100, options) for step in (0, 50, 65, 80, 99)]
+    options = TrainOptions(bow_final_scale=0.2)
+    shares = [train.get_bow_scale(step, 100, options) for step in (0, 50, 65, 80, 99)]
     assert shares == pytest.approx([1, 1, 0.6, 0.2, 0.2])
 
 
@@ -130,7 +130,15 @@ def test_each_trained_parameter_is_in_one_group(make_model):
 @pytest.mark.pictures("training.png")
 def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_path):
     code, err = run_train(
-        tmp_path, "--epochs", 8, "--learning_rate", 0.01, "--log_every", 1, "--iwae_samples", 4
+        tmp_path,
+        "--num_train_epochs",
+        8,
+        "--learning_rate",
+        0.01,
+        "--logging_steps",
+        1,
+        "--iwae_samples",
+        4,
     )
     assert code == 0, err
     lines = log_of(tmp_path, "train")
@@ -175,7 +183,7 @@ def training(data):
         n_head=2,
         n_embd=16,
         n_positions=96,
-        image_slots=2,
+        image_positions=2,
         plan="deterministic",
     )
     return train.Training(options, data / "train.json", data / "val.json", None)
@@ -191,7 +199,7 @@ def test_validation_does_not_depend_on_the_batch_size(training):
     for name in (
         "nll",
         "bow",
-        "photo",
+        "photo_bow",
         "perplexity",
         "dynamics",
         "cosine",
@@ -202,7 +210,7 @@ def test_validation_does_not_depend_on_the_batch_size(training):
 
 
 def test_evaluate_alone_gives_the_figures_of_the_training(run_train, data, tmp_path):
-    assert run_train(tmp_path, "--max_steps", 6, "--eval_every", 6, "--iwae_samples", 3)[0] == 0
+    assert run_train(tmp_path, "--max_steps", 6, "--eval_steps", 6, "--iwae_samples", 3)[0] == 0
     (trained,) = log_of(tmp_path, "val")
     code, err = run_train(tmp_path, "--evaluate", data / "val.json", "--iwae_samples", 3)
     assert code == 0, err
@@ -266,9 +274,9 @@ def test_resumed_equals_uninterrupted(where, plan, run_train, tmp_path, monkeypa
     same = [
         "--max_steps",
         14,
-        "--log_every",
+        "--logging_steps",
         1,
-        "--eval_every",
+        "--eval_steps",
         4,
         "--dropout",
         0.2,
@@ -322,7 +330,16 @@ def test_accumulated_batches_equal_one_large_batch(run_train, tmp_path, monkeypa
             "__iter__",
             lambda self, b=batches: iter(b if len(self.lengths) == 22 else [range(7)]),
         )
-        extra = ["--max_steps", 2, "--plan", "none", "--dropout", 0, "--accumulation", len(batches)]
+        extra = [
+            "--max_steps",
+            2,
+            "--plan",
+            "none",
+            "--dropout",
+            0,
+            "--gradient_accumulation_steps",
+            len(batches),
+        ]
         assert run_train(tmp_path / name, *extra)[0] == 0
         weights[name] = load_file(tmp_path / name / "latest" / "model.safetensors")
     for key, value in weights["one"].items():
@@ -333,7 +350,7 @@ def test_patience_stops_early_and_stays_stopped(run_train, tmp_path):
     same = [
         "--max_steps",
         40,
-        "--eval_every",
+        "--eval_steps",
         2,
         "--learning_rate",
         0.0,
@@ -355,7 +372,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_the_term(run_train, tmp_path,
     monkeypatch.setattr(train.PlanCVAE, "predict_states", not_finite)
     code, err = run_train(tmp_path, "--max_steps", 3, "--plan", "none")
     assert (
-        code == 2 and "step 0: foresight and dynamics not finite" in err and "stories train" in err
+        code == 2 and "step 0: state_bow and dynamics not finite" in err and "stories train" in err
     )
     assert "there is no checkpoint yet" in err and not (tmp_path / "latest").exists()
 
@@ -376,7 +393,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
 
     overflow.steps = 0
     monkeypatch.setattr(Accelerator, "clip_grad_norm_", overflow)
-    code, err = run_train(tmp_path, "--max_steps", 8, "--eval_every", 4)
+    code, err = run_train(tmp_path, "--max_steps", 8, "--eval_steps", 4)
     last = err.strip().splitlines()[-1]
     assert code == 2 and "step 5: gradient not finite (its norm is inf; stories train" in last, err
     assert f"{tmp_path / 'latest'} holds the last good checkpoint" in last
@@ -398,7 +415,7 @@ def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
 
     broken.calls = 0
     monkeypatch.setattr(train, "evaluate", broken)
-    code, err = run_train(tmp_path, "--max_steps", 8, "--eval_every", 4)
+    code, err = run_train(tmp_path, "--max_steps", 8, "--eval_steps", 4)
     assert code == 2 and "validation at step 8: nll not finite" in err
     assert json.loads((tmp_path / "latest" / "progress.json").read_text())["step"] == 4
 
@@ -414,7 +431,7 @@ def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
         (["--plan", "best"], "--plan"),
         (["--val_data_path", "absent.json"], "absent.json: no such file"),
         (["--decoder", "no/such-model"], "--decoder no/such-model: cannot be loaded"),
-        (["--n_positions", "8", "--image_slots", "6"], "8 positions"),
+        (["--n_positions", "8", "--image_positions", "6"], "8 positions"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, run_train, tmp_path):
@@ -434,13 +451,13 @@ def test_a_training_is_not_overwritten_or_mixed_up_unasked(run_train, tmp_path):
 
 
 def test_a_changed_setting_is_allowed_by_name_and_other_data_are_refused(run_train, data, tmp_path):
-    same, output = ["--max_steps", 4, "--eval_every", 2], tmp_path / "output"
+    same, output = ["--max_steps", 4, "--eval_steps", 2], tmp_path / "output"
     assert run_train(output, *same)[0] == 0
-    code, err = run_train(output, "--max_steps", 6, "--eval_every", 2, "--resume")
+    code, err = run_train(output, "--max_steps", 6, "--eval_steps", 2, "--resume")
     assert code == 2 and "--max_steps was 4, now 6" in err and "--allow_changed max_steps" in err
     assert (
         run_train(
-            output, "--max_steps", 6, "--eval_every", 2, "--resume", "--allow_changed", "max_steps"
+            output, "--max_steps", 6, "--eval_steps", 2, "--resume", "--allow_changed", "max_steps"
         )[0]
         == 0
     )
@@ -451,7 +468,7 @@ def test_a_changed_setting_is_allowed_by_name_and_other_data_are_refused(run_tra
     val = tmp_path / "val.json"
     val.write_text((data / "val.json").read_text())
     (tmp_path / "val.safetensors").write_bytes((data / "val.safetensors").read_bytes())
-    again = ["--max_steps", 6, "--eval_every", 2, "--resume", "--val_data_path", val]
+    again = ["--max_steps", 6, "--eval_steps", 2, "--resume", "--val_data_path", val]
     assert run_train(output, *again)[0] == 0  # the same data elsewhere
     val.write_text((data / "val.json").read_text().replace("val3", "val9"))
     code, err = run_train(output, *again)
@@ -462,7 +479,7 @@ def test_a_changed_setting_is_allowed_by_name_and_other_data_are_refused(run_tra
 
 
 def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
-    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3)
+    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_steps", 2, "--save_total_limit", 3)
     assert code == 0, err
     assert sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-6", "step-8"]
     steps = [
@@ -471,11 +488,15 @@ def test_the_newest_checkpoints_are_kept(run_train, tmp_path):
     ]
     assert steps == [6, 8, 10]
     shutil.rmtree(tmp_path / "latest")
-    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 3, "--resume")
+    code, err = run_train(
+        tmp_path, "--max_steps", 10, "--eval_steps", 2, "--save_total_limit", 3, "--resume"
+    )
     assert code == 2 and "no latest, but step-10; rename it to latest" in err
     (tmp_path / "step-6").rename(tmp_path / "latest")  # any of them can be gone on from
     again = load_file(tmp_path / "step-10" / "model.safetensors")
-    code, err = run_train(tmp_path, "--max_steps", 10, "--eval_every", 2, "--keep", 2, "--resume")
+    code, err = run_train(
+        tmp_path, "--max_steps", 10, "--eval_steps", 2, "--save_total_limit", 2, "--resume"
+    )
     assert code == 0 and sorted(p.name for p in tmp_path.glob("step-*")) == ["step-10", "step-8"], (
         err
     )
@@ -520,7 +541,7 @@ def test_what_is_damaged_is_told_and_nothing_is_replaced(
 
 
 def test_a_checkpoint_carries_its_card(run_train, tmp_path):
-    assert run_train(tmp_path, "--max_steps", 4, "--eval_every", 2)[0] == 0
+    assert run_train(tmp_path, "--max_steps", 4, "--eval_steps", 2)[0] == 0
     (_, figures) = log_of(tmp_path, "val")
     card = (tmp_path / "latest" / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: transformers\n") and "22 stories (sha256" in card
@@ -594,7 +615,7 @@ def test_tensorboard_beside_the_log(run_train, tmp_path, monkeypatch):
 
     for module in ("train", "utils.train_log"):
         monkeypatch.setattr(f"{module}.summary_writer", lambda: Writer)
-    assert run_train(tmp_path, "--max_steps", 2, "--log_every", 1, "--tensorboard")[0] == 0
+    assert run_train(tmp_path, "--max_steps", 2, "--logging_steps", 1, "--tensorboard")[0] == 0
     (one, _), (figures,) = log_of(tmp_path, "train"), log_of(tmp_path, "val")
     assert written[0] == ("tensorboard", None) and ("train/nll", one["nll"], 1) in written
     assert ("val/elbo_loss", figures["elbo_loss"], 2) in written
@@ -663,11 +684,20 @@ def assert_same_training(a, b):
 # Of 22 stories in threes the last batch holds one, which one of two processes lacks; of 7
 # validation stories too. Words are unequally many, two batches are accumulated, plans are drawn,
 # photos and expected changes dropped.
-UNEVEN = ["--batch_size", 3, "--accumulation", 2, "--log_every", 1, "--iwae_samples", 2]
+UNEVEN = [
+    "--batch_size",
+    3,
+    "--gradient_accumulation_steps",
+    2,
+    "--logging_steps",
+    1,
+    "--iwae_samples",
+    2,
+]
 
 
 def test_two_processes_equal_one(run_train, launch, tmp_path):
-    same = [*UNEVEN, "--max_steps", 6, "--eval_every", 3]
+    same = [*UNEVEN, "--max_steps", 6, "--eval_steps", 3]
     two = launch(tmp_path / "two", *same)
     assert run_train(tmp_path / "one", *same)[0] == 0
     assert [one.wait() for one in two] == [0, 0], two[0].said + two[1].said
@@ -680,7 +710,7 @@ def test_two_processes_equal_one(run_train, launch, tmp_path):
 def test_a_model_cut_over_two_processes_one_of_them_killed_is_taken_up_by_one(
     run_train, launch, tmp_path
 ):
-    same = [*UNEVEN, "--max_steps", 40, "--eval_every", 4]
+    same = [*UNEVEN, "--max_steps", 40, "--eval_steps", 4]
     cut = launch(tmp_path / "cut", *same, "--fsdp")
     progress = tmp_path / "cut" / "latest" / "progress.json"
     while not progress.is_file() and cut[0].running:

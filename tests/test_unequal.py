@@ -8,8 +8,8 @@ from made_data import write_vist, write_vist_edit
 from utils.dataset_options import PREPROCESSED
 
 SMALL_DATA = "--image_encoder resnet18 --encoder_weights none --image_size 32 --tokenizer bpe"
-SMALL_MODEL = "--n_layer 1 --n_head 2 --n_embd 32 --image_slots 2 --plan_size 8 --batch_size 4"
-TERMS = ("nll", "kl", "bow", "ahead", "photo", "foresight", "dynamics")
+SMALL_MODEL = "--n_layer 1 --n_head 2 --n_embd 32 --image_positions 2 --plan_size 8 --batch_size 4"
+TERMS = ("nll", "kl", "bow", "future_bow", "photo_bow", "state_bow", "dynamics")
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def train(script, tmp_path):
     """train(dataset.py's source, its folder, *train.py's options): the training's log."""
 
     def run(source, folder, *options):
-        small = [*SMALL_DATA.split(), "--vocab_size", 600, "--workers", 1]
+        small = [*SMALL_DATA.split(), "--vocab_size", 600, "--num_workers", 1]
         done = script("dataset.py", f"--{source}", folder, *small, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         data = tmp_path / PREPROCESSED / source
@@ -49,7 +49,7 @@ def check_curves(lines):
 
 def test_vist_edit_is_trained_at_the_defaults_of_the_objective(train, tmp_path):
     write_vist_edit(tmp_path, files=40)
-    options = [*SMALL_MODEL.split(), "--max_steps", 200, "--eval_every", 200, "--log_every", 4]
+    options = [*SMALL_MODEL.split(), "--max_steps", 200, "--eval_steps", 200, "--logging_steps", 4]
     stories, lines = train("vist_edit", tmp_path / "VIST-Edit", *options)
     assert {len(story["beats"]) for story in stories} == {1, 2, 3, 4, 5}
     check_curves(lines)
@@ -59,7 +59,7 @@ def test_vist_edit_is_trained_at_the_defaults_of_the_objective(train, tmp_path):
 def test_vist_edit_at_its_real_size_for_three_epochs_at_all_defaults(train, tmp_path):
     """Some eight minutes on two cores."""
     write_vist_edit(tmp_path, files=2981)
-    _, lines = train("vist_edit", tmp_path / "VIST-Edit", "--epochs", 3)
+    _, lines = train("vist_edit", tmp_path / "VIST-Edit", "--num_train_epochs", 3)
     check_curves(lines)
 
 

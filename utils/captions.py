@@ -9,7 +9,7 @@ from utils.cli import PROTOCOLS, UserError
 from utils.corruptions import told
 from utils.meteor import Meteor
 from utils.stories import SHAPES, paired, read_stories
-from utils.systems import CONSTANT, HUMAN, OTHER, System, written_alike
+from utils.systems import CONSTANT, HUMAN, OTHER, System, normalize_like_training
 from utils.text import split_sentences
 
 
@@ -53,7 +53,9 @@ def load_references(path, protocol):
             "stories"
         )
     file = read_stories(path)
-    stories = [story for story in written_alike(file.stories, file.remarks) if story["beats"]]
+    stories = [
+        story for story in normalize_like_training(file.stories, file.remarks) if story["beats"]
+    ]
     for remark, count in (+file.remarks).items():
         print(f"{path}: {count} references {remark}")
     sequences, texts, album_of = protocol == "sequence", {}, {}
@@ -96,7 +98,7 @@ def match(system, references):
     system.remarks["that are among their own references"] = among
 
 
-def anchor_systems(references):
+def baseline_systems(references):
     """Systems that say nothing of the photos: the best constant story, and human stories of another
     album."""
     texts = references.texts
@@ -105,10 +107,10 @@ def anchor_systems(references):
     matched = {CONSTANT: dict.fromkeys(texts, constant)}
     if len(set(references.album_of.values())) > 1:
         matched[OTHER] = metrics.other_album(texts, references.album_of)
-    return [anchor_system(name, references, told) for name, told in matched.items()]
+    return [baseline_system(name, references, told) for name, told in matched.items()]
 
 
-def anchor_system(name, references, matched):
+def baseline_system(name, references, matched):
     stories = [
         paired(unit, references.album_of[unit], [], split_sentences(text))
         for unit, text in matched.items()
@@ -127,15 +129,15 @@ def score_by_references(systems, references, options):
     ]
     for system in systems:
         match(system, references)
-    rounds = metrics.leave_one_out(references.texts) if options.anchors else []
-    anchors = anchor_systems(references) if options.anchors else []
+    rounds = metrics.leave_one_out(references.texts) if options.baselines else []
+    anchors = baseline_systems(references) if options.baselines else []
     if rounds:
         anchors.append(
-            anchor_system(
+            baseline_system(
                 HUMAN, references, {unit: texts[0] for unit, texts in references.texts.items()}
             )
         )
-    elif options.anchors:
+    elif options.baselines:
         notes.append(
             f"no album in {references.path} has two stories, so that none can be held against the "
             "others"

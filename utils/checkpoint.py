@@ -2,7 +2,7 @@
 progress in them.
 
 `latest` is the one complete checkpoint to go on from. All else is derived from it: `best` (without
-the optimizer) and the `step-<number>` of --keep are further names of its files.
+the optimizer) and the `step-<number>` of --save_total_limit are further names of its files.
 """
 
 import json
@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from utils.cli import UserError
-from utils.files import read_json, recover, remove, whole, write_json
+from utils.files import atomic_write, read_json, recover, remove, write_json
 from utils.loading import BEST, LATEST, quiet_transformers
 
 ADAM = {"step", "exp_avg", "exp_avg_sq"}  # what AdamW keeps of a parameter
@@ -43,7 +43,7 @@ def gathered(tensors, keep):
 def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
     """A complete directory to go on from: the model, its card, the optimizer's state and the
     progress."""
-    with whole(path) as directory:
+    with atomic_write(path) as directory:
         with quiet_transformers():
             model.save_pretrained(directory, state_dict=weights)
             tokenizer.save_pretrained(directory)
@@ -55,7 +55,7 @@ def save_checkpoint(path, model, tokenizer, weights, optimizer_state, progress):
 def copy_checkpoint(source, target, leave_out=()):
     """Another name for a checkpoint's files, which take no more room where the disk knows hard
     links."""
-    with whole(target) as directory:
+    with atomic_write(target) as directory:
         directory.mkdir()
         for file in source.iterdir():
             if file.name not in leave_out:
@@ -66,7 +66,7 @@ def copy_checkpoint(source, target, leave_out=()):
 
 
 def kept_steps(directory):
-    """The checkpoints that --keep has left, the oldest first."""
+    """The checkpoints that --save_total_limit has left, the oldest first."""
     steps = [
         path for path in directory.glob(f"{STEP}*") if path.name.removeprefix(STEP).isdecimal()
     ]
@@ -74,8 +74,7 @@ def kept_steps(directory):
 
 
 def is_of(path, progress):
-    """Whether a checkpoint that --keep has left is of the training with this progress, and no later
-    than it."""
+    """Whether a checkpoint is of the training with this progress, and no later than it."""
     try:
         kept = read_progress(path / PROGRESS)
     except UserError:
@@ -105,7 +104,7 @@ def model_card(model, progress):
         if name not in ("step", "stories")
     ]
     table = (
-        "\n".join(["| figure (nats a story where not said) | |", "|---|---|", *rows])
+        "\n".join(["| figure (nats per story where not said) | |", "|---|---|", *rows])
         if rows
         else ""
     )
@@ -264,8 +263,7 @@ CARD_TITLE = "# plan-CVAE for visual storytelling"  # of the README.md in a chec
 
 
 def derive(directory, progress, keep):
-    """The checkpoints that follow from the latest: the best, where it is that, and the --keep
-    newest.
+    """The checkpoints derived from the latest: the best, and the newest to keep.
 
     Those of a training that was overwritten go, and those that are ahead of one that was taken
     up from an older step. A training that is taken up does this first: it may have been killed
@@ -282,5 +280,5 @@ def derive(directory, progress, keep):
         copy_checkpoint(latest, directory / f"{STEP}{progress['step']}")
     kept = [path for path in kept_steps(directory) if is_of(path, progress)]
     for path in kept_steps(directory):
-        if path not in kept[-keep:]:  # with --keep 0 all that are its own stay
+        if path not in kept[-keep:]:  # with --save_total_limit 0 all that are its own stay
             remove(path)

@@ -22,7 +22,12 @@ PLANS = ("cvae", "deterministic", "none")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BOOK = "dataset/picturebook"  # where experiments.picturebook draws the sample
 # of a story by a trained model
-SCORES = CDE, CDE_W, SURPRISE, NLL = ("CDE", "CDE-W", "plan surprise", "NLL per word")
+SCORES = CDE, BOW_AGREEMENT, MAX_KL, NLL = (
+    "CDE",
+    "bag-of-words agreement",
+    "max KL",
+    "NLL per word",
+)
 
 PROTOCOLS = {  # of the caption metrics
     "album": "figures of the whole corpus, an album's references pooled: what is published about "
@@ -101,7 +106,7 @@ def positive_int(text):
     return value
 
 
-def natural_int(text):
+def non_negative_int(text):
     """argparse type: a whole number of at least 0."""
     value = int(text)
     if value < 0:
@@ -117,7 +122,7 @@ def positive_float(text):
     return value
 
 
-def natural_float(text):
+def non_negative_float(text):
     """argparse type: a finite number of at least 0."""
     value = float(text)
     if not 0 <= value < float("inf"):
@@ -125,7 +130,7 @@ def natural_float(text):
     return value
 
 
-def share(text):
+def fraction(text):
     """argparse type: a number above 0, at most 1."""
     value = float(text)
     if not 0 < value <= 1:
@@ -198,7 +203,7 @@ def one_line_errors():
         )
         message = f"{where}{error.strerror or error}{fix}"
     except (RuntimeError, MemoryError) as error:
-        message = of_memory(error)
+        message = out_of_memory_message(error)
         if message is None:
             raise
     except KeyboardInterrupt:
@@ -212,11 +217,11 @@ def one_line_errors():
     sys.exit(2)
 
 
-def of_memory(error):
+def out_of_memory_message(error):
     """What to say of an error that is for want of memory; None of any other."""
     if "DataLoader worker" in str(error):  # which the system kills first
         return (
-            "one of the --workers was killed, perhaps for want of memory; expected fewer (what is "
+            "one of the --num_workers was killed, perhaps out of memory; expected fewer (what is "
             "done is kept)"
         )
     if isinstance(error, MemoryError) or re.search(
@@ -237,7 +242,7 @@ def end_bars():
             bar.close()
 
 
-def answer_early(parse):
+def parse_before_imports(parse):
     """Parse the command line for the sake of --help and of mistakes alone.
 
     A script calls this before it imports what takes seconds (torch and all that needs it); its

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import Parser, natural_float, positive_float, positive_int
+from utils.cli import Parser, non_negative_float, positive_float, positive_int
 from utils.story_files import EDIT_KEYS, read_vist, read_vist_edit
 
 DATASET = Path("dataset")
@@ -59,7 +59,11 @@ BY_SOURCE = {
 
 DOWNLOAD = {  # what --download takes: the type, the default and what it is
     "connections": (positive_int, 16, "photos fetched at once"),
-    "rate": (natural_float, 20.0, "requests a second, at most; 0: as many as the connections make"),
+    "rate": (
+        non_negative_float,
+        20.0,
+        "requests a second, at most; 0: as many as the connections make",
+    ),
     "max_megabytes": (positive_float, 50.0, "a bigger photo is not fetched"),
     "retry_gone": (None, False, "ask again for what earlier runs found to be gone"),
 }
@@ -162,7 +166,7 @@ def parser():
     workers = (
         "processes that decode photos, and encode them where there is no GPU (default: one a core)"
     )
-    add("--workers", type=positive_int, help=workers)
+    add("--num_workers", type=positive_int, help=workers)
     add(
         "--overwrite",
         action="store_true",

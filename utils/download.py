@@ -25,7 +25,7 @@ from urllib.parse import urljoin
 from tqdm import tqdm
 
 from utils.cli import printable, warn
-from utils.files import UNFINISHED, alone, naming, read_json, write_json
+from utils.files import UNFINISHED, directory_lock, read_json, reraise_with_path, write_json
 from utils.journal import HOLDER, PLACEHOLDER, REPORT, Journal, is_safe
 from utils.story_files import SPLITS
 from utils.web import (
@@ -266,7 +266,7 @@ class Team:
                         found.remove(photo_id)
                         self.gone[photo_id] = PLACEHOLDER
             return Gone(PLACEHOLDER)
-        with naming(place, path.parent):
+        with reraise_with_path(place, path.parent):
             os.replace(path, place)
         return None
 
@@ -339,7 +339,7 @@ def download(
     fetches into the same folder, OSError where nothing more can be written: what was fetched stays.
     """
     images, status = Path(images), 0
-    with alone(images, "--images"):
+    with directory_lock(images, "--images"):
         journal = Journal(images)
         with contextlib.closing(journal.file):
             most = max_megabytes * 1e6

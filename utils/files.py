@@ -50,7 +50,7 @@ def read_json(path, expected, unique=False):
 
 
 @contextlib.contextmanager
-def whole(path):
+def atomic_write(path):
     """A temporary path (beside `path`) to write to; renamed to `path` on success, removed on
     failure.
 
@@ -69,7 +69,7 @@ def whole(path):
     recover(path)
     holder = new_holder(path)
     try:
-        with naming(path, holder):
+        with reraise_with_path(path, holder):
             yield holder / path.name
             # before it takes its name, so that no power cut leaves half of it there
             sync(holder / path.name)
@@ -145,7 +145,7 @@ def sync(path):
 
 
 @contextlib.contextmanager
-def naming(path, holder):
+def reraise_with_path(path, holder):
     """Around writing `path` in `holder`: a failure of the disk becomes an OSError that names the
     path, also one that a library of Rust has met."""
     try:
@@ -161,7 +161,7 @@ def naming(path, holder):
 
 
 @contextlib.contextmanager
-def alone(directory, flag):
+def directory_lock(directory, flag):
     """Around the work that fills a directory: UserError where another process is at work there.
 
     What killed processes have left unfinished is cleared away. A directory that is made for it and
@@ -209,7 +209,7 @@ def to_json(value):
 
 def write_text(path, text):
     """Write a text as UTF-8, whole or not at all; a line's end closes it."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
@@ -228,7 +228,7 @@ def write_story_lines(path, about, stories):
     # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own
     # spelling of it.
     with (
-        whole(path) as temporary,
+        atomic_write(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')

@@ -67,7 +67,7 @@ class Gaussian:
         return torch.stack(found)
 
 
-class Draws(NamedTuple):
+class Noise(NamedTuple):
     """Everything random in the objective of a batch of stories."""
 
     plans: torch.Tensor  # B, T, Z (or samples, B, T, Z): standard normal

@@ -46,7 +46,7 @@ def parser():
         "--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam"
     )
     parser.add_argument(
-        "--top_p", type=cli.share, default=0.9, help="probability mass of --decoding nucleus"
+        "--top_p", type=cli.fraction, default=0.9, help="probability mass of --decoding nucleus"
     )
     parser.add_argument(
         "--temperature", type=temperature, default=1.0, help="of --decoding nucleus"
@@ -61,13 +61,13 @@ def parser():
         "--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample"
     )
     parser.add_argument(
-        "--num_stories", type=cli.positive_int, default=1, help="tellings of each folder"
+        "--num_samples", type=cli.positive_int, default=1, help="tellings of each folder"
     )
     parser.add_argument(
-        "--rerank", action="store_true", help="of the --num_stories keep the one that scores best"
+        "--rerank", action="store_true", help="of the --num_samples keep the one that scores best"
     )
     parser.add_argument(
-        "--rerank_by", choices=cli.SCORES, default=cli.CDE_W, help="score of --rerank"
+        "--rerank_by", choices=cli.SCORES, default=cli.BOW_AGREEMENT, help="score of --rerank"
     )
     parser.add_argument(
         "--save_plans", metavar="FILE", help="keep the plans that the stories are told by"
@@ -85,7 +85,7 @@ def parser():
     parser.add_argument(
         "--interpolate",
         action="store_true",
-        help="--num_stories from the first of --plans' tellings to the second",
+        help="--num_samples from the first of --plans' tellings to the second",
     )
     parser.add_argument(
         "--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens"
@@ -93,7 +93,7 @@ def parser():
     parser.add_argument(
         "--batch_size", type=cli.positive_int, default=32, help="stories written together"
     )
-    parser.add_argument("--seed", type=cli.natural_int, default=0, help="of plans and words")
+    parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="of plans and words")
     parser.add_argument(
         "--format",
         choices=("text", "json", "html", "vist"),
@@ -122,11 +122,11 @@ def parse(arguments=None):
     options = parser().parse_args(arguments)
     if bool(options.folders) == bool(options.data_path):
         raise UserError("expected folders of photos, or --data_path with a preprocessed split")
-    several = f"--num_stories {options.num_stories}"
-    if options.num_stories > MOST_TELLINGS:
+    several = f"--num_samples {options.num_samples}"
+    if options.num_samples > MOST_TELLINGS:
         raise UserError(f"{several}: expected {MOST_TELLINGS:,} at most")
-    if options.rerank and options.num_stories == 1 and not options.plans:
-        raise UserError("--rerank: of one story; expected --num_stories of 2 or more")
+    if options.rerank and options.num_samples == 1 and not options.plans:
+        raise UserError("--rerank: of one story; expected --num_samples of 2 or more")
     flag = "--html" if options.html else "--format html" if options.format == "html" else None
     if flag and options.data_path:
         raise UserError(
@@ -153,9 +153,9 @@ def parse(arguments=None):
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")
-    if options.interpolate and (options.num_stories == 1 or options.redraw):
-        raise UserError("--interpolate: expected --num_stories of 2 or more, and no --redraw")
-    if options.decoding != "nucleus" and options.num_stories > 1 and not options.interpolate:
+    if options.interpolate and (options.num_samples == 1 or options.redraw):
+        raise UserError("--interpolate: expected --num_samples of 2 or more, and no --redraw")
+    if options.decoding != "nucleus" and options.num_samples > 1 and not options.interpolate:
         if options.plan == "mean":
             raise UserError(
                 f"{several}: all would be alike; add --plan sample or --decoding nucleus"

@@ -89,7 +89,7 @@ def sizes(config):
     found = [
         ("decoder.transformer.wte.weight", (V, D)),
         ("decoder.transformer.wpe.weight", (decoder.n_positions, D)),
-        ("photo_projection.weight", (config.image_slots * D, F)),
+        ("photo_projection.weight", (config.image_positions * D, F)),
     ]
     for network, blocks in (
         ("decoder.transformer", decoder.n_layer),

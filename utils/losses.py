@@ -107,7 +107,7 @@ class WordLoss(torch.autograd.Function):
         return None, None, None, *gradients
 
 
-def bags_of_words_loss(tellers, table, num_tokens):
+def bow_losses(tellers, table, num_tokens):
     """−log p(words, in no order | what is known at a beat).
 
     table: the words' output embeddings (V, D). tellers: {name: (what is known (M, D), its weight,
@@ -124,7 +124,7 @@ def bags_of_words_loss(tellers, table, num_tokens):
     return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
 
 
-def words_ahead(words, word_beat, beats, beat_mask):
+def future_words(words, word_beat, beats, beat_mask):
     """The words of the sentences after each beat: words (n), their beats (n), 1 / number of
     those sentences."""
     T = beat_mask.shape[1]

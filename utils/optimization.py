@@ -22,7 +22,7 @@ def parameter_groups(model, weight_decay):
 def get_lr(step, total_steps, options):
     """Learning rate at `step`: a linear rise over the warm-up, then half a cosine down to a
     hundredth of the peak."""
-    warm = max(1, round(options.warmup * total_steps))
+    warm = max(1, round(options.warmup_steps * total_steps))
     if step < warm:
         return options.learning_rate * (step + 1) / warm
     done = (step - warm) / max(1, total_steps - warm)
@@ -36,10 +36,12 @@ def get_beta(step, total_steps, options):
         return options.beta
     cycles = options.beta_cycles if options.beta_schedule == "cyclical" else 1
     place = step / total_steps * cycles % 1  # within the cycle
-    return options.beta * min(1.0, place / options.beta_warmup if options.beta_warmup else 1.0)
+    return options.beta * min(
+        1.0, place / options.beta_warmup_steps if options.beta_warmup_steps else 1.0
+    )
 
 
-def get_bags(step, total_steps, options):
+def get_bow_scale(step, total_steps, options):
     """Share of the plan's bag-of-words weights at `step`: all of it for half of the steps, then a
     fall to bags_end.
 
@@ -48,4 +50,4 @@ def get_bags(step, total_steps, options):
     """
     done = min(1.0, max(0.0, (step / total_steps - 0.5) / 0.3))
     # at 0 the terms would go, and DDP wait for their gradients
-    return max(1e-6, 1 - done * (1 - options.bags_end))
+    return max(1e-6, 1 - done * (1 - options.bow_final_scale))

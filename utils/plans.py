@@ -10,7 +10,7 @@ from utils.cli import UserError
 from utils.files import read_json, write_story_lines
 
 
-class Telling(NamedTuple):
+class Sample(NamedTuple):
     """What is to be told of an album."""
 
     album: int  # its place in the list of albums
@@ -29,7 +29,7 @@ def plan_noise(number, beats, plan_size, seed, temperature, again=False):
     return temperature * torch.randn(beats, plan_size, generator=generator)
 
 
-def between(one, other, share):
+def slerp(one, other, share):
     """From plans (beats, Z) to others: along the great circle, since halfway down the chord plans
     would be too near the mean to be samples (White 2016); where there is no circle, along the
     chord."""
@@ -84,7 +84,7 @@ def write_plans(path, stories, asked, plan_size, checkpoint):
     write_story_lines(path, {"checkpoint": checkpoint, "plan_size": plan_size}, lines)
 
 
-def tellings(albums, options, plan_size):
+def list_samples(albums, options, plan_size):
     """What is to be told, as the options ask for."""
     stored, asked = read_plans(options.plans, plan_size) if options.plans else None, []
     ids = Counter(str(album["story_id"]) for album in albums)
@@ -94,7 +94,7 @@ def tellings(albums, options, plan_size):
             f"{flag}: two stories are named {ids.most_common(1)[0][0]!r}; expected each name once"
         )
     for i, album in enumerate(albums):
-        beats, many = len(album["rows"]), options.num_stories
+        beats, many = len(album["rows"]), options.num_samples
         kept = stored_plans(stored, album, beats, options) if options.plans else [None]
 
         def drawn(n):
@@ -103,14 +103,14 @@ def tellings(albums, options, plan_size):
             return None if options.plan == "mean" else plan_noise(number, beats, *how)
 
         if options.interpolate:
-            plans = [between(*kept[:2], share) for share in torch.linspace(0, 1, many)]
+            plans = [slerp(*kept[:2], share) for share in torch.linspace(0, 1, many)]
         else:
             plans = [drawn(n) for n in range(many * len(kept))]
         if options.plans and not options.interpolate:
             plans = [
                 redrawn(kept[n // many], new, options.redraw or ()) for n, new in enumerate(plans)
             ]
-        asked += [Telling(i, number, plan) for number, plan in enumerate(plans, start=1)]
+        asked += [Sample(i, number, plan) for number, plan in enumerate(plans, start=1)]
     return asked
 
 

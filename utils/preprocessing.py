@@ -327,8 +327,8 @@ def described(split, entry):
         "found, "
         f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
         f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story "
-        "with "
-        f"{positions['image_slots']} image slots a photo takes {positions['mean']} positions "
+        f"with {positions['image_positions']} image positions a photo takes "
+        f"{positions['mean']} positions "
         f"(95 %: {positions['95 %']}, most: {positions['max']})"
         + (f"\n  {remark_line(entry['remarks'])}" if entry["remarks"] else "")
     )

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from utils import metrics, statistics
-from utils.files import whole, write_json, write_text
+from utils.files import atomic_write, write_json, write_text
 from utils.statistics import SAMPLES, interval, paired, separation
 
 
@@ -143,7 +143,7 @@ def main_table(systems, anchors, estimates, caption):
     return Table("Systems", ["", *(system.name for system in shown_systems)], rows, caption)
 
 
-def equal_table(estimates):
+def leave_one_out_table(estimates):
     """estimates: {system: {caption metric: (value, low, high)}}."""
     names = dict.fromkeys(name for of in estimates.values() for name in of)
     rows = [[name + " ↑", *(shown(name, *of[name]) for of in estimates.values())] for name in names]
@@ -240,7 +240,7 @@ def draw_scores(systems, scores, path):
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=len(kinds), frameon=False
     )
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
 
@@ -268,7 +268,7 @@ def report(systems, anchors, caption, drawn, settings):
     differences = {f"{a.name} − {b.name}": compare(a, b, seed) for a, b in combinations(systems, 2)}
     tables = [main_table(systems, anchors, estimates, caption)]
     if any(equal_terms.values()):
-        tables.append(equal_table({name: of for name, of in equal_terms.items() if of}))
+        tables.append(leave_one_out_table({name: of for name, of in equal_terms.items() if of}))
     if any(separations.values()):
         tables.append(control_table(systems, separations))
     if any(differences.values()):

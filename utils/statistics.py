@@ -114,7 +114,7 @@ def paired(a, b, samples=SAMPLES, seed=0):
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 
-def over_seeds(values):
+def mean_over_seeds(values):
     """Mean of a figure over trainings with other seeds, and its 95 % t-interval (mean, low, high);
     NaN of one alone."""
     freedom = len(values) - 1

@@ -126,7 +126,7 @@ def check_split(path, split):
 
 
 @dataclass
-class Told:
+class StoryFile:
     """The stories of one file.
 
     stories: as `paired` makes them; one without words has no beats, and where the file does not
@@ -211,7 +211,7 @@ def listed(path, entries, read):
             bool(story["beats"]) and len(story["beats"]) != photos
         )
         stories.append(story)
-    return Told(stories, None, remarks)
+    return StoryFile(stories, None, remarks)
 
 
 def preprocessed(path, number, entry):
@@ -307,4 +307,4 @@ def mapped(path, value):
             story_id = f"{name}-{number}" if lists else name
             stories.append(paired(story_id, name, [], split_sentences(text)))
             remarks["without words"] += not stories[-1]["beats"]
-    return Told(stories, None, remarks)
+    return StoryFile(stories, None, remarks)

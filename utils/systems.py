@@ -59,7 +59,7 @@ def load_system(argument):
     return System(name, path, told.stories, told.photos, told.remarks)
 
 
-def written_alike(stories, remarks):
+def normalize_like_training(stories, remarks):
     """The stories in VIST's tokens; how many were not is added to the remarks."""
     result = []
     for story in stories:

@@ -13,10 +13,10 @@ from utils.tensors import Rows
 from utils.tokenizer import encode
 
 
-def story_length(sentences, image_slots):
-    """Positions that `pack` gives a story: image slots, [bos], words, [eos] and [dyn] of each
+def story_length(sentences, image_positions):
+    """Positions that `pack` gives a story: image positions, [bos], words, [eos] and [dyn] of each
     beat."""
-    return sum(image_slots + len(words) + 3 for words in sentences)
+    return sum(image_positions + len(words) + 3 for words in sentences)
 
 
 class Text(NamedTuple):
@@ -96,10 +96,10 @@ class Text(NamedTuple):
         words = self.words[at[0] : at[-1]].tolist()
         return [words[start - at[0] : end - at[0]] for start, end in zip(at, at[1:])]
 
-    def lengths(self, image_slots):
+    def lengths(self, image_positions):
         """Positions that `pack` gives each story."""
         return np.diff(self.sentence_at[self.story_at]) + np.diff(self.story_at) * story_length(
-            [[]], image_slots
+            [[]], image_positions
         )
 
     def rows(self, i):
@@ -122,11 +122,11 @@ def sentences_of(stories):
     return [beat["sentence"] for story in stories for beat in story["beats"]]
 
 
-def fit(sentences, image_slots, max_length):
+def fit(sentences, image_positions, max_length):
     """The sentences without the trailing beats that do not fit; a lone one is cut. The same object
     where all fit."""
-    while len(sentences) > 1 and story_length(sentences, image_slots) > max_length:
+    while len(sentences) > 1 and story_length(sentences, image_positions) > max_length:
         sentences = sentences[:-1]
-    if story_length(sentences, image_slots) > max_length:
-        sentences = [sentences[0][: max_length - image_slots - 3]]
+    if story_length(sentences, image_positions) > max_length:
+        sentences = [sentences[0][: max_length - image_positions - 3]]
     return sentences

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from utils import cli
 from utils.cli import UserError
-from utils.files import naming, whole
+from utils.files import atomic_write, reraise_with_path
 
-BAGS = ("bow", "ahead", "photo", "foresight")  # terms that tell the words of a sentence in no order
+BAGS = ("bow", "future_bow", "photo_bow", "state_bow")  # bags of words
 
 
 TERMS = ("nll", "kl", *BAGS, "dynamics")
@@ -63,7 +63,7 @@ class Log:
         if resumed_at and self.path.is_file():  # steps after the checkpoint are done again
             self.lines = [line for line in read_log(self.path) if line.get("step", 0) <= resumed_at]
         self.lines.append({"options": dataclasses.asdict(options), "versions": made})
-        with whole(self.path) as temporary:
+        with atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         if options.tensorboard:  # what it holds of steps that are done again is hidden
             self.board = summary_writer()(
@@ -72,7 +72,7 @@ class Log:
 
     def write(self, **line):
         self.lines.append(line)
-        with naming(self.path, self.path), self.path.open("a") as file:
+        with reraise_with_path(self.path, self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is not None:
             for name in line.keys() - {"step", "split"}:
@@ -168,5 +168,5 @@ class Log:
         for axis in axes.flat:
             if axis.get_legend_handles_labels()[0]:
                 axis.legend(fontsize=7, ncols=2 if axis is plans else 1)
-        with whole(self.picture) as temporary:
+        with atomic_write(self.picture) as temporary:
             figure.savefig(temporary, dpi=110)

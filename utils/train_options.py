@@ -42,7 +42,7 @@ class TrainOptions:
     n_embd: int = option(256, "decoder from scratch: width")
     n_positions: int = option(512, "decoder from scratch: longest story, in positions")
     dropout: float = option(0.0, "dropout in decoder and dynamics")
-    image_slots: int = option(4, "sequence positions that a photo fills")
+    image_positions: int = option(4, "sequence positions that a photo fills")
     train_encoder: bool = option(
         True, "where the data holds pixels: train the photo encoder with the rest"
     )
@@ -57,7 +57,7 @@ class TrainOptions:
     beta_schedule: str = option(
         "linear", "how β gets there", choices=("constant", "linear", "cyclical")
     )
-    beta_warmup: float = option(
+    beta_warmup_steps: float = option(
         0.3, "share of the steps (linear) or of each cycle (cyclical) in which β rises"
     )
     beta_cycles: int = option(4, "cycles of the cyclical schedule")
@@ -65,16 +65,16 @@ class TrainOptions:
     bow_weight: float = option(
         1.0, "weight of the plan's bag-of-words term, until half of the steps"
     )
-    ahead_weight: float = option(
+    future_bow_weight: float = option(
         1.0, "weight of the bag-of-words term of the sentences to come, likewise"
     )
-    bags_end: float = option(
+    bow_final_scale: float = option(
         0.2, "what is left of these two weights after four fifths of the steps"
     )
-    photo_weight: float = option(
+    photo_bow_weight: float = option(
         0.5, "weight of the bag-of-words term of the photo, which teaches the eye"
     )
-    foresight_weight: float = option(1.0, "weight of the bag-of-words term of the foreseen state")
+    state_bow_weight: float = option(1.0, "weight of the bag-of-words term of the foreseen state")
     dynamics_weight: float = option(3.0, "weight of the latent dynamics term")
     posterior_dropout: float = option(
         0.7, "share of beats whose posterior sees the observed change alone"
@@ -84,33 +84,33 @@ class TrainOptions:
     )
 
     # optimisation
-    epochs: float = option(4.0, "passes over the training stories")
+    num_train_epochs: float = option(4.0, "passes over the training stories")
     max_steps: int = option(0, "optimizer steps, in place of epochs; 0 means by epochs")
     batch_size: int = option(16, "stories per step and accumulation, over all processes")
-    accumulation: int = option(1, "batches per optimizer step")
+    gradient_accumulation_steps: int = option(1, "batches per optimizer step")
     learning_rate: float = option(2e-3, "peak learning rate (5e-5 suits a pretrained GPT-2)")
-    warmup: float = option(0.05, "share of the steps in which the learning rate rises")
+    warmup_steps: float = option(0.05, "share of the steps in which the learning rate rises")
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone")
-    grad_clip: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
+    max_grad_norm: float = option(1.0, "largest gradient norm; 0 leaves gradients alone")
     mixed_precision: str = option(
         "auto", "auto is bf16 where the GPU can, else no", choices=("auto", "no", "bf16", "fp16")
     )
     seed: int = option(0, "of everything random")
-    workers: int = option(0, "processes that read photos; 0 reads them in the training process")
+    num_workers: int = option(0, "processes that read photos; 0 reads them in the training process")
     fsdp: bool = option(
         False, "cut gradients, moments and model over the processes, for what one GPU cannot hold"
     )
 
     # watching
-    log_every: int = option(10, "steps between lines in the log")
-    eval_every: int = option(0, "steps between validations and checkpoints; 0 means once an epoch")
+    logging_steps: int = option(10, "steps between lines in the log")
+    eval_steps: int = option(0, "steps between validations and checkpoints; 0 means once an epoch")
     patience: int = option(
         0, "validations without a better −ELBO before stopping; 0 never stops early"
     )
     iwae_samples: int = option(
         0, "samples of the importance-weighted bound at validation; 0 leaves it out"
     )
-    keep: int = option(
+    save_total_limit: int = option(
         0, "newest validated checkpoints to keep as step-<number> beside best and latest"
     )
     tensorboard: bool = option(
@@ -120,16 +120,16 @@ class TrainOptions:
 
 # A resumed training may change these; anything else would make it another training.
 FREE_TO_CHANGE = {
-    "output_dir", "resume", "allow_changed", "overwrite", "evaluate", "workers", "fsdp",
-    "log_every", "patience", "iwae_samples", "keep", "tensorboard",
+    "output_dir", "resume", "allow_changed", "overwrite", "evaluate", "num_workers", "fsdp",
+    "logging_steps", "patience", "iwae_samples", "save_total_limit", "tensorboard",
     "train_data_path", "val_data_path",  # by name: what they hold is compared
 }  # fmt: skip
 
 
 # These are in the model that a checkpoint holds, so that no resumed training can change them.
 OF_THE_MODEL = {
-    "decoder", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "image_slots",
-    "train_encoder", "plan", "plan_size", "detach_dynamics_target", "foresight_weight",
+    "decoder", "n_layer", "n_head", "n_embd", "n_positions", "dropout", "image_positions",
+    "train_encoder", "plan", "plan_size", "detach_dynamics_target", "state_bow_weight",
 }  # fmt: skip
 
 
@@ -147,31 +147,31 @@ def parse(arguments=None):
         "n_head": 1,
         "n_embd": 1,
         "n_positions": 8,
-        "image_slots": 1,
+        "image_positions": 1,
         "plan_size": 1,
         "batch_size": 1,
-        "accumulation": 1,
-        "log_every": 1,
+        "gradient_accumulation_steps": 1,
+        "logging_steps": 1,
         "beta_cycles": 1,
         "max_steps": 0,
-        "eval_every": 0,
+        "eval_steps": 0,
         "patience": 0,
         "iwae_samples": 0,
-        "keep": 0,
-        "workers": 0,
+        "save_total_limit": 0,
+        "num_workers": 0,
         "beta": 0,
         "free_bits": 0,
         "bow_weight": 0,
-        "ahead_weight": 0,
-        "bags_end": 0,
-        "photo_weight": 0,
-        "foresight_weight": 0,
+        "future_bow_weight": 0,
+        "bow_final_scale": 0,
+        "photo_bow_weight": 0,
+        "state_bow_weight": 0,
         "dynamics_weight": 0,
         "learning_rate": 0,
         "weight_decay": 0,
-        "grad_clip": 0,
-        "warmup": 0,
-        "beta_warmup": 0,
+        "max_grad_norm": 0,
+        "warmup_steps": 0,
+        "beta_warmup_steps": 0,
         "dropout": 0,
         "posterior_dropout": 0,
         "photo_dropout": 0,
@@ -181,23 +181,23 @@ def parse(arguments=None):
         if not getattr(options, name) >= least or not math.isfinite(getattr(options, name)):
             raise UserError(f"--{name} {getattr(options, name)}: expected at least {least}")
     for name in (
-        "warmup",
-        "beta_warmup",
-        "bags_end",
+        "warmup_steps",
+        "beta_warmup_steps",
+        "bow_final_scale",
         "dropout",
         "posterior_dropout",
         "photo_dropout",
     ):
         if getattr(options, name) > 1:
             raise UserError(f"--{name} {getattr(options, name)}: a share, expected 0 to 1")
-    if not 0 < options.epochs < math.inf:
-        raise UserError(f"--epochs {options.epochs}: expected more than 0")
+    if not 0 < options.num_train_epochs < math.inf:
+        raise UserError(f"--num_train_epochs {options.num_train_epochs}: expected more than 0")
     for name in changeable(options):
         if name not in {field.name for field in dataclasses.fields(TrainOptions)} - OF_THE_MODEL:
             found = "of the model, which is made" if name in OF_THE_MODEL else "no option"
             raise UserError(
                 f"--allow_changed {name}: {found}; expected options' names, as in "
-                "learning_rate,epochs"
+                "learning_rate,num_train_epochs"
             )
     return options
 
@@ -209,5 +209,5 @@ def changeable(options):
 
 
 # Options that the model's forward takes by name.
-OBJECTIVE = ("free_bits", "bow_weight", "ahead_weight", "photo_weight", "foresight_weight")
+OBJECTIVE = ("free_bits", "bow_weight", "future_bow_weight", "photo_bow_weight", "state_bow_weight")
 OBJECTIVE = (*OBJECTIVE, "dynamics_weight", "posterior_dropout", "photo_dropout")

@@ -7,7 +7,7 @@ from accelerate.utils import gather_object, send_to_device
 from tqdm import tqdm
 
 from utils.batches import Shard
-from utils.gaussian import Draws, Gaussian, select_beats
+from utils.gaussian import Gaussian, Noise, select_beats
 from utils.processes import over_processes
 from utils.train_log import BAGS, TERMS, WITHIN
 
@@ -43,9 +43,9 @@ def evaluate(model, dataset, data, accelerator, options):
     plans = []  # of some stories: number; posterior mean and log-variance, noise (T, Z)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
         chance = batch["index"], batch["beat_mask"], Z, [options.seed, VALIDATION]
-        batch["draws"] = Draws.of(*chance)
+        batch["draws"] = Noise.of(*chance)
         if iwae_samples:
-            batch["iwae_noise"] = Draws.of(*chance, samples=(iwae_samples,)).plans
+            batch["iwae_noise"] = Noise.of(*chance, samples=(iwae_samples,)).plans
         counts = Shard.counts(batch)
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():

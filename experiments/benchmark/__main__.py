@@ -51,7 +51,7 @@ def parser():
         "--compile", action="store_true", help="measure the training by torch.compile too"
     )
     parser.add_argument(
-        "--seed", type=cli.natural_int, default=0, help="of weights, words and photos"
+        "--seed", type=cli.non_negative_int, default=0, help="of weights, words and photos"
     )
     parser.add_argument(
         "--output", default="output/benchmark", help="writes OUTPUT.json and OUTPUT.png"
@@ -77,7 +77,7 @@ def parse(arguments=None):
 
 
 if __name__ == "__main__":
-    cli.answer_early(parse)
+    cli.parse_before_imports(parse)
 
 import torch
 

@@ -27,9 +27,9 @@ def decoding(special, beams):
     )
 
 
-def context(sentences, special, image_slots):
+def context(sentences, special, image_positions):
     """Ids of a story up to the [bos] of its next sentence."""
-    slots, ids = [special.img] * image_slots, []
+    slots, ids = [special.img] * image_positions, []
     for words in sentences:
         ids += [*slots, special.bos, *words, special.eos, special.dyn]
     return [*ids, *slots, special.bos]
@@ -39,7 +39,7 @@ def context(sentences, special, image_slots):
 def bare_stories(decoder, told, settings, setup):
     """The limit: transformers' generate() goes on with each story up to BEATS sentences, its cache
     kept if greedy."""
-    special, K = setup.size.special, setup.size.image_slots
+    special, K = setup.size.special, setup.size.image_positions
     cache = DynamicCache(config=decoder.config)
     stories = [list(story) for story in told]
     for _ in range(BEATS - len(told[0])):

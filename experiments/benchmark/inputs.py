@@ -33,8 +33,8 @@ def build_model(size):
             image_encoder=ImageEncoderConfig(
                 arch=size.encoder, image_size=size.image_size
             ).to_dict(),
-            image_slots=size.image_slots,
-            foresight=True,
+            image_positions=size.image_positions,
+            state_bow=True,
             eos_token_id=size.special.eos,
         )
     )
@@ -56,8 +56,8 @@ class RandomStories(StoryDataset):
             None,
             photos,
             size.special,
-            size.image_slots,
-            beats * (size.image_slots + MOST + 3),
+            size.image_positions,
+            beats * (size.image_positions + MOST + 3),
             text,
         )
 

@@ -31,7 +31,7 @@ class Others:
             sum(os.times()[:4]),
         )
 
-    def share(self):
+    def fraction(self):
         """0 to 1, of all processors."""
         wall, busy, own = (now - then for now, then in zip(self.now(), self.start))
         return min(1.0, max(0.0, (busy - own) / (wall * psutil.cpu_count())))

@@ -14,7 +14,7 @@ class Reference(nn.Module):
     """How the public reference computes, by its cost: one story, beat by beat, with heads of its
     own."""
 
-    def __init__(self, config, feature_size, image_slots):
+    def __init__(self, config, feature_size, image_positions):
         super().__init__()
         D, V = config.n_embd, config.vocab_size
         self.decoder = GPT2Model(config)
@@ -29,9 +29,9 @@ class Reference(nn.Module):
             )
         )
         self.project = nn.Sequential(
-            nn.Linear(feature_size, image_slots * D // 2),
+            nn.Linear(feature_size, image_positions * D // 2),
             nn.Tanh(),
-            nn.Linear(image_slots * D // 2, image_slots * D),
+            nn.Linear(image_positions * D // 2, image_positions * D),
             nn.Tanh(),
         )
         self.word_head = nn.Linear(2 * D, V)  # over [h; z]
@@ -113,6 +113,6 @@ def networks(setup, training=False):
     """Ours, a bare GPT-2 and the reference's network, on the device."""
     model, decoder = build_model(setup.size), build_decoder(setup.size)
     reference = Reference(
-        decoder.config, model.image_encoder.config.feature_size, setup.size.image_slots
+        decoder.config, model.image_encoder.config.feature_size, setup.size.image_positions
     )
     return [network.to(setup.device).train(training) for network in (model, decoder, reference)]

@@ -25,7 +25,7 @@ class Size:
     special: SpecialIds
     encoder: str
     image_size: int
-    image_slots: int
+    image_positions: int
     photos: int  # that are preprocessed
     reference_photos: int  # of them, by the reference's way
     scored: int  # stories

@@ -4,7 +4,7 @@ from matplotlib.figure import Figure
 
 from experiments.benchmark.measuring import BARE, OURS, REFERENCE, spread
 from experiments.benchmark.setup import VIST_STORIES
-from utils.files import whole
+from utils.files import atomic_write
 from utils.report import Table
 
 
@@ -126,7 +126,7 @@ def draw(rows, path):
     axes[1].set_xscale("log")
     axes[0].set_yticks(range(len(rows)), [line["what"] for line in rows])
     axes[0].invert_yaxis()
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=130)
 
 

@@ -24,16 +24,16 @@ from experiments.benchmark.reference import networks
 from experiments.benchmark.setup import VIST_STORIES
 from utils import cli
 from utils.batches import BucketBatches
-from utils.gaussian import Draws
-from utils.losses import bags_of_words_loss, words_ahead
+from utils.gaussian import Noise
+from utils.losses import bow_losses, future_words
 
 # The objective and the optimizer of train.py's defaults (a test holds them together: nothing
 # imports train.py).
 OBJECTIVE = {
     "bow_weight": 1.0,
-    "ahead_weight": 1.0,
-    "photo_weight": 0.5,
-    "foresight_weight": 1.0,
+    "future_bow_weight": 1.0,
+    "photo_bow_weight": 0.5,
+    "state_bow_weight": 1.0,
     "dynamics_weight": 3.0,
     "posterior_dropout": 0.7,
     "photo_dropout": 0.1,
@@ -66,21 +66,21 @@ def stages(model, batch):
     def latent_dynamics(dyn):
         dyn = dyn.view(*beat_mask.shape, -1)  # every story has as many beats
         predicted = model.predict_states(dyn, dyn, beats)
-        observed, expected = model.changes(dyn, predicted, beats)
+        observed, expected = model.state_deltas(dyn, predicted, beats)
         return model.posterior(observed, expected).kl(model.prior(expected))
 
     def bags_of_words(z, slots, predicted):
         inside = words != model.config.eos_token_id
         bag, bag_beat, once = words[inside], word_beat[inside], inside[inside].float()
-        bow = model.plan_bag_loss(z, bag, bag_beat, one)[0]
-        later = words_ahead(bag, bag_beat, beats, beat_mask)
+        bow = model.plan_bow_loss(z, bag, bag_beat, one)[0]
+        later = future_words(bag, bag_beat, beats, beat_mask)
         photos = slots.mean(2).flatten(0, 1)
         tellers = {
-            "ahead": (model.ahead_mlp(z), 1.0, *later),
-            "photo": (model.photo_head(photos), 1.0, bag, bag_beat, once),
-            "foresight": (model.foresight_head(predicted), 1.0, bag, bag_beat, once),
+            "ahead": (model.future_bow_mlp(z), 1.0, *later),
+            "photo": (model.photo_bow_head(photos), 1.0, bag, bag_beat, once),
+            "foresight": (model.state_bow_head(predicted), 1.0, bag, bag_beat, once),
         }
-        return bow + bags_of_words_loss(tellers, model.decoder.lm_head.weight, one)[0]
+        return bow + bow_losses(tellers, model.decoder.lm_head.weight, one)[0]
 
     return {
         "image projection": (
@@ -159,7 +159,7 @@ def measure_training(setup):
 
     def batch_of(numbers):
         batch = collate([stories[i] for i in numbers], size.special.pad)
-        batch["draws"] = Draws.of(
+        batch["draws"] = Noise.of(
             batch["index"], batch["beat_mask"], model.config.plan_size, [setup.seed, 0]
         )
         return send_to_device(batch, setup.device)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from experiments.picturebook.facts import SPLITS
-from utils.cli import BOOK, Parser, UserError, answer_early, positive_int, run, warn
+from utils.cli import BOOK, Parser, UserError, parse_before_imports, positive_int, run, warn
 
 
 def parser():
@@ -28,7 +28,7 @@ def parser():
         "--size", type=positive_int, default=128, help="width and height of a picture in pixels"
     )
     parser.add_argument(
-        "--workers", type=positive_int, default=os.cpu_count(), help="processes that draw"
+        "--num_workers", type=positive_int, default=os.cpu_count(), help="processes that draw"
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a picture book of other settings"
@@ -49,7 +49,7 @@ def parse(arguments=None):
 
 
 if __name__ == "__main__":
-    answer_early(parse)
+    parse_before_imports(parse)
 
 
 from experiments.picturebook.checker import check_stories, print_check
@@ -75,7 +75,7 @@ def main():
         "seed": arguments.seed,
         "size": arguments.size,
     }
-    if make_dataset(arguments.output, settings, arguments.workers, arguments.overwrite):
+    if make_dataset(arguments.output, settings, arguments.num_workers, arguments.overwrite):
         pictures = len(list(Path(arguments.output, "images").glob("*/*.jpg")))
         print(
             f"{arguments.output}: {sum(settings['stories'].values())} stories, {pictures} pictures "

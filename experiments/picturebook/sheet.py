@@ -3,7 +3,7 @@
 from PIL import Image, ImageDraw, ImageFont
 
 from experiments.picturebook.pen import CREAM, INK
-from utils.files import whole
+from utils.files import atomic_write
 
 
 def wrap(text, font, width):
@@ -34,5 +34,5 @@ def draw_sheet(photo_paths, sentences, path, width=1280):
             )
         for row, words in enumerate(text):
             pen.text((left + side / 2, side + 2 * gap + row * line), words, INK, font, anchor="ma")
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         sheet.save(temporary, "PNG")

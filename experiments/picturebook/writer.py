@@ -15,7 +15,7 @@ from experiments.picturebook.page import draw_picture
 from experiments.picturebook.plots import PLOTS
 from experiments.picturebook.texts import annotate, retell
 from utils.cli import UserError
-from utils.files import read_json, whole, write_json
+from utils.files import atomic_write, read_json, write_json
 
 
 def world(settings):
@@ -145,6 +145,6 @@ def make_dataset(output, settings, workers=1, overwrite=False):
                 f"--output {output}: holds a picture book of other settings; --overwrite replaces "
                 "it"
             )
-    with whole(output) as folder:
+    with atomic_write(output) as folder:
         write_dataset(folder, settings, workers)
     return True
