@@ -45,10 +45,9 @@ from utils.checkpoint import (
     save_checkpoint,
     versions,
 )
-from utils.decoder import load_decoder
 from utils.finite import first_not_finite
 from utils.gaussian import Noise
-from utils.loading import BEST, LATEST, load_encoder
+from utils.loading import BEST, LATEST, load_decoder, load_encoder
 from utils.optimization import get_beta, get_bow_scale, get_lr, parameter_groups
 from utils.processes import get_accelerator, over_processes, shard
 from utils.resuming import describe, resolve, restore
@@ -151,7 +150,7 @@ class Training(Stoppable):
                 self.model.feature_mean.copy_(mean)
                 self.model.feature_var.copy_(var)
         # A model that was loaded has forgotten what of it is frozen.
-        self.model.first_dyn.requires_grad_(options.plan != "none")
+        self.model.initial_state.requires_grad_(options.plan != "none")
         self.model.image_encoder.requires_grad_(self.model.config.train_encoder)
         # several GPUs would wait for idle gradients
         self.model.photo_bow_head.requires_grad_(options.photo_bow_weight > 0)
@@ -234,7 +233,7 @@ class Training(Stoppable):
         self.stopping = bool(told[1]) if accelerator.num_processes > 1 else False
         for place, batch in enumerate(group):
             stories, counts, Z = batch["index"], Shard.counts(batch), self.model.config.plan_size
-            batch["draws"] = Noise.of(stories, batch["beat_mask"], Z, [options.seed, step])
+            batch["noise"] = Noise.sample(stories, batch["beat_mask"], Z, [options.seed, step])
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             sync = nullcontext() if place == len(group) - 1 else accelerator.no_sync(self.ddp)
             with sync:

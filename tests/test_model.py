@@ -8,11 +8,11 @@ from torch.distributions import Normal, kl_divergence
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from model import PlanCVAE, load_checkpoint
+from utils import losses
 from utils.bounds import log_weights
 from utils.cli import UserError
 from utils.gaussian import Gaussian, Noise
 from utils.image_encoder import ImageEncoder
-from utils.losses import WordLoss
 from utils.train_log import BAGS
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -49,71 +49,51 @@ def test_log_prob_and_samples_are_those_of_the_gaussian():
     torch.testing.assert_close(samples.std(0), (0.5 * q.log_var).exp(), rtol=0.05, atol=0)
 
 
-def plain_word_loss(words, row, weight, *pairs):
-    """WordLoss by autograd over the whole table of logits."""
-    logits = sum(x @ matrix.T for x, matrix in zip(pairs[::2], pairs[1::2]))
-    row = torch.arange(len(words)) if row is None else row
-    return (weight * -logits.float().log_softmax(-1)[row, words]).sum()
+def plain_word_loss(words, *factors):
+    """linear_cross_entropy by autograd over all logits."""
+    logits = sum(x @ matrix.T for x, matrix in zip(factors[::2], factors[1::2]))
+    return -logits.float().log_softmax(-1)[torch.arange(len(words)), words].sum()
 
 
-@pytest.mark.parametrize("planned", [True, False])
-@pytest.mark.parametrize("rows, given", [(1, False), (4, False), (23, False), (9, True)])
-def test_word_loss_in_chunks_equals_the_plain_one(rows, given, planned, monkeypatch):
-    """Loss, shares and every gradient; chunks of 4 rows that do or do not divide the rows; rows
-    that no word is of."""
-    monkeypatch.setattr(WordLoss, "CHUNK", 4)
-    g = torch.Generator().manual_seed(rows)
-    V, D, Z, N = 50, 8, 3, 30 if given else rows
+@pytest.mark.parametrize("with_plan", [True, False])
+@pytest.mark.parametrize("N", [1, 4, 23])
+def test_linear_cross_entropy_in_chunks_equals_the_plain_one(N, with_plan, monkeypatch):
+    """Loss and every gradient; chunks of 4 words that do or do not divide the words."""
+    monkeypatch.setattr(losses, "CHUNK", 4)
+    g = torch.Generator().manual_seed(N)
+    V, D, Z = 50, 8, 3
     words = torch.randint(V, (N,), generator=g)
-    row = torch.randint(rows - 1, (N,), generator=g).sort().values if given else None
-    weight = (
-        torch.rand(N, generator=g) * (torch.rand(N, generator=g) < 0.8)
-        if given
-        else torch.tensor(0.3)
-    )
-    shapes = [(rows, D), (V, D), (rows, Z), (V, Z)][: 4 if planned else 2]
-    mine, plain = (
-        [torch.randn(s, generator=g.manual_seed(7)).requires_grad_() for s in shapes]
-        for _ in range(2)
-    )
-    loss, shares = WordLoss.of(words, row, weight, *mine)
-    expected = plain_word_loss(words, row, weight, *plain)
+    shapes = [(N, D), (V, D), (N, Z), (V, Z)][: 4 if with_plan else 2]
+    factors = [torch.randn(shape, generator=g).requires_grad_() for shape in shapes]
+    plain = [x.detach().clone().requires_grad_() for x in factors]
+    loss = losses.linear_cross_entropy(words, *factors)
+    expected = plain_word_loss(words, *plain)
     torch.testing.assert_close(loss, expected)
-    each = [
-        plain_word_loss(
-            words[n : n + 1], row[n : n + 1] if given else torch.tensor([n]), one, *plain
-        )
-        for n, one in enumerate(weight.expand(N))
-    ]
-    by_row = torch.zeros(rows).index_add(
-        0, row if given else torch.arange(N), torch.stack(each).detach()
-    )
-    torch.testing.assert_close(shares, by_row)
     (2 * loss).backward()
     (2 * expected).backward()
-    for x, y in zip(mine, plain):
+    for x, y in zip(factors, plain):
         torch.testing.assert_close(x.grad, y.grad)
-    with pytest.raises(RuntimeError, match="second backward"):
+    with pytest.raises(RuntimeError, match="after one backward"):
         loss.backward()
     # not called where no gradient is asked for
-    monkeypatch.setattr(WordLoss, "add_gradients", None)
+    monkeypatch.setattr(losses, "add_gradients", None)
     with torch.no_grad():
-        torch.testing.assert_close(WordLoss.of(words, row, weight, *mine)[0], expected)
+        torch.testing.assert_close(losses.linear_cross_entropy(words, *factors), expected)
 
 
-def test_word_loss_in_fp16_keeps_small_gradients():
+def test_linear_cross_entropy_in_fp16_keeps_small_gradients():
     """Of 40,000 words each error is far below fp16's smallest number; the scale of the loss brings
     it back."""
     g = torch.Generator().manual_seed(0)
     V, D, N, scale = 300, 8, 40_000, 2.0**16
-    words, weight = torch.randint(V, (N,), generator=g), torch.tensor(1 / N)
-    pairs = [torch.randn(s, generator=g).requires_grad_() for s in ((N, D), (V, D))]
+    words = torch.randint(V, (N,), generator=g)
+    factors = [torch.randn(s, generator=g).requires_grad_() for s in ((N, D), (V, D))]
+    plain = [x.detach().clone().requires_grad_() for x in factors]
     with torch.autocast("cpu", torch.float16):
-        loss, _ = WordLoss.of(words, None, weight, *pairs)
-    (scale * loss).backward()
-    plain = [x.detach().clone().requires_grad_() for x in pairs]
-    (scale * plain_word_loss(words, None, weight, *plain)).backward()
-    for x, y in zip(pairs, plain):
+        loss = losses.linear_cross_entropy(words, *factors)
+    (scale / N * loss).backward()
+    (scale / N * plain_word_loss(words, *plain)).backward()
+    for x, y in zip(factors, plain):
         assert (x.grad - y.grad).norm() < 0.01 * y.grad.norm()
         assert (x.grad == 0).float().mean() < 0.001
 
@@ -121,8 +101,8 @@ def test_word_loss_in_fp16_keeps_small_gradients():
 def test_the_objective_in_bf16_is_close_to_float32(make_model, make_stories, tokenizer):
     model = make_model()
     batch = batch_of(make_stories(model, [5, 3, 4]), [0, 1, 2], tokenizer)
-    draws = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
-    weights = {"bow_weight": 1.0, "photo_bow_weight": 1.0, "state_bow_weight": 1.0, "draws": draws}
+    draws = Noise.sample(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
+    weights = {"bow_weight": 1.0, "photo_bow_weight": 1.0, "state_bow_weight": 1.0, "noise": draws}
     gradients, losses = [], []
     for half in (False, True):
         model.zero_grad()
@@ -141,22 +121,22 @@ def test_the_objective_in_bf16_is_close_to_float32(make_model, make_stories, tok
 def test_what_is_drawn_for_a_story_depends_on_the_story_and_the_seed_alone():
     beats = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
     numbers = torch.tensor([5, 7, 900])
-    together = Noise.of(numbers, beats, 4, [0, 3])
+    together = Noise.sample(numbers, beats, 4, [0, 3])
     for b in (2, 0, 1):
         count = beats[b].sum()
-        alone = Noise.of(numbers[b : b + 1], beats[b : b + 1, :count], 4, [0, 3])
+        alone = Noise.sample(numbers[b : b + 1], beats[b : b + 1, :count], 4, [0, 3])
         assert torch.equal(together.plans[b, :count], alone.plans[0])
         assert (
             torch.equal(together.beats[b, :count], alone.beats[0])
             and together.stories[b] == alone.stories[0]
         )
-    assert not torch.equal(together.plans, Noise.of(numbers, beats, 4, [0, 4]).plans)
-    many = Noise.of(torch.arange(2000), torch.ones(2000, 2, dtype=torch.bool), 4, [1])
+    assert not torch.equal(together.plans, Noise.sample(numbers, beats, 4, [0, 4]).plans)
+    many = Noise.sample(torch.arange(2000), torch.ones(2000, 2, dtype=torch.bool), 4, [1])
     assert abs(many.plans.mean()) < 0.03 and abs(many.plans.std() - 1) < 0.03
     assert (
         abs(many.beats.mean() - 0.5) < 0.03 and 0 <= many.stories.min() and many.stories.max() < 1
     )
-    assert Noise.of(numbers, beats, 4, [0], (6,)).plans.shape == (6, 3, 3, 4)
+    assert Noise.sample(numbers, beats, 4, [0], (6,)).plans.shape == (6, 3, 3, 4)
 
 
 def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
@@ -197,7 +177,7 @@ def test_nll_and_bow_equal_naive_loops(make_model, make_stories, tokenizer):
                         foreseen = model.state_bow_head(states.predicted[t])
                         state_bow -= (model.decoder.lm_head.weight @ foreseen).log_softmax(-1)[word]
                         if single["photo_mask"][0, t]:
-                            seen = model.photo_bow_head(states.slots[0, t].mean(0))
+                            seen = model.photo_bow_head(states.image_embeddings[0, t].mean(0))
                             photo_bow -= (model.decoder.lm_head.weight @ seen).log_softmax(-1)[word]
     torch.testing.assert_close(out.nll, nll, **CLOSE)
     torch.testing.assert_close(out.bow, bow, **CLOSE)
@@ -240,9 +220,9 @@ def test_photo_dropout_tells_stories_without_their_photos(make_model, make_stori
     blind = batch | {"photo_mask": torch.zeros_like(batch["photo_mask"])}
     with torch.no_grad():
         torch.testing.assert_close(model(**batch, photo_dropout=1.0).nll, model(**blind).nll)
-        draws = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
+        draws = Noise.sample(batch["index"], batch["beat_mask"], model.config.plan_size, [0])
         kept = draws.stories >= 0.4
-        half = model(**batch, photo_dropout=0.4, photo_bow_weight=1.0, draws=draws)
+        half = model(**batch, photo_dropout=0.4, photo_bow_weight=1.0, noise=draws)
         expected = model(**batch | {"photo_mask": batch["photo_mask"] & kept}, photo_bow_weight=1.0)
     assert 10 < kept.sum() < 54 and batch["photo_mask"].all()
     torch.testing.assert_close(half.nll, expected.nll)
@@ -256,7 +236,7 @@ def test_dynamics_term_and_changes_follow_the_definition(make_model, make_storie
         states, out = model.states(**batch), model(**batch)
     error, m = 0.0, 0
     for i, beats in enumerate((4, 2)):
-        before = model.first_dyn
+        before = model.initial_state
         for t in range(beats):
             dyn, predicted = states.dyn[m], states.predicted[m]
             torch.testing.assert_close(dyn, states.hidden[i, batch["dyn_at"][i, t]])
@@ -362,12 +342,12 @@ def test_what_is_padded_moves_no_loss_and_no_gradient(
 
     def run(numbers):
         batch = batch_of(data, numbers, tokenizer)
-        draws = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [3])
+        draws = Noise.sample(batch["index"], batch["beat_mask"], model.config.plan_size, [3])
         there = batch["beat_mask"]
         draws.plans[~there], draws.beats[~there] = padding, padding
         batch["photos"][~batch["photo_mask"]] = padding
         model.zero_grad()
-        out = model(**batch, **weights, num_tokens=100, draws=draws)
+        out = model(**batch, **weights, num_tokens=100, noise=draws)
         out.loss.backward()
         return out, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
@@ -443,7 +423,9 @@ def test_importance_weights(make_model, make_stories, tokenizer):
     """One alone is the ELBO; the bound tightens with more samples, and beat by beat."""
     model = make_model()
     batch = batch_of(make_stories(model, [3, 4]), [0, 1], tokenizer)
-    noise = Noise.of(batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)).plans
+    noise = Noise.sample(
+        batch["index"], batch["beat_mask"], model.config.plan_size, [0], (400,)
+    ).plans
     with torch.no_grad():
         weights = model(**batch, iwae_noise=noise).log_weights  # 400, 7 beats
         lone = torch.cat(
@@ -492,7 +474,7 @@ def test_the_bound_reaches_the_likelihood(make_model, make_stories, tokenizer):
             # samples' worth.
             wrong = Gaussian(posterior.mean + 40, posterior.log_var - 6)
             hidden = states.hidden[0].index_select(0, batch["word_at"])
-            of = batch["words"], batch["word_beat"], 2
+            of = batch["words"], batch["word_beat"]
             rest = log_weights(model, prior, wrong, noise[:, 0], hidden, *of)[:, t]
             assert (rest.logsumexp(0) - torch.tensor(20_000.0).log()).item() == pytest.approx(
                 exact, abs=0.03

@@ -290,7 +290,7 @@ def test_the_folded_encoder_is_the_encoder():
         pixels = torch.randint(
             0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=torch.manual_seed(0)
         )
-        folded = encoder.folded()
+        folded = encoder.fuse_batch_norms()
         with torch.inference_mode():
             torch.testing.assert_close(folded(pixels), encoder(pixels), rtol=1e-4, atol=1e-4)
         assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())

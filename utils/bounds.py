@@ -1,51 +1,64 @@
 """The importance-weighted bound of a story's likelihood."""
 
-import numpy as np
+import math
+
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from utils.losses import WordLoss
+from utils.gaussian import Gaussian
+from utils.losses import CHUNK
 
 
 @torch.no_grad()
-def log_weights(model, prior, posterior, noise, hidden, words, word_beat, num_beats):
+def log_weights(
+    model,
+    prior: Gaussian | None,
+    posterior: Gaussian | None,
+    noise: Tensor,
+    hidden: Tensor,
+    words: Tensor,
+    word_beat: Tensor,
+) -> Tensor:
     """log p(y_t, z_t) − log r(z_t) of z ~ r from noise (samples, M, Z): (samples, M), in nats.
 
-    They are the terms of the importance-weighted bound (Burda et al. 2016), which is taken beat
-    by beat: the states that beat t follows from know the words before it, not their plans, so
-    that p(y) = Π_t ∫ p(z_t) p(y_t | z_t) dz_t, and a bound of each factor is one of the whole,
-    tighter than that of all plans drawn together. Every other plan is drawn from the prior, so
-    that r = (q + p) / 2 and no posterior that is too sure of itself loosens the bound (a
-    defensive mixture, Hesterberg 1995). Without a posterior z is the plan that is used, and the
-    terms are log p(y_t).
+    The terms of the importance-weighted bound (Burda et al. 2016), beat by beat: no state depends
+    on an earlier plan, so that p(y) = Π_t ∫ p(z_t) p(y_t | z_t) dz_t, and the bound of each factor
+    is tighter than that of all plans together. Every other plan is from the prior, so that
+    r = (q + p) / 2 (a defensive mixture, Hesterberg 1995). Without a posterior z is the plan that
+    is used, and the terms are log p(y_t).
     """
+    M = noise.shape[1]
     if posterior is None:
         z = None if prior is None else prior.mean[None]
-        return log_p(model, hidden, z, words, word_beat, num_beats).expand(len(noise), -1)
-    z = torch.cat([posterior.sample(noise[::2]), prior.sample(noise[1::2])])
-    share = torch.tensor([len(noise[::2]), len(noise[1::2])], device=z.device).log() - np.log(
-        len(noise)
-    )
-    log_q, log_prior = posterior.log_prob(z), prior.log_prob(z)
-    ratio = log_prior - torch.logaddexp(log_q + share[0], log_prior + share[1])
-    return log_p(model, hidden, z, words, word_beat, num_beats) + ratio
+        return log_p(model, hidden, z, words, word_beat, M).expand(len(noise), -1)
+    from_posterior, from_prior = noise[::2], noise[1::2]
+    z = torch.cat([posterior.sample(from_posterior), prior.sample(from_prior)])
+    log_q = posterior.log_prob(z)
+    log_prior = prior.log_prob(z)
+    mixture = log_q + math.log(len(from_posterior) / len(noise))
+    if len(from_prior):
+        mixture = torch.logaddexp(mixture, log_prior + math.log(len(from_prior) / len(noise)))
+    return log_p(model, hidden, z, words, word_beat, M) + log_prior - mixture
 
 
-def log_p(model, hidden, z, words, word_beat, num_beats):
-    """log p(words of beat t | z_t), in nats: (samples, M) of z (samples, M, Z); (1, M) where
-    that is None.
+def log_p(
+    model, hidden: Tensor, z: Tensor | None, words: Tensor, word_beat: Tensor, num_beats: int
+) -> Tensor:
+    """log p(words of beat t | z_t), in nats: (samples, M) for z (samples, M, Z), (1, M) for None.
 
-    hidden (N, D): the states that the words follow. The decoder is not asked again, nor are all
-    logits held.
+    hidden (N, D): the decoder's states before the words, computed once for all samples.
     """
-    found = hidden.new_zeros(1 if z is None else len(z), num_beats, dtype=torch.float32)
-    for part in torch.arange(len(words), device=words.device).split(WordLoss.CHUNK):
-        base, said, beat = (
-            model.decoder.lm_head(hidden[part]).float(),
-            words[part],
-            word_beat[part],
-        )
-        for of_sample, plans in zip(found, [None] if z is None else z):
-            logits = base if plans is None else base + model.plan_bias(plans[beat]).float()
-            of_sample.index_add_(0, beat, -F.cross_entropy(logits, said, reduction="none"))
-    return found
+    num_samples = 1 if z is None else len(z)
+    total = hidden.new_zeros(num_samples, num_beats, dtype=torch.float32)
+    for part in torch.arange(len(words), device=words.device).split(CHUNK):
+        decoder_logits = model.decoder.lm_head(hidden[part]).float()
+        beat = word_beat[part]
+        for sample in range(num_samples):
+            logits = decoder_logits
+            if z is not None:
+                logits = logits + model.plan_bias(z[sample, beat]).float()
+            total[sample].index_add_(
+                0, beat, -F.cross_entropy(logits, words[part], reduction="none")
+            )
+    return total

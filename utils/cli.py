@@ -9,12 +9,14 @@ import ctypes
 import dataclasses
 import errno
 import logging
+import math
 import os
 import re
 import signal
 import sys
 import types
 import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
@@ -39,23 +41,23 @@ PROTOCOLS = {  # of the caption metrics
 
 
 class UserError(ValueError):
-    """A mistake that the user can mend: the file or option, what was found, what was expected.
+    """A user's mistake: the file or option, what was found, what was expected.
 
-    Its message names options as a command line does (--max_words): a script prints that, `line`.
-    As a ValueError, from Python, it names them as Python does (max_words).
+    Scripts print `line`, which names options as a command line does (--max_words); str() names
+    them as Python does (max_words).
     """
 
     @property
-    def line(self):
+    def line(self) -> str:
         return super().__str__()
 
-    def __str__(self):
+    def __str__(self) -> str:
         return re.sub(r"--(?=[a-z])", "", self.line)
 
 
 @contextlib.contextmanager
-def flag(name):
-    """Around a library's work on what an option names: its errors begin with the option."""
+def flag(name: str) -> Iterator[None]:
+    """Within it, the message of a UserError begins with the option's name."""
     try:
         yield
     except UserError as error:
@@ -65,12 +67,12 @@ def flag(name):
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and whose help shows the defaults."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: object):
         super().__init__(
             formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs
         )
 
-    def error(self, message):
+    def error(self, message: str) -> None:
         module = self.prog.removeprefix("python -m experiments.")
         name = self.prog if module == self.prog else f"{module}.py"
         self.exit(2, f"{name}: {printable(message)} (--help lists the options)\n")
@@ -98,94 +100,69 @@ def option(default, help, **metadata):
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
 
 
-def positive_int(text):
-    """argparse type: a whole number of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 1")
-    return value
+def number(kind: type, low: float, exclusive: bool = False, high: float = math.inf) -> Callable:
+    """An argparse type: a finite number of `kind` (int, float) from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not low <= value <= high or value == math.inf or (exclusive and value == low):
+            whole = "a whole number" if kind is int else "a number"
+            bounds = f"above {low:g}" if exclusive else f"of at least {low:g}"
+            limit = f", at most {high:g}" if high < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{text} is not {whole} {bounds}{limit}")
+        return value
+
+    return parse
 
 
-def non_negative_int(text):
-    """argparse type: a whole number of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
-    return value
+positive_int = number(int, 1)
+non_negative_int = number(int, 0)
+positive_float = number(float, 0, exclusive=True)
+non_negative_float = number(float, 0)
+fraction = number(float, 0, exclusive=True, high=1)
 
 
-def positive_float(text):
-    """argparse type: a finite number above 0."""
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
-    return value
-
-
-def non_negative_float(text):
-    """argparse type: a finite number of at least 0."""
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
-    return value
-
-
-def fraction(text):
-    """argparse type: a number above 0, at most 1."""
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and at most 1")
-    return value
-
-
-def program():
+def program() -> str:
     """The name of the script that runs: train.py, benchmark.py."""
     path = Path(sys.argv[0])
     return f"{path.parent.name}.py" if path.name == "__main__.py" else path.name
 
 
-def first_process():
-    """Whether this process works alone, or is the first of those that a launcher started: it speaks
-    for all."""
-    return os.environ.get("RANK", "0") == "0"  # as torchrun and accelerate launch set it
+def first_process() -> bool:
+    """Whether this is the only process, or the first that torchrun or accelerate launched."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def printable(text):
-    """A text on one line, what no terminal should be sent (control characters, half characters) as
-    \\x1b and the like: file names and files come from anywhere."""
+def printable(text: object) -> str:
+    """Text on one line, characters that a terminal should not be sent as \\x1b and the like."""
     line = " ".join(str(text).split())
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
-def say(text):
-    """Print on stdout, at once. A reader that has gone (`| head -1`) ends the printing, not the
-    work."""
+def say(text: object) -> None:
+    """Print on stdout, at once; where the reader has gone (`| head -1`) the work goes on."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         discard_stdout()
 
 
-def discard_stdout():
-    """Nothing more is printed, what is still buffered included, so that the exit does not fail at
-    it."""
+def discard_stdout() -> None:
+    """Print nothing more, so that what is still buffered does not fail at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def warn(message):
-    """A line on stderr: something was left aside or looks wrong, and the work goes on."""
+def warn(message: str) -> None:
+    """A line on stderr; the work goes on."""
     if first_process():
         print(f"{program()}: {printable(message)}", file=sys.stderr)
 
 
 @contextlib.contextmanager
-def one_line_errors():
-    """Around a script's work: a user's mistake becomes one line on stderr and exit status 2.
-
-    What stdout cannot encode (LANG=C) is printed as a question mark.
-    """
+def one_line_errors() -> Iterator[None]:
+    """Within it, a user's mistake becomes one line on stderr and exit status 2."""
     with contextlib.suppress(AttributeError):  # there may be no stdout
-        sys.stdout.reconfigure(errors="replace")
+        sys.stdout.reconfigure(errors="replace")  # what LANG=C cannot encode
     try:
         yield
         return
@@ -195,80 +172,73 @@ def one_line_errors():
         if isinstance(error, BrokenPipeError):  # `| head` closed our output: nothing is wrong
             discard_stdout()
             sys.exit(0)
-        where = f"{error.filename}: " if error.filename else ""
-        fix = (
-            " (free some space, then run the same command again)"
-            if error.errno == errno.ENOSPC
-            else ""
-        )
-        message = f"{where}{error.strerror or error}{fix}"
+        message = f"{error.strerror or error}"
+        if error.filename:
+            message = f"{error.filename}: {message}"
+        if error.errno == errno.ENOSPC:
+            message += " (free some space, then run the same command again)"
     except (RuntimeError, MemoryError) as error:
         message = out_of_memory_message(error)
         if message is None:
             raise
     except KeyboardInterrupt:
-        # what half-made objects have to say when they go
-        sys.unraisablehook = lambda unraisable: None
-        end_bars()
+        sys.unraisablehook = print_nothing  # of half-made objects
+        close_bars()
         print(f"{program()}: stopped by the user", file=sys.stderr)
         sys.exit(130)
-    end_bars()
+    close_bars()
     print(f"{program()}: {printable(message)}", file=sys.stderr)
     sys.exit(2)
 
 
-def out_of_memory_message(error):
-    """What to say of an error that is for want of memory; None of any other."""
-    if "DataLoader worker" in str(error):  # which the system kills first
+def print_nothing(unraisable: object) -> None:
+    pass
+
+
+def out_of_memory_message(error: Exception) -> str | None:
+    """What to print of an error for lack of memory; None of any other."""
+    if "DataLoader worker" in str(error):  # the system kills a worker first
         return (
             "one of the --num_workers was killed, perhaps out of memory; expected fewer (what is "
             "done is kept)"
         )
-    if isinstance(error, MemoryError) or re.search(
-        "out of memory|can't allocate memory", str(error)
-    ):
-        return (
-            f"the memory does not suffice ({str(error)[:80]}); a smaller --batch_size or shorter "
-            "stories take less"
-        )
-    return None
+    no_memory = re.search("out of memory|can't allocate memory", str(error))
+    if not no_memory and not isinstance(error, MemoryError):
+        return None
+    return (
+        f"the memory does not suffice ({str(error)[:80]}); a smaller --batch_size or shorter "
+        "stories take less"
+    )
 
 
-def end_bars():
-    """Progress bars that an error has left on the screen: what comes next begins a line of its
-    own."""
+def close_bars() -> None:
+    """Close the progress bars that an error has left on the screen."""
     if "tqdm" in sys.modules:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
 
 
-def parse_before_imports(parse):
-    """Parse the command line for the sake of --help and of mistakes alone.
-
-    A script calls this before it imports what takes seconds (torch and all that needs it); its
-    main() then parses by the same function.
-    """
+def parse_before_imports(parse: Callable) -> None:
+    """Answer --help and refuse wrong options before torch is imported, which takes seconds."""
     with one_line_errors():
         parse()
-    # as of a job in a script's background
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in a background job
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
 
 
-def keep_memory():
-    """Have the C library keep freed memory for what comes next, where it is glibc.
+def keep_memory() -> None:
+    """Have glibc keep freed memory.
 
-    It gives the pages of large tensors back at once, and those of the next come as zeros, one by
-    one: in training on a CPU a third of the time. It is a setting of the whole process, so scripts
-    call it, not imports.
+    Else it returns the pages of large tensors at once and zeroes new ones: a third of the time of
+    training on a CPU. It is a setting of the process, so scripts call it, not imports.
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):
         malloc = ctypes.CDLL(None).mallopt
         malloc(-4, 0)  # M_MMAP_MAX: large blocks come from the heap too
-        malloc(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: which shrinks where 2 GiB are free at its end
+        malloc(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap shrinks where 2 GiB are free
 
 
-def run(main):
+def run(main: Callable) -> None:
     """Run a script's main(), and exit with the status that it returns."""
     keep_memory()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
@@ -276,7 +246,7 @@ def run(main):
     with one_line_errors():
         status = main()
         try:
-            print(end="", flush=True)  # here a failure can still be told
+            print(end="", flush=True)  # where a failure can still be reported
         except OSError:
             discard_stdout()
             raise
@@ -284,12 +254,13 @@ def run(main):
 
 
 @contextlib.contextmanager
-def loading(option_and_value, otherwise, tried=", neither from disk nor from a hub"):
-    """Around a load by name or path: a name that cannot be fetched, or a bad file, becomes one
-    clear line.
+def loading(
+    name: str, advice: str, tried: str = ", neither from disk nor from a hub"
+) -> Iterator[None]:
+    """Within it, any failure to load becomes a UserError of one line.
 
-    tried: "" where it is a local file. `otherwise` says which option names a local path, or trains
-    from scratch: nothing is ever substituted silently.
+    name: the option and its value, or the path. advice: which option names a local path, or trains
+    from scratch; nothing is ever substituted silently. tried: "" where only a file can be meant.
     """
     # a page of retries would bury that line
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -297,13 +268,9 @@ def loading(option_and_value, otherwise, tried=", neither from disk nor from a h
         yield
     except UserError:
         raise
-    except (
-        BaseException
-    ) as error:  # the libraries raise OSError, ValueError, URLError, KeyError, SafetensorError …
-        # as one of Rust may panic
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    except BaseException as error:  # OSError, ValueError, URLError, KeyError, SafetensorError, …
+        is_rust_panic = type(error).__name__ == "PanicException"
+        if not isinstance(error, Exception) and not is_rust_panic:
             raise
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise UserError(
-            f"{option_and_value}: cannot be loaded{tried} ({reason}); {otherwise}"
-        ) from None
+        reason = printable(error)[:160] or type(error).__name__
+        raise UserError(f"{name}: cannot be loaded{tried} ({reason}); {advice}") from None

@@ -7,84 +7,79 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from utils.cli import UserError
 
 
-def read_json(path, expected, unique=False):
-    """The object in a JSON file. `expected` says, in the error, what the file should have held.
+def read_json(path: str | Path, expected: str, unique: bool = False) -> Any:
+    """The object in a JSON file. Raises UserError, with what the file should have held.
 
-    unique: refuse an object that names a key twice (of which JSON readers keep the last without a
-    word). Raises UserError where the file is missing, is a folder, is not UTF-8 or is not JSON.
+    unique: refuse an object that names a key twice (of which JSON readers silently keep the last).
     """
 
-    def check(pairs):
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            seen = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise UserError(f"{path}: {twice[:60]!r} is there twice; expected each id once")
-        return found
+    def refuse_repeated_keys(pairs: list[tuple]) -> dict:
+        counts = Counter(key for key, _ in pairs)
+        if len(counts) < len(pairs):
+            key = counts.most_common(1)[0][0]
+            raise UserError(f"{path}: {key[:60]!r} is there twice; expected each id once")
+        return dict(pairs)
 
     path = Path(path)
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise UserError(f"{path}: {found}; expected {expected}")
     try:
-        return json.loads(
-            path.read_text(encoding="utf-8-sig"), object_pairs_hook=check if unique else None
-        )
+        text = path.read_text(encoding="utf-8-sig")
+        return json.loads(text, object_pairs_hook=refuse_repeated_keys if unique else None)
     except UserError:
         raise
     except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path}: not JSON (line {error.lineno}: {error.msg}); expected {expected}"
-        ) from None
+        found = f"not JSON (line {error.lineno}: {error.msg})"
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; expected {expected}") from None
+        found = "not UTF-8 text"
     except ValueError as error:  # a number of thousands of digits
-        raise UserError(f"{path}: {error}; expected {expected}") from None
+        found = str(error)
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply; expected {expected}") from None
+        found = "nested too deeply"
+    raise UserError(f"{path}: {found}; expected {expected}")
 
 
 @contextlib.contextmanager
-def atomic_write(path):
-    """A temporary path (beside `path`) to write to; renamed to `path` on success, removed on
-    failure.
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """A temporary path beside `path`, for a file or a directory: renamed to `path` on success,
+    removed on failure.
 
-    For a file or a directory: what stands at `path` is always complete, the old one until the new
-    one is on the disk. (A process killed between the two renames that replace a directory leaves
-    neither there: `recover` brings the new one.) Raises OSError that names `path` where it cannot
-    be written.
+    A process killed between the two renames that replace a directory leaves neither: `recover`
+    restores the new one. Raises OSError that names `path` where it cannot be written.
     """
     path = Path(path)
-    # /dev/null is to be written to, not replaced
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/null
         yield path
         return
-    path = Path(os.path.realpath(path)) if path.is_symlink() else path  # as is what a link leads to
+    if path.is_symlink():
+        path = Path(os.path.realpath(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     recover(path)
     holder = new_holder(path)
     try:
         with reraise_with_path(path, holder):
             yield holder / path.name
-            # before it takes its name, so that no power cut leaves half of it there
-            sync(holder / path.name)
+            sync(holder / path.name)  # before it takes its name: a power cut leaves no half
             replace(holder / path.name, path, aside=holder / REPLACED)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
 
 
-# what `whole` calls the folder of a temporary, and the old directory
-UNFINISHED, REPLACED = (".unfinished", "replaced")
+UNFINISHED = ".unfinished"  # suffix of atomic_write's temporary folder
+REPLACED = "replaced"  # the old directory in it
 
 
-def replace(new, path, aside):
-    """Rename `new` to `path`; a directory cannot be replaced in one step, so the old one steps
-    aside first."""
+def replace(new: Path, path: Path, aside: Path) -> None:
+    """Rename `new` to `path`; an old directory, which no rename replaces, goes `aside` first."""
     if path.is_dir() and not new.is_dir():
         raise UserError(f"{path}: is a folder; expected the name of a file to write")
     if path.is_dir():
@@ -100,31 +95,22 @@ def replace(new, path, aside):
         raise
 
 
-def remove(path):
-    """Remove a directory, in one step for whoever looks at it."""
+def remove(path: Path) -> None:
+    """Remove a directory: it is renamed first, so that no half of it stands there."""
     holder = new_holder(path)
     path.rename(holder / path.name)
     shutil.rmtree(holder, ignore_errors=True)
 
 
-def new_holder(path):
-    """A new folder beside `path` for what is not to be seen under its name yet, or any more."""
-    return Path(
-        tempfile.mkdtemp(prefix=f".{path.name}.{os.getpid()}.", suffix=UNFINISHED, dir=path.parent)
-    )
+def new_holder(path: Path) -> Path:
+    """A new temporary folder beside `path`, with the process's number in its name."""
+    prefix = f".{path.name}.{os.getpid()}."
+    return Path(tempfile.mkdtemp(prefix=prefix, suffix=UNFINISHED, dir=path.parent))
 
 
-def of_holder(holder):
-    """What a temporary of `whole` is for, and the number of its process: 0 where its name tells
-    none."""
-    *name, number, _ = holder.name.removeprefix(".").removesuffix(UNFINISHED).split(".")
-    return (".".join(name), int(number)) if name and number.isdecimal() else (holder.name, 0)
-
-
-def recover(path):
-    """Bring back the directory that a process was replacing at `path` when it was killed between
-    its two renames."""
-    path = Path(path)
+def recover(path: Path) -> None:
+    """Restore the directory that a process was replacing at `path` when it was killed between
+    two renames."""
     for aside in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}/{REPLACED}"):
         new = aside.with_name(path.name)
         with contextlib.suppress(OSError):  # another process was faster
@@ -132,11 +118,10 @@ def recover(path):
                 (new if new.exists() else aside).rename(path)
 
 
-def sync(path):
-    """Have what was written to a file, or to all files of a directory, on the disk."""
+def sync(path: Path) -> None:
+    """Flush a file, or all files of a directory, to the disk."""
     files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
-    # of all disks, which is faster than thousands of files one by one
-    if len(files) > 100 and hasattr(os, "sync"):
+    if len(files) > 100 and hasattr(os, "sync"):  # faster than thousands of files one by one
         os.sync()
         return
     for file in files:
@@ -145,9 +130,8 @@ def sync(path):
 
 
 @contextlib.contextmanager
-def reraise_with_path(path, holder):
-    """Around writing `path` in `holder`: a failure of the disk becomes an OSError that names the
-    path, also one that a library of Rust has met."""
+def reraise_with_path(path: Path, holder: Path) -> Iterator[None]:
+    """Within it, a failure to write in `holder` becomes an OSError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -155,23 +139,20 @@ def reraise_with_path(path, holder):
             error.filename = str(path)
         raise
     except Exception as error:
-        if number := re.search(r"\(os error (\d+)\)", str(error)):
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-        raise
+        number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors, tokenizers
+        if not number:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 @contextlib.contextmanager
-def directory_lock(directory, flag):
-    """Around the work that fills a directory: UserError where another process is at work there.
+def directory_lock(directory: str | Path, flag: str) -> Iterator[None]:
+    """Around the work that fills a directory. Raises UserError where another process holds it.
 
-    What killed processes have left unfinished is cleared away. A directory that is made for it and
-    stays empty goes.
+    What killed processes have left unfinished is removed. A directory that was made for the work
+    and stays empty is removed.
     """
-    import psutil
-    from filelock import (  # the system lets go of its locks when a process is killed
-        FileLock,
-        Timeout,
-    )
+    from filelock import FileLock, Timeout  # the system frees its locks when a process is killed
 
     directory = Path(directory)
     made = [path for path in (directory, *directory.parents) if not path.exists()]
@@ -182,17 +163,12 @@ def directory_lock(directory, flag):
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        found = f"{flag} {directory}: another process is at work there"
         raise UserError(
-            f"{found}; expected to be alone (wait for it, or name another folder)"
+            f"{flag} {directory}: another process is at work there; expected to be alone (wait for "
+            "it, or name another folder)"
         ) from None
     try:
-        for holder in [*directory.glob(f".*{UNFINISHED}"), *directory.glob(f"*/.*{UNFINISHED}")]:
-            name, number = of_holder(holder)
-            # else of another script, or of a training in here
-            if not number or not psutil.pid_exists(number):
-                recover(holder.with_name(name))
-                shutil.rmtree(holder, ignore_errors=True)
+        remove_unfinished(directory)
         yield
     finally:
         lock.release()
@@ -203,35 +179,37 @@ def directory_lock(directory, flag):
                     path.rmdir()
 
 
-def to_json(value):
+def remove_unfinished(directory: Path) -> None:
+    """Remove the temporary folders of killed processes in a directory and its subfolders."""
+    import psutil
+
+    for pattern in (f".*{UNFINISHED}", f"*/.*{UNFINISHED}"):
+        for holder in directory.glob(pattern):
+            name = re.fullmatch(rf"\.(.+)\.(\d+)\.[^.]*{UNFINISHED}", holder.name)
+            if name and psutil.pid_exists(int(name[2])):
+                continue
+            if name:
+                recover(holder.with_name(name[1]))
+            shutil.rmtree(holder, ignore_errors=True)
+
+
+def to_json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=1)
 
 
-def write_text(path, text):
-    """Write a text as UTF-8, whole or not at all; a line's end closes it."""
+def write_text(path: str | Path, text: str) -> None:
+    """Write UTF-8 atomically. A half character (of a file's name that is no UTF-8) is written as
+    \\udcff, as JSON spells it."""
     with atomic_write(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
-def write_json(path, value):
-    """Write `value` as JSON, whole or not at all.
-
-    A half character (of a file's name that is no UTF-8) becomes \\udcff and the like, JSON's own
-    spelling of it.
-    """
+def write_json(path: str | Path, value: Any) -> None:
     write_text(path, to_json(value))
 
 
-def write_story_lines(path, about, stories):
-    """Write stories as JSON, whole or not at all: a line with everything about them, then a line a
-    story."""
-    # A half character of a file's name is no UTF-8; as a backslash writes it, it is JSON's own
-    # spelling of it.
-    with (
-        atomic_write(path) as temporary,
-        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        file.write(json.dumps(about, ensure_ascii=False)[:-1] + ', "stories": [')
-        for number, story in enumerate(stories):
-            file.write(("," if number else "") + "\n" + json.dumps(story, ensure_ascii=False))
-        file.write("\n]}\n")
+def write_story_lines(path: str | Path, about: dict, stories: Iterable[dict]) -> None:
+    """Write stories as JSON: a line about them all, then a line per story."""
+    lines = ",\n".join(json.dumps(story, ensure_ascii=False) for story in stories)
+    head = json.dumps(about | {"stories": []}, ensure_ascii=False).removesuffix("]}")
+    write_text(path, f"{head}\n{lines}\n]}}")

@@ -1,139 +1,98 @@
-"""Cross-entropy over a large vocabulary without holding its logits."""
+"""Cross-entropies over a large vocabulary."""
 
 import torch
+from torch import Tensor
+
+# Words whose logits are held at once. With fewer, the gradient of the vocabulary is passed over
+# more often (128: 16 % slower on two cores).
+CHUNK = 512
 
 
-class WordLoss(torch.autograd.Function):
-    """Cross-entropy of words under softmax(x W_1ᵀ + y W_2ᵀ + …), without holding the logits of all
-    words.
+class LinearCrossEntropy(torch.autograd.Function):
+    """Σ_n −log softmax(x W_1ᵀ + y W_2ᵀ + …)[n, word n] without the logits of all words.
 
-    Logits over a vocabulary, their softmax and their gradient are the largest tensors of a language
-    model by far. Here they live for a chunk of rows, whose gradient is taken while its logits are
-    at hand, so that nothing is computed twice (as in the Liger kernels, Hsu et al. 2024). Rows that
-    several words share are one chunk: they are few.
+    Logits over a vocabulary and their gradient are a language model's largest tensors. Here they
+    live for a chunk of words, whose gradient is computed at once (as in the Liger kernels, Hsu et
+    al. 2024).
     """
 
-    # rows; with fewer, the gradient of W is passed over more often (128: 16 % slower on two cores)
-    CHUNK = 512
-
-    @classmethod
-    def of(cls, words, row, weight, *pairs):
-        """What `forward` returns; no gradient is computed where none is asked for."""
-        return cls.apply(
-            words, row, weight, *(pairs if torch.is_grad_enabled() else [x.detach() for x in pairs])
-        )
-
     @staticmethod
-    def forward(ctx, words, row, weight, *pairs):
-        """Σ_n weight_n · −log softmax(row of word n)[word n], and each row's share of it, which has
-        no gradient.
-
-        words (N); row (N), or None where row n is word n's; weight (N) or (); pairs: x (rows, D),
-        W_1 (V, D), y, W_2 ….
-        """
-        rows, device = len(pairs[0]), words.device
-        ctx.wanted = ctx.needs_input_grad[3:]
-        dtype = (
-            torch.get_autocast_dtype(device.type)
-            if torch.is_autocast_enabled(device.type)
-            else pairs[0].dtype
-        )
-        weight = weight.float().expand(len(words))
-        # which words are of a chunk is known where each has its row
-        chunk = WordLoss.CHUNK if row is None else rows
-        row = torch.arange(rows, device=device) if row is None else row
-        shares = torch.zeros(rows, device=device)
-        weights = shares.index_add(0, row, weight)  # of the rows
-        # fp16 has no room for errors divided by the number of words before its scaler has
-        # multiplied them.
-        ctx.unit = weights.max().clamp(min=1e-30) if dtype == torch.float16 else None
-        gradients = [torch.empty_like(x) if want else None for x, want in zip(pairs, ctx.wanted)]
-        with torch.autocast(device.type, enabled=False):
-            cast = [x.to(dtype) for x in pairs]
-            table = torch.empty(min(chunk, rows), len(pairs[1]), dtype=dtype, device=device)
-            log_p = torch.empty(table.shape, device=device)
-            for start in range(0, rows, chunk):
-                here = slice(start, start + chunk)
-                of = here if chunk < rows else slice(None)  # the words of these rows
-                inputs, matrices = [x[here] for x in cast[::2]], cast[1::2]
-                logits = torch.mm(inputs[0], matrices[0].T, out=table[: len(inputs[0])])
+    def forward(ctx, words: Tensor, *factors: Tensor) -> Tensor:
+        """words (N); factors: x (N, D), W_1 (V, D), y, W_2, …"""
+        device = words.device.type
+        dtype = factors[0].dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        wanted = ctx.needs_input_grad[1:]
+        gradients = [torch.zeros_like(x) if want else None for x, want in zip(factors, wanted)]
+        factors = [x.to(dtype) for x in factors]
+        inputs, matrices = factors[::2], factors[1::2]
+        total = torch.zeros((), device=words.device)
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(words), CHUNK):
+                part = slice(start, start + CHUNK)
+                target = words[part, None]
+                logits = inputs[0][part] @ matrices[0].T
                 for x, matrix in zip(inputs[1:], matrices[1:]):
-                    logits.addmm_(x, matrix.T)
-                logs = torch.log_softmax(logits, 1, torch.float32, out=log_p[: len(logits)])
-                place = row[of] - start
-                at = place * logs.shape[1] + words[of]  # in the flattened table
-                shares[here].index_add_(0, place, -weight[of] * logs.flatten().index_select(0, at))
-                if any(ctx.wanted):
-                    # The gradient of a row is its weight times (softmax − share of each word); the
-                    # weights go to the narrow side of the products, since every pass over the table
-                    # costs.
-                    logs.exp_().flatten().index_add_(
-                        0, at, -weight[of] / weights[row[of]].clamp(min=1e-30)
-                    )
-                    error = logs if dtype == logs.dtype else logits.copy_(logs)
-                    of_rows = (
-                        weights[here, None] if ctx.unit is None else weights[here, None] / ctx.unit
-                    )
-                    WordLoss.add_gradients(
-                        gradients, error, inputs, matrices, of_rows.to(dtype), here
-                    )
+                    logits.addmm_(x[part], matrix.T)
+                log_p = logits.log_softmax(-1, dtype=torch.float32)
+                total -= log_p.gather(1, target).sum()
+                if any(wanted):
+                    error = log_p.exp_()  # softmax − one-hot
+                    error.scatter_add_(1, target, error.new_full(target.shape, -1))
+                    add_gradients(gradients, error.to(dtype), inputs, matrices, part)
         ctx.gradients = gradients
-        ctx.mark_non_differentiable(shares)
-        return shares.sum(), shares
+        return total
 
     @staticmethod
-    def add_gradients(gradients, error, inputs, matrices, weights, here):
-        """What the rows `here` add to the gradients of x, W_1, y, W_2, … ."""
-        for of_x, of_matrix, x, matrix in zip(gradients[::2], gradients[1::2], inputs, matrices):
-            if of_x is not None:
-                of_x[here] = error @ matrix * weights
-            if of_matrix is not None and error.dtype == of_matrix.dtype:
-                # the first only overwrites
-                of_matrix.addmm_(error.T, x * weights, beta=min(1, here.start))
-            elif of_matrix is not None:  # products of half precision are added in full
-                (of_matrix.add_ if here.start else of_matrix.copy_)(error.T @ (x * weights))
-
-    @staticmethod
-    def backward(ctx, scale, _):
-        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place: once
+    def backward(ctx, scale: Tensor) -> tuple:
+        gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place
         if gradients is None:
-            raise RuntimeError(
-                "WordLoss: a second backward pass; expected one, its gradients are gone"
-            )
-        if ctx.unit is not None:
-            scale = scale * ctx.unit
-        if scale.device.type != "cpu" or scale != 1:  # a GPU would have to wait to know
-            gradients = [None if x is None else x.mul_(scale) for x in gradients]
-        return None, None, None, *gradients
+            raise RuntimeError("linear_cross_entropy: its gradients are freed after one backward")
+        return None, *(None if x is None else x.mul_(scale) for x in gradients)
 
 
-def bow_losses(tellers, table, num_tokens):
-    """−log p(words, in no order | what is known at a beat).
+def add_gradients(gradients: list, error: Tensor, inputs: list, matrices: list, part: slice):
+    """Add one chunk's share of the gradients of x, W_1, y, W_2, …; products of half precision are
+    summed in full precision."""
+    for i, (x, matrix) in enumerate(zip(inputs, matrices)):
+        of_input, of_matrix = gradients[2 * i : 2 * i + 2]
+        if of_input is not None:
+            of_input[part] = error @ matrix
+        if of_matrix is not None and of_matrix.dtype == error.dtype:
+            of_matrix.addmm_(error.T, x[part])
+        elif of_matrix is not None:
+            of_matrix += error.T @ x[part]
 
-    table: the words' output embeddings (V, D). tellers: {name: (what is known (M, D), its weight,
-    words (n), the beat of each, how much each counts)}. Returns the loss, weighted and divided by
-    num_tokens, and {name: its summand, not weighted}, which have no gradient.
+
+def linear_cross_entropy(words: Tensor, *factors: Tensor) -> Tensor:
+    """−log p of words (N), summed, under softmax(x W_1ᵀ + y W_2ᵀ + …); see LinearCrossEntropy."""
+    if not torch.is_grad_enabled():
+        factors = [x.detach() for x in factors]
+    return LinearCrossEntropy.apply(words, *factors)
+
+
+def bow_loss(logits: Tensor, words: Tensor, word_beat: Tensor, weights: Tensor | None = None):
+    """−log p of a bag of words, summed: words (n) of beats word_beat (n), each times its weight,
+    under logits (M, V) per beat (Zhao et al. 2017)."""
+    log_p = logits.float().log_softmax(-1)
+    log_p = log_p.flatten().index_select(0, word_beat * log_p.shape[1] + words)
+    return -(log_p if weights is None else log_p * weights).sum()
+
+
+def future_words(
+    words: Tensor, word_beat: Tensor, beats: Tensor, beat_mask: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The words of all later sentences for each beat: words (n), the beats (n), and 1 / the
+    number of later sentences (n).
+
+    words and word_beat (N): as in a batch; beats (M): places in B·T; beat_mask (B, T).
     """
-    known, weights, words, word_beats, counts = zip(*tellers.values())
-    M = len(known[0])
-    row = torch.cat([beat + i * M for i, beat in enumerate(word_beats)])
-    weight = torch.cat([weight * count / num_tokens for weight, count in zip(weights, counts)])
-    known = torch.cat(known)  # tellers · M, D
-    loss, shares = WordLoss.of(torch.cat(words), row, weight, known, table)
-    sums = shares.view(len(tellers), M).sum(1) * num_tokens
-    return loss, {name: total / tellers[name][1] for name, total in zip(tellers, sums)}
-
-
-def future_words(words, word_beat, beats, beat_mask):
-    """The words of the sentences after each beat: words (n), their beats (n), 1 / number of
-    those sentences."""
     T = beat_mask.shape[1]
-    story, place = (beats // T)[word_beat], (beats % T)[word_beat]
+    story, position = beats[word_beat] // T, beats[word_beat] % T
     last = beat_mask.sum(1)[story] - 1
-    later_words, before, counts = [], [], []
-    for back in range(1, T):
-        later = place >= back
-        later_words.append(words[later])
-        before.append(word_beat[later] - back)  # the beats of a story stand side by side
-        counts.append(1 / (last - place + back)[later])
-    return [torch.cat(x) if x else words[:0] for x in (later_words, before, counts)]
+    distance = torch.arange(1, T, device=words.device)[:, None]  # T-1, 1
+    exists = position >= distance  # T-1, N
+    weights = 1 / (last - position + distance)
+    earlier_beat = word_beat - distance
+    return words.expand_as(exists)[exists], earlier_beat[exists], weights[exists]

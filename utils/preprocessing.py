@@ -87,7 +87,7 @@ def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
         c for c in range(team.index, len(chunks), team.count) if not note_of(folder, c).exists()
     ]
     batches = [(c, batch) for c in todo for batch in cut(chunks[c], batch_size)]
-    network = encoder.folded() if encoding else None
+    network = encoder.fuse_batch_norms() if encoding else None
     # without a GPU the workers encode, a thread each
     files = PhotoFiles(paths, encoder, None if on_gpu else network)
     loader = DataLoader(

@@ -43,9 +43,9 @@ def evaluate(model, dataset, data, accelerator, options):
     plans = []  # of some stories: number; posterior mean and log-variance, noise (T, Z)
     for batch in tqdm(data, "validation", leave=False, disable=not accelerator.is_main_process):
         chance = batch["index"], batch["beat_mask"], Z, [options.seed, VALIDATION]
-        batch["draws"] = Noise.of(*chance)
+        batch["noise"] = Noise.sample(*chance)
         if iwae_samples:
-            batch["iwae_noise"] = Noise.of(*chance, samples=(iwae_samples,)).plans
+            batch["iwae_noise"] = Noise.sample(*chance, samples=(iwae_samples,)).plans
         counts = Shard.counts(batch)
         batch = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
@@ -65,7 +65,7 @@ def evaluate(model, dataset, data, accelerator, options):
         sums["transitions"] += (place > 0).sum().item()
         if out.posterior is not None:
             place = place.cpu()
-            noise = select_beats(batch["draws"].plans, batch["beats"]).cpu()
+            noise = select_beats(batch["noise"].plans, batch["beats"]).cpu()
             q = Gaussian(out.posterior.mean.cpu(), out.posterior.log_var.cpu())
             for power, of_power in enumerate(moments):
                 of_power.index_add_(0, place, q.mean.double() ** power)

@@ -59,7 +59,7 @@ def measure_preprocessing(setup):
         ImageEncoderConfig(arch=size.encoder, image_size=size.image_size), resnet
     ).eval()
     network = copy.deepcopy(encoder).to(setup.device)
-    folded = encoder.folded().to(setup.device)
+    folded = encoder.fuse_batch_norms().to(setup.device)
     count = size.photos * (32 if setup.on_gpu else 1)
     side = size.image_size
     transform = transforms.Compose(
