@@ -1,178 +1,206 @@
-"""Write a story for a folder of photos, one sentence a photo.
+"""Write a story for a folder of photos, one sentence per photo.
 
-python generate.py FOLDER [FOLDER …]              a story for each
-python generate.py --data_path test.json          a story for each story of a preprocessed split
-python generate.py FOLDER --num_samples 5         five stories from five plans
-python generate.py FOLDER --num_samples 20 --decoding nucleus --rerank   of twenty the best
-python generate.py FOLDER --html story.html       a page to keep, the photos inside
-python generate.py FOLDER --format json           what stdout shows: text, json, html or vist
+    python generate.py FOLDER [FOLDER …]              a story for each
+    python generate.py --data_path test.json          a story for each story of a preprocessed split
+    python generate.py FOLDER --num_samples 5         five stories from five plans
+    python generate.py FOLDER --num_samples 20 --decoding nucleus --rerank   the best of twenty
+    python generate.py FOLDER --html story.html       a page, the photos inside
+    python generate.py FOLDER --format json           what stdout shows: text, json, html or vist
 
-Plans are handles: --save_plans keeps those of a telling, --plans tells the photos by them again,
---redraw draws those of some beats anew, --interpolate goes from one telling's plans to another's. A
-plan is kept as drawn, (z − μ) / σ, in units of the prior that it meets: so it can be told again in
-a story that has become another one before it.
+Plans are handles: --save_plans keeps them, --plans writes the story by them again, --redraw samples
+those of some beats anew, --interpolate goes from one sample's plans to another's. A plan is kept as
+(z − μ) / σ, in units of its prior, so that it fits a story that has changed before it.
 """
 
 import sys
 from collections import Counter
+from collections.abc import Callable
 from itertools import groupby
+from pathlib import Path
 
 from utils import cli
 from utils.cli import UserError
-from utils.files import to_json, write_json, write_text
-
-# ------------------------------------------------------------------------------------------ options
-from utils.generate_options import parse, parser  # noqa: F401
+from utils.generate_options import check_model, parse, parser
 
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from dataset import StoryDataset, pack
-from model import load_checkpoint
+from model import PlanCVAE, load_checkpoint
 from utils.albums import read_albums, read_folder
-from utils.batches import cut
+from utils.batches import split_into
 from utils.photos import open_photo
-from utils.plans import Sample, list_samples, plan_noise, write_plans
-from utils.processes import alone_here, best_device, join_team
-from utils.screen import Screen, page_of, vist_submission
+from utils.plans import Sample, list_samples, plan_noise
+from utils.processes import best_device, join_processes
+from utils.screen import Screen, save_outputs
 from utils.tensors import take_photos
 from utils.text import one_line
 from utils.token_table import story_length
-from utils.tokenizer import encode, special_ids
+from utils.tokenizer import SpecialIds, encode, special_ids
 
 # ---------------------------------------------------------------------------------------- one batch
 
 
-def check_cache(cache, length):
-    """Raises UserError where the cache lacks what was read: a release of transformers swallows a
-    keyword that it does not know, and the photos would be ignored without a word."""
+def check_cache(cache: DynamicCache, length: int) -> None:
+    """Raise UserError where the cache lacks what was read: another release of transformers would
+    silently ignore the photos."""
     if cache.get_seq_length() < length:
-        found = f"{cache.get_seq_length()} of the {length} positions that were read"
         raise UserError(
-            f"the decoder's cache holds {found}: this release of transformers does not fit; "
-            "expected one that requirements.txt allows"
+            f"the decoder's cache holds {cache.get_seq_length()} of the {length} positions that "
+            "were read: this release of transformers does not fit; expected one that "
+            "requirements.txt allows"
         )
+
+
+class BatchDecoder:
+    """Writes B stories beat by beat on one key/value cache.
+
+    A sentence's words stay in the cache; those by beams leave it, and are read again with the next
+    photo.
+    """
+
+    def __init__(
+        self,
+        model: PlanCVAE,
+        special: SpecialIds,
+        image_embeddings: Tensor,
+        settings: GenerationConfig,
+        sentences: list[list[list[int]]],
+    ):
+        self.model, self.special, self.settings = model, special, settings
+        self.image_embeddings = image_embeddings  # B, T, K, D
+        self.sentences, self.num_cut = sentences, 0
+        B, _, self.K, D = image_embeddings.shape
+        device, dtype = image_embeddings.device, image_embeddings.dtype
+        self.cache = DynamicCache(config=model.decoder.config)
+        # token ids, [img] for image positions, and 0 where a row is padded: B, positions read
+        self.history = torch.empty(B, 0, dtype=torch.long, device=device)
+        self.mask = torch.empty(B, 0, dtype=torch.long, device=device)
+        # of the beats whose photo, whose sentence was read
+        self.image_states = self.dyn_states = torch.empty(B, 0, D, device=device, dtype=dtype)
+        self.num_cached = torch.zeros(B, 1, dtype=torch.long)  # positions of the last beat
+        self.rows = torch.arange(B, device=device)[:, None]
+        self.forbidden = torch.zeros(model.decoder.config.vocab_size, device=device)
+        self.forbidden[[i for i in special if i != special.eos]] = -torch.inf
+
+    def read_photo(self, t: int) -> None:
+        """Read the sentences that the cache lacks, each after its photo, then photo t."""
+        special, K, device = self.special, self.K, self.history.device
+        num_photos, num_sentences = self.image_states.shape[1], self.dyn_states.shape[1]
+        packed = [pack(story[num_sentences:], special, K) for story in self.sentences]
+        cached = self.num_cached.flatten().tolist()
+        unread = [p["input_ids"][start:] for p, start in zip(packed, cached)]
+        unread = pad_sequence(unread, True, special.pad).to(device)
+        ids = torch.cat([unread, unread.new_full((len(unread), K), special.img)], dim=1)
+        dyn_at = torch.stack([p["dyn_at"] for p in packed]) - self.num_cached
+        image_at = torch.stack([p["image_at"][num_photos - num_sentences :] for p in packed])
+        last = torch.full((len(ids), 1), ids.shape[1] - 1)
+        image_at = torch.cat([image_at - self.num_cached, last], dim=1).to(device)
+        self.mask = torch.cat([self.mask, (ids != special.pad).long()], dim=1)
+        segments = torch.where(ids == special.img, special.img, special.txt)
+        images = self.image_embeddings[:, num_photos : t + 1]
+        beats = torch.arange(image_at.numel(), device=device)
+        states = self.model.decode(
+            self.model.embed(ids, segments, images, image_at, beats),
+            attention_mask=self.mask,
+            position_ids=(self.mask.cumsum(1) - 1)[:, -ids.shape[1] :],
+            cache=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        check_cache(self.cache, self.mask.shape[1])
+        self.history = torch.cat([self.history, ids], dim=1)
+        image_states, dyn_states = states[self.rows, image_at], states[self.rows, dyn_at.to(device)]
+        self.image_states = torch.cat([self.image_states, image_states], dim=1)
+        self.dyn_states = torch.cat([self.dyn_states, dyn_states], dim=1)
+
+    def plan_bias(self, t: int, noise: Tensor | None) -> Tensor:
+        """W_z z_t (B, V) of the prior's mean, or of its sample by noise (B, Z); special tokens are
+        forbidden."""
+        model, forbidden = self.model, self.forbidden.expand(len(self.rows), -1)
+        if model.config.plan == "none":
+            return forbidden
+        unknown = torch.zeros_like(self.image_states[:, :1])  # in place of the coming h_t^d
+        dyn_states = torch.cat([self.dyn_states, unknown], dim=1)
+        beats = (t + 1) * self.rows[:, 0] + t
+        predicted = model.predict_states(self.image_states, dyn_states, beats)
+        _, expected_change = model.state_deltas(dyn_states, predicted, beats)
+        prior = model.prior(expected_change)
+        z = prior.mean if noise is None else prior.sample(noise)
+        return forbidden + model.plan_bias(z)
+
+    def write_sentence(self, bias: Tensor) -> None:
+        """Write the next sentence of each story with transformers' generate()."""
+        special, beams = self.special, self.settings.num_beams or 1
+        start = self.history.shape[1]
+        if beams > 1:
+            self.cache.batch_repeat_interleave(beams)
+        bos = self.history.new_full((len(self.rows), 1), special.bos)
+        ids = torch.cat([self.history, bos], dim=1)
+        with self.model.add_plan_bias(bias):
+            ids = self.model.decoder.generate(
+                ids,
+                attention_mask=torch.cat([self.mask, torch.ones_like(bos)], dim=1),
+                token_type_ids=torch.full_like(ids, special.txt),  # read at new positions only
+                cache=self.cache,
+                generation_config=self.settings,
+            )
+        check_cache(self.cache, start + 1)
+        if beams > 1:
+            self.cache.crop(start - self.cache.get_seq_length())  # negative: positions to remove
+            self.cache.batch_select_indices(beams * self.rows[:, 0])
+        kept = ids[:, start : self.cache.get_seq_length()]  # rows that ended early are padded
+        self.history = torch.cat([self.history, kept], dim=1)
+        kept_mask = (kept != special.pad).long()
+        self.mask = torch.cat([self.mask, kept_mask], dim=1)
+        self.num_cached = self.K + kept_mask.sum(1, keepdim=True).cpu()
+        for story, words in zip(self.sentences, ids[:, start + 1 :].tolist(), strict=True):
+            end = words.index(special.eos) if special.eos in words else len(words)
+            self.num_cut += end == len(words)
+            story.append([word for word in words[:end] if word != special.pad])
 
 
 @torch.inference_mode()
-def tell(model, special, photos, photo_mask, settings, noise=None, told=None, listener=None):
-    """Write one sentence a photo, beat by beat on a key/value cache.
+def generate_stories(
+    model: PlanCVAE,
+    special: SpecialIds,
+    photos: Tensor,
+    photo_mask: Tensor,
+    settings: GenerationConfig,
+    noise: Tensor | None = None,
+    prefix: list[list[list[int]]] | None = None,
+    on_sentence: Callable | None = None,
+) -> tuple[list[list[list[int]]], int]:
+    """Write one sentence per photo.
 
-    photos (B, T, ...) and photo_mask (B, T) as `dataset.collate` makes them; settings a
-    GenerationConfig; noise (B, T, Z) makes the plans samples of the prior, None its mean; told, B
-    lists of the sentences (lists of token ids) that the stories begin with, equally many each, at
-    most T: only the beats after them are written; listener, called after each beat with its B
-    sentences. Returns the words, B lists of T lists of token ids, and how many sentences were cut
-    at settings.max_new_tokens. Raises ValueError where the stories told so far are not equally
-    long.
-
-    Each beat is two calls of the decoder: one reads what was said since the last photo and the
-    photos up to the next (all positions at once), which gives the plan; then transformers'
-    generate() writes the sentence under it. Its words stay in the cache, but where beams have mixed
-    there: then they leave it, and are read again with the next photo.
+    photos (B, T, ...) and photo_mask (B, T): as `dataset.collate` makes them. noise (B, T, Z):
+    plans are samples of the prior, for None its mean. prefix: the sentences (lists of token ids)
+    that each story begins with, equally many. on_sentence: called after each beat with its B
+    sentences. Returns B lists of T lists of token ids, and how many sentences were cut at
+    settings.max_new_tokens. Raises ValueError where prefixes differ in length.
     """
     B, T = photo_mask.shape
-    device = photos.device
-    decoder = model.decoder
-    slots = model.project_photos(photos, photo_mask)  # B, T, K, D
-    K = slots.shape[2]
-    cache = DynamicCache(config=decoder.config)
-    history = torch.empty(
-        B, 0, dtype=torch.long, device=device
-    )  # token ids, [img] for image positions
-    mask = torch.empty(B, 0, dtype=torch.long, device=device)  # 0 where a row is padded
-    # B, beats read, D
-    image_states = dyn_states = torch.empty(B, 0, model.width, device=device, dtype=slots.dtype)
-    # in place of the coming h_t^d
-    unwritten = torch.zeros(B, 1, model.width, device=device, dtype=slots.dtype)
-    sentences = [list(story) for story in told] if told else [[] for _ in range(B)]
-    if len(set(map(len, sentences))) > 1:
-        raise ValueError(
-            f"stories of {sorted(set(map(len, sentences)))} sentences; expected equally many of "
-            "each"
-        )
-    forbidden = torch.zeros(decoder.config.vocab_size, device=device)
-    forbidden[[i for i in special if i != special.eos]] = -torch.inf
-    # positions of the last sentence that the cache holds
-    known = torch.zeros(B, 1, dtype=torch.long, device=device)
-    rows, beams, cut_short = torch.arange(B, device=device)[:, None], settings.num_beams or 1, 0
-    for t in range(len(sentences[0]), T):
-        # Read the sentences that the cache lacks, each after its photo, then this beat's photo.
-        # beats whose photo, whose sentence was read
-        seen, heard = (image_states.shape[1], dyn_states.shape[1])
-        unread = [pack(story[heard:], special, K) for story in sentences]
-        said = [
-            p["input_ids"][start:]
-            for p, start in zip(unread, known.flatten().tolist(), strict=True)
-        ]
-        said = pad_sequence(said, True, special.pad).to(device)
-        chunk = torch.cat([said, said.new_full((B, K), special.img)], dim=1)
-        dyn_at = torch.stack([p["dyn_at"] for p in unread]).to(device) - known
-        image_at = torch.stack([p["image_at"][seen - heard :] for p in unread]).to(device) - known
-        image_at = torch.cat([image_at, image_at.new_full((B, 1), chunk.shape[1] - 1)], dim=1)
-        mask = torch.cat([mask, (chunk != special.pad).long()], dim=1)
-        segments = torch.where(chunk == special.img, special.img, special.txt)
-        beats = torch.arange(image_at.numel(), device=device)
-        states = model.decode(
-            model.embed(chunk, segments, slots[:, seen : t + 1], image_at, beats),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(1) - 1)[:, -chunk.shape[1] :],
-            cache=cache,
-            use_cache=True,
-        ).last_hidden_state
-        check_cache(cache, mask.shape[1])
-        history = torch.cat([history, chunk], dim=1)
-        image_states = torch.cat([image_states, states[rows, image_at]], dim=1)
-        dyn_states = torch.cat([dyn_states, states[rows, dyn_at]], dim=1)
-
-        # Foresee the change, draw the plan.
-        bias = forbidden.expand(B, -1)
-        if model.config.plan != "none":
-            dyn = torch.cat([dyn_states, unwritten], dim=1)
-            this_beat = (t + 1) * rows[:, 0] + t
-            predicted = model.predict_states(image_states, dyn, this_beat)
-            prior = model.prior(model.state_deltas(dyn, predicted, this_beat)[1])
-            z = prior.mean if noise is None else prior.sample(noise[:, t])
-            bias = bias + model.plan_bias(z)
-
-        # Write the sentence.
-        if beams > 1:
-            cache.batch_repeat_interleave(beams)
-        ids = torch.cat([history, history.new_full((B, 1), special.bos)], dim=1)
-        with model.add_plan_bias(bias):
-            ids = decoder.generate(
-                ids,
-                attention_mask=torch.cat([mask, mask.new_ones(B, 1)], dim=1),
-                token_type_ids=torch.full_like(
-                    ids, special.txt
-                ),  # only the new positions' are read
-                cache=cache,
-                generation_config=settings,
-            )
-        check_cache(cache, history.shape[1] + 1)
-        written = ids[:, history.shape[1] + 1 :]
-        if beams > 1:
-            # a negative number: how many positions go
-            cache.crop(history.shape[1] - cache.get_seq_length())
-            cache.batch_select_indices(beams * rows[:, 0])
-        # [bos] and words; rows that ended early are padded
-        kept = ids[:, history.shape[1] : cache.get_seq_length()]
-        history = torch.cat([history, kept], dim=1)
-        mask = torch.cat([mask, (kept != special.pad).long()], dim=1)
-        known = K + (kept != special.pad).sum(1, keepdim=True)
-        for story, words in zip(sentences, written.tolist(), strict=True):
-            end = words.index(special.eos) if special.eos in words else len(words)
-            cut_short += end == len(words)
-            story.append([word for word in words[:end] if word != special.pad])
-        if listener is not None:
-            listener([story[-1] for story in sentences])
-    return sentences, cut_short
+    sentences = [list(story) for story in prefix] if prefix else [[] for _ in range(B)]
+    lengths = sorted(set(map(len, sentences)))
+    if len(lengths) > 1:
+        raise ValueError(f"stories of {lengths} sentences; expected equally many of each")
+    image_embeddings = model.project_photos(photos, photo_mask)
+    decoder = BatchDecoder(model, special, image_embeddings, settings, sentences)
+    for t in range(lengths[0], T):
+        decoder.read_photo(t)
+        bias = decoder.plan_bias(t, None if noise is None else noise[:, t])
+        decoder.write_sentence(bias)
+        if on_sentence is not None:
+            on_sentence([story[-1] for story in sentences])
+    return sentences, decoder.num_cut
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -181,282 +209,274 @@ def tell(model, special, photos, photo_mask, settings, noise=None, told=None, li
 class StoryWriter:
     """Writes stories: StoryWriter.from_pretrained(directory)(photos)."""
 
-    def __init__(self, model, tokenizer):
+    def __init__(self, model: PlanCVAE, tokenizer: PreTrainedTokenizerBase):
         self.model, self.tokenizer = model, tokenizer
 
     @classmethod
-    def from_pretrained(cls, directory, device=None):
-        """Of a checkpoint, or of the best one in train.py's output_dir, on the GPU where there is
-        one. Raises UserError, a ValueError, where there is none."""
+    def from_pretrained(
+        cls, directory: str | Path, device: torch.device | str | None = None
+    ) -> "StoryWriter":
+        """From a checkpoint, or the best one in train.py's output_dir, on the GPU if there is one.
+        Raises UserError, a ValueError, where there is none."""
         model, tokenizer = load_checkpoint(directory)
         return cls(model.to(device or best_device()), tokenizer)
 
-    def __call__(self, photos, num_samples=1, plans=None, prefix=None, scores=(), **options):
-        """Stories of one sentence a photo.
+    def __call__(
+        self,
+        photos: list,
+        num_samples: int = 1,
+        plans: list | None = None,
+        prefix: list[str] | None = None,
+        scores: tuple[str, ...] = (),
+        **options,
+    ) -> list[dict]:
+        """Stories of one sentence per photo.
 
         photos: paths, PIL images or arrays (height, width, 3) of uint8. num_samples: stories, each
-        under plans of its own where there are several. plans: those to write under (stories,
-        photos, Z), in units of the prior, as a story has them. prefix: sentences that each story
-        begins with. scores: names of utils.cli.SCORES. options: those of generate.py by name, as
-        in decoding="nucleus", max_words=20, seed=1.
+        under its own plans where there are several. plans: those to write under (stories, photos,
+        Z), in units of the prior. prefix: sentences that each story begins with. scores: names of
+        utils.cli.SCORES. options: those of generate.py by name, as in decoding="nucleus",
+        max_words=20, seed=1.
 
-        Returns a dict a story: "sentences", "plans" (photos, Z) and "scores" by name.
+        Returns a dict per story: "sentences", "plans" (photos, Z) and "scores" by name.
         """
-        chosen = parser().parse_args(["."])
-        if unknown := options.keys() - vars(chosen).keys():
+        settings = parser().parse_args(["."])
+        if unknown := options.keys() - vars(settings).keys():
             raise TypeError(f"{sorted(unknown)[0]!r} is no option of generate.py")
-        vars(chosen).update(options)
-        encoder, size = self.model.image_encoder, self.model.config.plan_size
+        vars(settings).update(options)
+        encoder, config = self.model.image_encoder, self.model.config
         pixels = torch.stack([encoder.preprocess(open_photo(x, encoder)) for x in photos])
-        beats = len(pixels)
-        if self.model.config.plan != "cvae" and plans is not None:
-            raise UserError("this model was trained without sampled plans; expected no plans")
+        shape = len(pixels), config.plan_size
         if plans is not None:
+            if config.plan != "cvae":
+                raise UserError("this model was trained without sampled plans; expected no plans")
             plans = torch.stack([torch.as_tensor(plan, dtype=torch.float32) for plan in plans])
-            if plans.shape[1:] != (beats, size):
+            if plans.shape[1:] != shape:
                 found = " x ".join(map(str, plans.shape))
-                raise UserError(f"plans of {found}; expected stories x {beats} x {size}")
-        elif num_samples > 1 and self.model.config.plan == "cvae":
-            how = beats, size, chosen.seed, chosen.plan_temperature
-            plans = [plan_noise(number, *how) for number in range(num_samples)]
+                raise UserError(f"plans of {found}; expected stories x {shape[0]} x {shape[1]}")
+        elif num_samples > 1 and config.plan == "cvae":
+            seed, temperature = settings.seed, settings.plan_temperature
+            plans = [plan_noise(number, *shape, seed, temperature) for number in range(num_samples)]
         else:
             plans = [None] * num_samples
-        album = {"story_id": "photos", "photo_ids": [None] * beats, "rows": list(range(beats))}
-        albums = [album | {"photos": pixels}]
-        asked = [Sample(0, number, plan) for number, plan in enumerate(plans, start=1)]
-        stories = self.write(albums, asked, chosen, alone_here(self.model.device), prefix=prefix)
-        found = self.score(albums, asked, stories, scores, chosen.batch_size) if scores else {}
+        album = {"story_id": "photos", "photo_ids": [None] * len(pixels), "photos": pixels}
+        albums = [album | {"rows": list(range(len(pixels)))}]
+        samples = [Sample(0, number, plan) for number, plan in enumerate(plans, start=1)]
+        stories = self.write(albums, samples, settings, prefix=prefix)
+        values = {}
+        if scores:
+            values = self.score(albums, samples, stories, scores, settings.batch_size)
         return [
             {
                 "sentences": story["sentences"],
-                "plans": torch.zeros(beats, size) if telling.plan is None else telling.plan,
-                "scores": {name: values[k] for name, values in found.items()},
+                "plans": torch.zeros(shape) if sample.plan is None else sample.plan,
+                "scores": {name: values[name][k] for name in values},
             }
-            for k, (story, telling) in enumerate(zip(stories, asked, strict=True))
+            for k, (story, sample) in enumerate(zip(stories, samples, strict=True))
         ]
 
-    def write(self, albums, asked, options, team, screen=None, prefix=None):
-        """The stories asked for, Tellings of the albums, as dicts; how many sentences were cut
-        short is said.
-
-        screen: a Screen that shows them while they are written. Of a team's processes each writes
-        its share of the batches, and all of them have all stories in the end. prefix: sentences
-        that every story begins with.
-        """
-        model, special = self.model, special_ids(self.tokenizer)
-        sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
-        settings = GenerationConfig(
+    def generation_config(self, options) -> GenerationConfig:
+        special = special_ids(self.tokenizer)
+        sampling = {}
+        if options.decoding == "nucleus":
+            sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
+        return GenerationConfig(
             do_sample=options.decoding == "nucleus",
             num_beams=options.num_beams if options.decoding == "beam" else 1,
-            **(sampling if options.decoding == "nucleus" else {}),
+            **sampling,
             min_new_tokens=1,
             max_new_tokens=options.max_words,
             bos_token_id=special.bos,
             eos_token_id=special.eos,
             pad_token_id=special.pad,
         )
-        beat_length = story_length([[]], model.config.image_positions) + options.max_words
+
+    def check_room(self, albums: list[dict], max_words: int) -> None:
+        """Raise UserError where a story may not fit the decoder's positions."""
+        beat_length = story_length([[]], self.model.config.image_positions) + max_words
+        room = self.model.max_length // beat_length
         for album in albums:
-            if len(album["rows"]) * beat_length > model.max_length:
+            if len(album["rows"]) > room:
                 where = album.get("folder", f"story {album['story_id']}")
                 raise UserError(
-                    f"{where}: {len(album['rows'])} photos; this model has room for "
-                    f"{model.max_length // beat_length} "
-                    f"sentences of --max_words {options.max_words}: take fewer photos or a smaller "
+                    f"{where}: {len(album['rows'])} photos; this model has room for {room} "
+                    f"sentences of --max_words {max_words}: take fewer photos or a smaller "
                     "--max_words"
                 )
-        beats = lambda k: len(albums[asked[k].album]["rows"])
-        order = sorted(range(len(asked)), key=beats)
-        # A batch holds stories of one length. Its words depend on nothing but itself, so that any
-        # process may write it.
-        batches = [
-            batch
-            for _, alike in groupby(order, beats)
-            for batch in cut(list(alike), options.batch_size)
-        ]
-        mine, device, written = batches[team.index :: team.count], model.device, []
-        as_text = lambda sentences: [
-            sentence.strip() for sentence in self.tokenizer.batch_decode(sentences)
-        ]
-        # no need of a bar
-        watched = (
-            screen and len(screen.stories) == len(asked) and sys.stdout and sys.stdout.isatty()
-        )
-        idle = len(asked) < 2 or team.index > 0 or watched
-        bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=bool(idle))
+
+    def to_text(self, sentences: list[list[int]]) -> list[str]:
+        return [sentence.strip() for sentence in self.tokenizer.batch_decode(sentences)]
+
+    def write(
+        self,
+        albums: list[dict],
+        samples: list[Sample],
+        options,
+        state: PartialState | None = None,
+        screen: Screen | None = None,
+        prefix: list[str] | None = None,
+    ) -> list[dict]:
+        """The samples' stories, as dicts; how many sentences were cut is printed.
+
+        state: the processes that share the batches; each returns all stories. screen: shows the
+        stories while they are written. prefix: sentences that every story begins with.
+        """
+        index, count = 0, 1
+        if state is not None:
+            index, count = state.process_index, state.num_processes
+        self.check_room(albums, options.max_words)
+        num_beats = {k: len(albums[sample.album]["rows"]) for k, sample in enumerate(samples)}
+        # A batch holds stories of one length, and its words depend on nothing but itself, so that
+        # any process may write it.
+        batches = []
+        for _, places in groupby(sorted(num_beats, key=num_beats.get), num_beats.get):
+            batches += split_into(list(places), options.batch_size)
+        mine = batches[index::count]
+        is_terminal = sys.stdout and sys.stdout.isatty()
+        is_shown = screen and is_terminal and len(screen.stories) == len(samples)
+        hidden = bool(len(samples) < 2 or index > 0 or is_shown)
+        bar = tqdm(total=sum(map(len, mine)), unit="story", desc="writing", disable=hidden)
+        results = []
         for batch in mine:
-            of = [albums[asked[k].album] for k in batch]
-            photos, mask = zip(*(take_photos(album["rows"], album["photos"]) for album in of))
-            plans = [asked[k].plan for k in batch]
-            noise = None if plans[0] is None else torch.stack(plans).to(device)
-            show = screen and (
-                lambda said: [
-                    screen.add(k, text) for k, text in zip(batch, as_text(said), strict=True)
-                ]
-            )
-            # for nucleus sampling of words
-            torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)
-            words, cut_short = tell(
-                model,
-                special,
-                torch.stack(photos).to(device),
-                torch.stack(mask).to(device),
-                settings,
-                noise,
-                [encode(self.tokenizer, prefix)] * len(batch) if prefix else None,
-                show,
-            )
-            written.append((batch, [as_text(sentences) for sentences in words], cut_short))
+            results.append(self.write_batch(batch, albums, samples, options, screen, prefix))
             bar.update(len(batch))
         bar.close()
-        written = team.gather(written)
-        if cut_short := sum(of_batch for _, _, of_batch in written):
-            cli.warn(f"{cut_short} sentences were cut at --max_words {options.max_words}")
-        texts = {
-            k: text for batch, texts, _ in written for k, text in zip(batch, texts, strict=True)
-        }
-        return [told | {"sentences": texts[k]} for k, told in enumerate(headings(albums, asked))]
+        results = gather_object(results) if count > 1 else results
+        if num_cut := sum(result[2] for result in results):
+            cli.warn(f"{num_cut} sentences were cut at --max_words {options.max_words}")
+        sentences = {}
+        for batch, texts, _ in results:
+            sentences |= zip(batch, texts, strict=True)
+        headings = story_headings(albums, samples)
+        return [heading | {"sentences": sentences[k]} for k, heading in enumerate(headings)]
 
-    def score(self, albums, asked, stories, names, batch_size):
+    def write_batch(
+        self, batch: list[int], albums, samples, options, screen, prefix
+    ) -> tuple[list[int], list[list[str]], int]:
+        """The sentences of the samples at the places `batch`, and how many were cut."""
+        device = self.model.device
+        batch_albums = [albums[samples[k].album] for k in batch]
+        photos, masks = zip(*(take_photos(x["rows"], x["photos"]) for x in batch_albums))
+        noise = None
+        if samples[batch[0]].plan is not None:
+            noise = torch.stack([samples[k].plan for k in batch]).to(device)
+
+        def show(sentences: list[list[int]]) -> None:
+            for k, text in zip(batch, self.to_text(sentences), strict=True):
+                screen.add(k, text)
+
+        torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)  # for nucleus sampling
+        sentences, num_cut = generate_stories(
+            self.model,
+            special_ids(self.tokenizer),
+            torch.stack(photos).to(device),
+            torch.stack(masks).to(device),
+            self.generation_config(options),
+            noise,
+            [encode(self.tokenizer, prefix)] * len(batch) if prefix else None,
+            show if screen else None,
+        )
+        return batch, [self.to_text(story) for story in sentences], num_cut
+
+    def score(
+        self, albums: list[dict], samples: list[Sample], stories: list[dict], names, batch_size: int
+    ) -> dict[str, list[float]]:
         """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-        from CDE_score import SCORES, features, traces
+        from CDE_score import SCORES, encode_photos, trace_stories
         from utils.systems import normalize_like_training
 
         model, tokenizer = self.model, self.tokenizer
-        photos, places, told = [], [], []
+        photos, places, scored = [], [], []
         for album in albums:
-            there = [row for row in album["rows"] if row is not None]
-            places.append(dict(zip(there, range(len(photos), len(photos) + len(there)))))
-            photos += (
-                features(album["photos"], there, model.image_encoder, model.device) if there else []
-            )
-        for story, telling in zip(stories, asked, strict=True):
-            place, beats = (
-                places[telling.album],
-                zip(albums[telling.album]["rows"], story["sentences"], strict=True),
-            )
-            told.append(
-                {
-                    "beats": [
-                        {"photo": place.get(row), "sentence": one_line(said)} for row, said in beats
-                    ]
-                }
-            )
-        if model.config.text != "original":  # as CDE_score.py would read them
-            told = normalize_like_training(told, Counter())
+            rows = [row for row in album["rows"] if row is not None]
+            places.append({row: len(photos) + i for i, row in enumerate(rows)})
+            if rows:
+                photos += encode_photos(album["photos"], rows, model.image_encoder, model.device)
+        for story, sample in zip(stories, samples, strict=True):
+            place, rows = places[sample.album], albums[sample.album]["rows"]
+            beats = [
+                {"photo": place.get(row), "sentence": one_line(sentence)}
+                for row, sentence in zip(rows, story["sentences"], strict=True)
+            ]
+            scored.append({"beats": beats})
+        if model.config.text != "original":  # as CDE_score.py reads them
+            scored = normalize_like_training(scored, Counter())
         photos = torch.stack(photos) if photos else None
-        data = StoryDataset(told, photos, tokenizer, model.config.image_positions, model.max_length)
-        found = traces(model, data, tokenizer.pad_token_id, batch_size)
-        return {name: [float(SCORES[name](trace, None)) for trace in found] for name in names}
+        positions = model.config.image_positions, model.max_length
+        dataset = StoryDataset(scored, photos, tokenizer, *positions)
+        traces = trace_stories(model, dataset, tokenizer.pad_token_id, batch_size)
+        return {name: [float(SCORES[name](trace)) for trace in traces] for name in names}
 
 
-def headings(albums, asked):
-    """What is known of the stories asked for before they are written: their ids and photos, the
-    telling's number."""
-    last = {telling.album: telling.number for telling in asked}
-    return [
-        {
-            name: albums[i][name]
-            for name in ("story_id", "album_id", "photo_ids", "folder")
-            if name in albums[i]
-        }
-        | ({"telling": number} if last[i] > 1 else {})
-        for i, number, _ in asked
-    ]
+def story_headings(albums: list[dict], samples: list[Sample]) -> list[dict]:
+    """What is known of stories before they are written: ids, photos, the sample's number."""
+    last = {sample.album: sample.number for sample in samples}
+    names = ("story_id", "album_id", "photo_ids", "folder")
+    headings = []
+    for sample in samples:
+        album = albums[sample.album]
+        heading = {name: album[name] for name in names if name in album}
+        if last[sample.album] > 1:
+            heading["sample"] = sample.number
+        headings.append(heading)
+    return headings
 
 
-def best_of(asked, scores):
-    """The place of each album's story with the least score; of its first, where none has a
-    score."""
-    alike = groupby(range(len(asked)), lambda k: asked[k].album)
-    return [min(places, key=lambda k: np.nan_to_num(scores[k], nan=np.inf)) for _, places in alike]
+def best_samples(samples: list[Sample], scores: list[float]) -> list[int]:
+    """The place of each album's sample with the least score; the first, where none has a score."""
+    values = np.nan_to_num(scores, nan=np.inf)
+    albums = groupby(range(len(samples)), lambda k: samples[k].album)
+    return [min(places, key=lambda k: values[k]) for _, places in albums]
 
 
-def main():
+def rerank(
+    writer: StoryWriter, albums: list[dict], samples: list[Sample], stories: list[dict], options
+) -> tuple[list[Sample], list[dict]]:
+    """Each album's sample that scores best, and its story."""
+    name, counts = options.rerank_by, Counter(sample.album for sample in samples)
+    scores = writer.score(albums, samples, stories, [name], options.batch_size)[name]
+    best = best_samples(samples, scores)
+    if unscored := sum(bool(np.isnan(scores[k])) for k in best):
+        cli.warn(f"--rerank: {unscored} stories have no {name}; their first sample is kept")
+    chosen = []
+    for k in best:
+        score = None if np.isnan(scores[k]) else scores[k]
+        chosen.append(stories[k] | {"best_of": counts[samples[k].album], name: score})
+    return [samples[k] for k in best], chosen
+
+
+def main() -> None:
     options = parse()
     with cli.flag("--checkpoint"):
         writer = StoryWriter.from_pretrained(options.checkpoint, device="cpu")
     model = writer.model
-    kind = model.config.plan
-    for name in ("plan", "plans", "save_plans"):
-        value = getattr(options, name)
-        if kind != "cvae" and value not in (None, "mean"):
-            raise UserError(
-                f"--{name} {value}: {options.checkpoint} was trained with --plan {kind}; expected "
-                "cvae"
-            )
-    if options.plan is None:
-        options.plan = (
-            "sample" if kind == "cvae" and (options.num_samples > 1 or options.redraw) else "mean"
-        )
-    if kind != "cvae" and options.num_samples > 1 and options.decoding != "nucleus":
-        found = (
-            f"--num_samples {options.num_samples}: {options.checkpoint} was trained with --plan "
-            f"{kind}"
-        )
-        raise UserError(f"{found}, so that all would be alike; add --decoding nucleus")
-    lacks = {cli.BOW_AGREEMENT: not model.config.state_bow, cli.MAX_KL: model.config.plan != "cvae"}
-    if options.rerank and lacks.get(options.rerank_by):
-        raise UserError(
-            f"--rerank_by {options.rerank_by}: the model in {options.checkpoint} lacks it; "
-            "expected another"
-        )
-    how = model.image_encoder, options.order, options.follow_links
-    albums = (
-        read_albums(options.data_path, model.image_encoder)
-        if options.data_path
-        else [read_folder(folder, *how) for folder in options.folders]
-    )
-    asked = list_samples(albums, options, model.config.plan_size)
-    on_screen = slice(0 if options.format != "text" else None if options.folders else 1)
-    with join_team() as team:
-        model.to(team.device)
-        # else the sentences are elsewhere, or to be chosen among
-        at_once = team.count == 1 and not options.rerank
-        screen = Screen(headings(albums, asked)[on_screen]) if at_once else None
-        stories = writer.write(albums, asked, options, team, screen)
-    if team.index:
+    check_model(options, model)
+    encoder = model.image_encoder
+    if options.data_path:
+        albums = read_albums(options.data_path, encoder)
+    else:
+        settings = encoder, options.order, options.follow_links
+        albums = [read_folder(folder, *settings) for folder in options.folders]
+    samples = list_samples(albums, options, model.config.plan_size)
+    num_shown = 0
+    if options.format == "text":
+        num_shown = len(samples) if options.folders else 1
+    screen = None
+    with join_processes() as state:
+        model.to(state.device)
+        if state.num_processes == 1 and not options.rerank:
+            screen = Screen(story_headings(albums, samples)[:num_shown])
+        stories = writer.write(albums, samples, options, state, screen)
+    if not state.is_main_process:
         return
     if options.rerank:
-        by, many = options.rerank_by, Counter(telling.album for telling in asked)
-        scores = writer.score(albums, asked, stories, [by], options.batch_size)[by]
-        best = best_of(asked, scores)
-        if unscored := sum(bool(np.isnan(scores[k])) for k in best):
-            cli.warn(f"--rerank: {unscored} stories have no {by}; their first telling is kept")
-        stories = [
-            stories[k]
-            | {"best_of": many[asked[k].album], by: None if np.isnan(scores[k]) else scores[k]}
-            for k in best
-        ]
-        asked = [asked[k] for k in best]
-    if not at_once:
-        screen = Screen(stories[on_screen])
+        samples, stories = rerank(writer, albums, samples, stories, options)
+    if screen is None:
+        screen = Screen(stories[:num_shown])
         for k, story in enumerate(stories):
             for sentence in story["sentences"]:
                 screen.add(k, sentence)
-    written = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
-    # first of all: nothing that goes wrong from here on loses them
-    write_json(options.output, written)
-    page = page_of(albums, asked, stories) if options.html or options.format == "html" else None
-    if options.format != "text" and sys.stdout:
-        # like the files, whatever a terminal here would read
-        sys.stdout.reconfigure(encoding="utf-8")
-        objects = {"json": written, "vist": vist_submission(stories)}
-        cli.say(page if options.format == "html" else to_json(objects[options.format]))
-
-    note = lambda what, path: print(f"{what} -> {cli.printable(path)}", file=sys.stderr)
-    more = len(stories) - len(stories[on_screen]) if options.format == "text" else 0
-    count = f"{len(stories)} {'story' if len(stories) == 1 else 'stories'}"
-    note(f"{count}, {more} of them not shown" if more else count, options.output)
-    if options.html:
-        write_text(options.html, page)
-        note("as a page", options.html)
-    if options.vist_output:
-        write_json(options.vist_output, vist_submission(stories))
-        note("in the VIST Challenge's format", options.vist_output)
-    if options.save_plans:
-        write_plans(options.save_plans, stories, asked, model.config.plan_size, options.checkpoint)
-        note("the plans", options.save_plans)
+    save_outputs(options, albums, samples, stories, len(screen.stories), model.config.plan_size)
 
 
 if __name__ == "__main__":

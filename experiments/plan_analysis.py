@@ -1,10 +1,10 @@
-"""What a model's plans carry: a picture, what they know of a factor, whether one chooses a story.
+"""What a model's plans hold: a figure, what they know of a factor, whether one chooses a story.
 
     python -m experiments.plan_analysis                the model in output/, the newest test split
     python -m experiments.plan_analysis run0 run1 --control      several, and what their plans do
 
-The factor is what the pictures do not tell: of a picture book's stories their mood (or --factor
-plot, hero …), of others their album's label.
+The factor is what the pictures do not show: the mood of a picture book's stories (or --factor
+plot, hero …), the album's label of others.
 """
 
 import math
@@ -14,67 +14,36 @@ from pathlib import Path
 
 from utils import cli
 from utils.cli import BOOK, OUTPUT_DIR, UserError
-from utils.files import atomic_write, write_json, write_text
+from utils.files import save_figure, write_json, write_text
 
 
-def parser():
+def parser() -> cli.Parser:
     parser = cli.Parser(
         prog="python -m experiments.plan_analysis", description=__doc__.splitlines()[0]
     )
-    parser.add_argument(
-        "checkpoints",
-        nargs="*",
-        default=[OUTPUT_DIR],
-        help="checkpoints, or train.py's output_dirs",
-    )
-    parser.add_argument(
-        "--data_path",
-        help="preprocessed split (default: the newest test split); train.json beside it",
-    )
-    parser.add_argument(
-        "--world", default=BOOK, help="the picture book that the split was made of, if it was"
-    )
-    parser.add_argument(
-        "--factor", help="a name in the book's truth, or label (default: mood of a picture book)"
-    )
-    parser.add_argument(
-        "--beat",
-        type=cli.positive_int,
-        default=1,
-        help="the beat whose plans are drawn, and probed",
-    )
-    parser.add_argument(
-        "--control", action="store_true", help="write a picture book's stories under chosen plans"
-    )
-    parser.add_argument(
-        "--no_plan",
-        nargs="*",
-        default=[],
-        metavar="CHECKPOINT",
-        help="--control: models without a plan, one for each, to compare with",
-    )
-    parser.add_argument(
-        "--albums", type=cli.positive_int, default=100, help="--control: how many albums"
-    )
-    parser.add_argument(
-        "--num_samples", type=cli.positive_int, default=20, help="--control: stories of each album"
-    )
-    parser.add_argument("--batch_size", type=cli.positive_int, default=100, help="stories at once")
-    parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="of everything random")
-    parser.add_argument(
-        "--output",
-        default="output/plan_figures",
-        help="where the picture (.png) and the figures (.json, .md) go",
-    )
+    add = parser.add_argument
+    add("checkpoints", nargs="*", default=[OUTPUT_DIR], help="checkpoints, or output_dirs")
+    add("--data_path", help="split (default: the newest test split); train.json beside it")
+    add("--world", default=BOOK, help="the split's picture book, if it is of one")
+    add("--factor", help="a fact of the picture book, or label (default: mood of a picture book)")
+    add("--beat", type=cli.positive_int, default=1, help="the beat whose plans are analysed")
+    add("--control", action="store_true", help="write a picture book's stories under chosen plans")
+    no_plan = "--control: models without a plan to compare with, one for each checkpoint"
+    add("--no_plan", nargs="*", default=[], metavar="CHECKPOINT", help=no_plan)
+    add("--albums", type=cli.positive_int, default=100, help="--control: how many albums")
+    add("--num_samples", type=cli.positive_int, default=20, help="--control: stories per album")
+    add("--batch_size", type=cli.positive_int, default=100, help="stories at once")
+    add("--seed", type=cli.non_negative_int, default=0, help="random seed")
+    add("--output", default="output/plan_figures", help="writes OUTPUT.png, .json and .md")
     return parser
 
 
-def parse(arguments=None):
+def parse(arguments: list[str] | None = None):
     options = parser().parse_args(arguments)
-    if options.no_plan and len(options.no_plan) != len(options.checkpoints):
-        many = len(options.checkpoints)
+    expected = len(options.checkpoints)
+    if options.no_plan and len(options.no_plan) != expected:
         raise UserError(
-            f"--no_plan: {len(options.no_plan)} checkpoints; expected {many}, one for each"
+            f"--no_plan: {len(options.no_plan)} checkpoints; expected {expected}, one for each"
         )
     if options.no_plan and not options.control:
         raise UserError("--no_plan: to compare with in --control; expected that too")
@@ -88,13 +57,19 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from torch import nn
+from torch import Tensor, nn
 
 from dataset import StoryDataset
 from experiments.picturebook.checker import Book
 from experiments.picturebook.facts import MOODS
-from experiments.plan_control import Control, control
-from experiments.plan_data import as_written, factors_of, plans_of, truth_of
+from experiments.plan_control import ControlledWriter, control
+from experiments.plan_data import (
+    as_in_split,
+    compute_plans,
+    factor_values,
+    read_truth,
+    stories_dataset,
+)
 from model import load_checkpoint
 from utils.dataset_options import latest_split
 from utils.gaussian import Gaussian
@@ -103,194 +78,193 @@ from utils.report import Table
 from utils.statistics import mean_over_seeds
 from utils.stories import read_split
 
-# -------------------------------------------------------------------------------- plans and factors
+# ------------------------------------------------------------------------- what plans know
 
 
-def probed(train, test, seed):
-    """What plans know of a factor, at least, as a share of its entropy: (entropy − cross-entropy) /
-    entropy.
+def probe(train: tuple, test: tuple, seed: int) -> float:
+    """A lower bound of what plans know of a factor, as a share of its entropy.
 
-    train, test: (Gaussian (N, Z), numbers of the factor (N)). The cross-entropy is that of a small
-    network that has read samples of the training split's posteriors, on samples of the test
-    split's: a lower bound (Barber and Agakov 2003).
+    train, test: (Gaussian (N, Z), factor (N)). (Entropy − cross-entropy) / entropy, with the
+    cross-entropy of a small network, trained on samples of the training split's posteriors, on
+    samples of the test split's (Barber and Agakov 2003).
     """
     torch.manual_seed(seed)
-    (plans, of), (test_plans, test_of) = train, test
-    classes = int(max(of.max(), test_of.max())) + 1
-    centre, scale = plans.mean.mean(0), (plans.mean.var(0) + plans.log_var.exp().mean(0)).sqrt()
-    draw = lambda q: (q.sample(torch.randn_like(q.mean)) - centre) / scale
-    Z, width, epochs = plans.mean.shape[1], 256, 30
+    (plans, factor), (test_plans, test_factor) = train, test
+    centre = plans.mean.mean(0)
+    scale = (plans.mean.var(0) + plans.log_var.exp().mean(0)).sqrt()
+
+    def sample(plans: Gaussian) -> Tensor:
+        return (plans.sample(torch.randn_like(plans.mean)) - centre) / scale
+
+    classes = int(max(factor.max(), test_factor.max())) + 1
+    Z, width, epochs = len(centre), 256, 30
     network = nn.Sequential(
         nn.Linear(Z, width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, classes)
     )
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     for _ in range(epochs):
-        z = draw(plans)
+        z = sample(plans)
         for part in torch.randperm(len(z)).split(128):
-            loss = F.cross_entropy(network(z[part]), of[part])
+            loss = F.cross_entropy(network(z[part]), factor[part])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         schedule.step()
     network.eval()
     with torch.no_grad():
-        uncertain = (
-            sum(F.cross_entropy(network(draw(test_plans)), test_of).item() for _ in range(20)) / 20
-        )
-    share = test_of.bincount().double() / len(test_of)
-    entropy = -(share * share.clamp(min=1e-12).log()).sum().item()
-    return (entropy - uncertain) / entropy
+        losses = [F.cross_entropy(network(sample(test_plans)), test_factor) for _ in range(20)]
+    cross_entropy = torch.stack(losses).mean().item()
+    share = test_factor.bincount() / len(test_factor)
+    entropy = torch.special.entr(share).sum().item()
+    return (entropy - cross_entropy) / entropy
 
 
 @torch.no_grad()
-def first_plan_knows(model, tokenizer, split, photos, book, facts, options):
-    """What the plan of beat 1 knows, given the picture, of the mood and of the wording, as shares
-    of their entropies.
+def first_plan_information(model, tokenizer, split, photos, book, facts, options) -> dict:
+    """What the first plan knows of mood and wording given the picture, as shares of their entropy.
 
-    No probe is needed: the book has a few first sentences for a picture, all equally likely, and
-    q(z | picture, sentence) of each says how likely it is by a plan z.
+    Exact but for sampling: the book has a few first sentences for a picture, all equally likely,
+    and q(z | picture, sentence) of each gives its probability under a plan z.
     """
-    told = []
+    stories = []
     for story in split["stories"]:
-        of = facts[story["story_id"]]
-        wordings = book.plots[of["plot"]][0]["wordings"]
+        story_facts = facts[story["story_id"]]
+        wordings = book.plots[story_facts["plot"]][0]["wordings"]
         moods = [mood for mood in wordings for _ in wordings[mood]]
         for text in (text for mood in wordings for text in wordings[mood]):
-            told.append(
-                {"beats": [story["beats"][0] | {"sentence": as_written(split, text.format(**of))}]}
-            )
-    data = StoryDataset(told, photos, tokenizer, model.config.image_positions, model.max_length)
-    _, posterior = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
-    many = len(moods)
-    plans = Gaussian(
-        *(x[:, 0].double().view(-1, many, x.shape[-1]) for x in (posterior.mean, posterior.log_var))
-    )
-    every = Gaussian(plans.mean[:, None], plans.log_var[:, None])  # pictures, 1, sentences, Z
-    cheerful, unsure, unsure_of_mood = torch.tensor([mood == MOODS[0] for mood in moods]), 0, 0
-    chance, entropy = (
-        torch.Generator().manual_seed(options.seed),
-        lambda p: -(p * p.clamp(min=1e-30).log()),
-    )
+            sentence = as_in_split(split, text.format(**story_facts))
+            stories.append({"beats": [story["beats"][0] | {"sentence": sentence}]})
+    dataset = stories_dataset(model, tokenizer, stories, photos)
+    _, posterior = compute_plans(model, dataset, tokenizer.pad_token_id, options.batch_size)
+    shape = -1, len(moods)
+    mean = posterior.mean[:, 0].double().unflatten(0, shape)  # pictures, sentences, Z
+    log_var = posterior.log_var[:, 0].double().unflatten(0, shape)
+    posteriors = Gaussian(mean[:, None], log_var[:, None])
+    cheerful = torch.tensor([mood == MOODS[0] for mood in moods])
+    generator = torch.Generator().manual_seed(options.seed)
+    wording_entropy, mood_entropy = [], []
     for _ in range(50):
-        z = plans.sample(torch.randn(plans.mean.shape, generator=chance, dtype=torch.float64))
-        said = every.log_prob(z[:, :, None]).softmax(-1)  # pictures, z of a sentence, sentences
-        mood = said[..., cheerful].sum(-1)
-        unsure += entropy(said).sum(-1).mean().item() / 50
-        unsure_of_mood += (entropy(mood) + entropy(1 - mood)).mean().item() / 50
+        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+        z = Gaussian(mean, log_var).sample(noise)
+        # of each sentence, by a plan of each: pictures, plans, sentences
+        p_sentence = posteriors.log_prob(z[:, :, None]).softmax(-1)
+        p_cheerful = p_sentence[..., cheerful].sum(-1)
+        p_mood = torch.stack([p_cheerful, 1 - p_cheerful], -1)
+        wording_entropy.append(torch.special.entr(p_sentence).sum(-1).mean())
+        mood_entropy.append(torch.special.entr(p_mood).sum(-1).mean())
+    unknown_mood = torch.stack(mood_entropy).mean().item() / math.log(2)
+    unknown_wording = torch.stack(wording_entropy).mean().item() / math.log(len(moods))
     return {
-        "plan 1 knows of the mood, given the picture": 1 - unsure_of_mood / math.log(2),
-        "plan 1 knows of the wording, given the picture": 1 - unsure / math.log(many),
+        "plan 1 knows of the mood, given the picture": 1 - unknown_mood,
+        "plan 1 knows of the wording, given the picture": 1 - unknown_wording,
     }
 
 
-def principal(points):
+def principal_components(points: Tensor) -> tuple[Tensor, Tensor]:
     """Centre (Z) and the two directions (Z, 2) in which points (N, Z) vary most."""
     centre = points.mean(0)
     directions = torch.linalg.svd(points - centre, full_matrices=False).Vh[:2].T
-    return centre, F.pad(directions, (0, 2 - directions.shape[1]))  # of plans with one dimension
+    return centre, F.pad(directions, (0, 2 - directions.shape[1]))  # where plans have one dimension
 
 
-def draw_plans(prior, posterior, values, beat, path, factor, story):
-    """Posterior and prior means of a beat, in two dimensions and two ways, and one story's way
-    through its beats."""
+def draw_plans(prior: Gaussian, posterior: Gaussian, values: list[str], path, factor, beat):
+    """Posterior means of a beat in two dimensions, as they are and in units of the prior, and the
+    first story's plans."""
     figure = Figure(figsize=(13, 6), layout="constrained")
-    axes = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2)
+    names = [name for name, _ in Counter(values).most_common(10)]
     relative = posterior.relative_to(prior)
-    names = [name for name, _ in Counter(values).most_common(10)]  # the rest stay without a colour
-    colours = {name: f"C{i}" for i, name in enumerate(names)}
-    for axis, of in zip(axes, (posterior.mean, relative.mean)):
-        title = "plans" if of is posterior.mean else "plans in units of the prior"
-        centre, directions = principal(of[:, beat - 1])
-        flat = lambda x: ((x - centre) @ directions).numpy()  # noqa: B023
-        points = flat(of[:, beat - 1])
+    for axis, means in ((left, posterior.mean), (right, relative.mean)):
+        centre, directions = principal_components(means[:, beat - 1])
+        points = ((means - centre) @ directions).numpy()  # N, T, 2
         for name in names:
-            here = [value == name for value in values]
-            axis.scatter(
-                *points[here].T, s=9, alpha=0.7, c=colours[name], label=f"posterior mean, {name}"
-            )
-        if of is posterior.mean:
-            axis.scatter(
-                *flat(prior.mean[:, beat - 1]).T,
-                s=9,
-                marker="x",
-                c="0.5",
-                lw=0.6,
-                label="prior mean",
-                zorder=0,
-            )
+            chosen = points[[value == name for value in values], beat - 1]
+            axis.scatter(*chosen.T, s=9, alpha=0.7, label=f"posterior mean, {name}")
+        axis.plot(*points[0].T, "k.-", lw=1)
+        for t, point in enumerate(points[0], start=1):
+            axis.annotate(str(t), point, fontsize=11, weight="bold")
+        axis.set(xlabel="1st component", ylabel="2nd component")
+        if axis is left:
+            prior_means = ((prior.mean[:, beat - 1] - centre) @ directions).numpy()
+            axis.scatter(*prior_means.T, s=9, marker="x", c="0.5", label="prior mean", zorder=0)
         else:
+            origin = (-centre @ directions).tolist()
             for share in (50, 90):  # of a normal distribution in two dimensions
                 radius = math.sqrt(-2 * math.log(1 - share / 100))
-                axis.add_patch(
-                    Circle(
-                        flat(torch.zeros(1, of.shape[2]))[0], radius, fill=False, ls=":", ec="0.4"
-                    )
-                )
-                axis.plot([], [], ":", c="0.4", label=f"{share} % of the prior")
-            axis.legend(fontsize=8)
-        way = flat(of[story])
-        axis.plot(*way.T, "k-", lw=1)
-        for t, point in enumerate(way, start=1):
-            axis.annotate(
-                str(t),
-                point,
-                fontsize=9,
-                ha="center",
-                va="center",
-                bbox={"boxstyle": "circle,pad=0.15", "fc": "w", "ec": "k", "lw": 0.8},
-            )
-        axis.set(
-            title=f"{title}: beat {beat}, and one story's beats",
-            xlabel="1st component",
-            ylabel="2nd component",
-        )
-    axes[0].legend(fontsize=8, title=factor)
-    with atomic_write(path) as temporary:
-        figure.savefig(temporary, dpi=110)
+                label = f"{share} % of the prior"
+                axis.add_patch(Circle(origin, radius, fill=False, ls=":", ec="0.4", label=label))
+        axis.legend(fontsize=8, title=factor)
+    left.set_title(f"plans of beat {beat}, and the first story's plans")
+    right.set_title("the same in units of the prior")
+    save_figure(figure, path)
 
 
 # --------------------------------------------------------------------------------------------- main
 
 
-def loaded(checkpoint, kinds):
-    """A model and its tokenizer; its plan must be one of `kinds`."""
+def load(checkpoint: str, plan: str):
+    """A model trained with --plan `plan`, and its tokenizer."""
     with cli.flag("--checkpoint"):
         model, tokenizer = load_checkpoint(checkpoint)
-    if model.config.plan not in kinds:
-        raise UserError(
-            f"{checkpoint}: trained with --plan {model.config.plan}; expected {' or '.join(kinds)}"
-        )
+    if model.config.plan != plan:
+        raise UserError(f"{checkpoint}: trained with --plan {model.config.plan}; expected {plan}")
     return model.to(best_device()), tokenizer
 
 
-def plans_and_values(path, split, options, model, tokenizer):
-    """A split's StoryDataset; prior and posterior of the stories that have the beat and the factor;
-    their values."""
-    K, most = model.config.image_positions, model.max_length
-    data = StoryDataset.load(path, tokenizer, K, most, model.image_encoder)
-    values = factors_of(path, split, options)[1]
-    if int(data.beats.max()) < options.beat:
+def plans_and_values(path: Path, split: dict, options, model, tokenizer):
+    """Prior, posterior and factor of the split's stories that have the beat and the factor."""
+    positions = model.config.image_positions, model.max_length
+    dataset = StoryDataset.load(path, tokenizer, *positions, model.image_encoder)
+    longest = int(dataset.beats.max())
+    if longest < options.beat:
         raise UserError(
-            f"--beat {options.beat}: the stories of {path} have {data.beats.max()} beats at most"
+            f"--beat {options.beat}: the stories of {path} have {longest} beats at most"
         )
+    values = factor_values(path, split, options)[1]
     known = [
-        i for i, value in enumerate(values) if value is not None and data.beats[i] >= options.beat
+        i
+        for i, value in enumerate(values)
+        if value is not None and dataset.beats[i] >= options.beat
     ]
     if len(known) < len(values):
-        cli.warn(
-            f"{path}: {len(values) - len(known)} stories lack the factor or the beat and are left "
-            "aside"
-        )
-    gaussians = plans_of(model, data, tokenizer.pad_token_id, options.batch_size)
-    return (
-        data,
-        *(Gaussian(of.mean[known], of.log_var[known]) for of in gaussians),
-        [values[i] for i in known],
+        cli.warn(f"{path}: {len(values) - len(known)} stories without factor or beat are skipped")
+    plans = compute_plans(model, dataset, tokenizer.pad_token_id, options.batch_size)
+    prior, posterior = (Gaussian(x.mean[known], x.log_var[known]) for x in plans)
+    return dataset.photos, prior, posterior, [values[i] for i in known]
+
+
+def analyse(k: int, split: dict, training: dict, book: Book | None, options) -> dict[str, float]:
+    """The figures of checkpoint k, and of the first its figure."""
+    model, tokenizer = load(options.checkpoints[k], "cvae")
+    path, at = Path(options.data_path), options.beat - 1
+    shared = options, model, tokenizer
+    photos, prior, posterior, values = plans_and_values(path, split, *shared)
+    _, _, train_posterior, train_values = plans_and_values(
+        path.with_name("train.json"), training, *shared
     )
+    numbers = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
+    pairs = []
+    for plans, names in ((train_posterior, train_values), (posterior, values)):
+        factor = torch.tensor([numbers[name] for name in names])
+        pairs.append((Gaussian(plans.mean[:, at], plans.log_var[:, at]), factor))
+    factor = factor_values(path, split, options)[0]
+    label = f"plan {options.beat} and its prior know of the {factor}, at least"
+    figures = {label: probe(*pairs, options.seed)}
+    if book:
+        facts = read_truth(path, options.world)
+        figures |= first_plan_information(model, tokenizer, split, photos, book, facts, options)
+    if k == 0:
+        draw_plans(prior, posterior, values, f"{options.output}.png", factor, options.beat)
+    if options.control:
+        no_plan = None
+        if options.no_plan:
+            no_plan = ControlledWriter(*load(options.no_plan[k], "none"), book, options)
+        figures |= control(ControlledWriter(model, tokenizer, book, options), no_plan, split)
+    return figures
 
 
-def main():
+def main() -> None:
     options = parse()
     options.data_path = options.data_path or str(latest_split("test") or "")
     if not options.data_path:
@@ -298,78 +272,50 @@ def main():
             "--data_path: not named, and dataset/preprocessed/ holds no test split; run python "
             "dataset.py"
         )
-    path, train_path = Path(options.data_path), Path(options.data_path).with_name("train.json")
-    split, training = read_split(path), read_split(train_path)
-    of_book = split.get("source") == "picturebook" and Path(options.world).is_dir()
-    if options.control and not of_book:
-        found = f"--control: {path}, --world {options.world}"
-        raise UserError(f"{found}: expected a picture book's split, and the book's folder")
-    book = Book(options.world) if of_book else None
-    for checkpoints, kind in ((options.checkpoints, "cvae"), (options.no_plan, "none")):
-        for checkpoint in checkpoints:  # before hours are spent on the first
-            loaded(checkpoint, [kind])
-    factor, figures = factors_of(path, split, options)[0], []
-    for k, checkpoint in enumerate(options.checkpoints):
-        model, tokenizer = loaded(checkpoint, ["cvae"])
-        data, prior, posterior, values = plans_and_values(path, split, options, model, tokenizer)
-        _, _, known, train_values = plans_and_values(
-            train_path, training, options, model, tokenizer
+    path = Path(options.data_path)
+    split, training = read_split(path), read_split(path.with_name("train.json"))
+    is_book = split.get("source") == "picturebook" and Path(options.world).is_dir()
+    if options.control and not is_book:
+        raise UserError(
+            f"--control: {path}, --world {options.world}: expected a picture book's split, and the "
+            "book's folder"
         )
-        number = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
-        at_beat = []
-        for of, names in ((known, train_values), (posterior, values)):
-            plan = Gaussian(of.mean[:, options.beat - 1], of.log_var[:, options.beat - 1])
-            at_beat.append((plan, torch.tensor([number[name] for name in names])))
-        found = {
-            f"plan {options.beat} and its prior know of the {factor}, at least": probed(
-                *at_beat, options.seed
-            )
-        }
-        if of_book:
-            facts = truth_of(path, options)
-            found |= first_plan_knows(model, tokenizer, split, data.photos, book, facts, options)
-        if k == 0:
-            draw_plans(
-                prior, posterior, values, options.beat, f"{options.output}.png", factor, story=0
-            )
-        if options.control:
-            no_plan = (
-                Control(*loaded(options.no_plan[k], ["none"]), book, options)
-                if options.no_plan
-                else None
-            )
-            found |= control(Control(model, tokenizer, book, options), no_plan, split)
-        figures.append(found)
-        print(f"{k + 1} of {len(options.checkpoints)}: {checkpoint}", file=sys.stderr, flush=True)
-    table = table_of(figures, options)
+    for checkpoint in options.no_plan:  # before hours are spent on the others
+        load(checkpoint, "none")
+    book = Book(options.world) if is_book else None
+    figures = []
+    for k, checkpoint in enumerate(options.checkpoints, start=1):
+        figures.append(analyse(k - 1, split, training, book, options))
+        print(f"{k} of {len(options.checkpoints)}: {checkpoint}", file=sys.stderr, flush=True)
+    table = make_table(figures, options)
     print(table.text())
     write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
     write_text(f"{options.output}.md", table.markdown())
-    print(
-        f"\nthe picture of {options.checkpoints[0]}, the figures -> {options.output}.png, .json, "
-        ".md"
-    )
+    print(f"\n-> {options.output}.png (of {options.checkpoints[0]}), .json, .md")
 
 
-def table_of(figures, options):
-    shown = lambda name, x: (
-        f"{x:.2f}" if "distinct" in name or "top_p" in name else f"{100 * x:.1f} %"
-    )
+def format_figure(name: str, value: float) -> str:
+    is_share = "distinct" not in name and "top_p" not in name
+    return f"{100 * value:.1f} %" if is_share else f"{value:.2f}"
+
+
+def make_table(figures: list[dict], options) -> Table:
+    several = len(figures) > 1
     rows = []
     for name in figures[0]:
-        values = [found[name] for found in figures]
-        cells = [shown(name, value) for value in values]
-        if len(values) > 1:
-            mean, low, high = mean_over_seeds(values)
-            cells.append(f"{shown(name, mean)} [{shown(name, low)}, {shown(name, high)}]")
-        rows.append([name, *cells])
-    columns = ["", *options.checkpoints, *(["mean"] if len(figures) > 1 else [])]
+        values = [model_figures[name] for model_figures in figures]
+        row = [name, *(format_figure(name, value) for value in values)]
+        if several:
+            mean, low, high = (format_figure(name, x) for x in mean_over_seeds(values))
+            row.append(f"{mean} [{low}, {high}]")
+        rows.append(row)
+    columns = ["", *options.checkpoints]
     caption = (
-        "What a plan knows: shares of the factor's entropy; at least: by a probe that was trained "
-        "on train.json; given "
-        "the picture: exact, but for sampling."
+        "What a plan knows: shares of the factor's entropy; at least: by a probe trained on "
+        "train.json; given the picture: exact, but for sampling."
     )
-    if len(figures) > 1:
+    if several:
+        columns.append("mean")
         caption += " Mean and 95 % t-interval over the models."
     return Table(f"Plans on {options.data_path}", columns, rows, caption)
 

@@ -1,12 +1,13 @@
-"""The plans of a split's stories, and what is known of each story."""
+"""The plans of a split's stories, and what is known about each story."""
 
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from dataset import collate
-from experiments.picturebook.texts import normalise
+from dataset import StoryDataset, collate
+from experiments.picturebook.texts import join_words
 from utils.batches import BucketBatches
 from utils.cli import UserError
 from utils.files import read_json
@@ -14,48 +15,49 @@ from utils.gaussian import Gaussian
 
 
 @torch.no_grad()
-def plans_of(model, data, pad_id, batch_size):
-    """Prior and posterior (N, T, Z) of every story in a StoryDataset, zeros on beats that are not
-    there."""
-    T, Z = int(data.beats.max()), model.config.plan_size
-    tables = torch.zeros(4, len(data), T, Z)
-    batches = BucketBatches(data.lengths, batch_size, shuffle=False)
-    for numbers in tqdm(batches, "plans", leave=False):
-        batch = {
-            name: value.to(model.device)
-            for name, value in collate([data[i] for i in numbers], pad_id).items()
-        }
-        prior, posterior = model.plans(model.states(**batch))
-        t = batch["beat_mask"].shape[1]
-        story, place = torch.tensor(numbers)[batch["beats"].cpu() // t], batch["beats"].cpu() % t
-        for table, values in zip(
-            tables, (prior.mean, prior.log_var, posterior.mean, posterior.log_var)
-        ):
-            table[story, place] = values.cpu()
-    return Gaussian(*tables[:2]), Gaussian(*tables[2:])
+def compute_plans(model, dataset: StoryDataset, pad_id: int, batch_size: int):
+    """Prior and posterior, each (N, T, Z), of all stories; zeros where there is no beat."""
+    shape = len(dataset), int(dataset.beats.max()), model.config.plan_size
+    prior, posterior = (Gaussian(torch.zeros(shape), torch.zeros(shape)) for _ in range(2))
+    batches = BucketBatches(dataset.lengths, batch_size, shuffle=False)
+    for indices in tqdm(batches, "plans", leave=False):
+        batch = collate([dataset[i] for i in indices], pad_id)
+        beats, T = batch["beats"], batch["beat_mask"].shape[1]
+        place = torch.tensor(indices)[beats // T], beats % T
+        batch = {name: value.to(model.device) for name, value in batch.items()}
+        for table, values in zip((prior, posterior), model.plans(model.states(**batch))):
+            table.mean[place] = values.mean.cpu()
+            table.log_var[place] = values.log_var.cpu()
+    return prior, posterior
 
 
-def truth_of(path, options):
-    """What is known about each story of a picture book's split."""
-    return read_json(
-        Path(options.world) / "truth" / Path(path).name, "the truth of a picture book (--world)"
-    )
+def stories_dataset(model, tokenizer, stories: list[dict], photos: Tensor) -> StoryDataset:
+    positions = model.config.image_positions, model.max_length
+    return StoryDataset(stories, photos, tokenizer, *positions)
 
 
-def as_written(split, text):
-    """A sentence of the book as the split has it."""
-    return text if split.get("text") == "original" else normalise(text)
+def read_truth(path: str | Path, world: str) -> dict:
+    """{story id: facts} of a picture book's split."""
+    path = Path(world) / "truth" / Path(path).name
+    return read_json(path, "the truth of a picture book (--world)")
 
 
-def factors_of(path, split, options):
-    """The factor's name, and its value for each story of a split: None of one that has none."""
-    name = options.factor or ("mood" if split.get("source") == "picturebook" else "label")
+def as_in_split(split: dict, text: str) -> str:
+    """A sentence of the picture book as the split has it."""
+    return text if split.get("text") == "original" else join_words(text)
+
+
+def factor_values(path, split: dict, options) -> tuple[str, list[str | None]]:
+    """The factor's name, and its value for each story of a split."""
+    name = options.factor
+    if not name:
+        name = "mood" if split.get("source") == "picturebook" else "label"
     if name == "label":
-        values = [story.get("label") for story in split["stories"]]
+        facts = {story["story_id"]: story for story in split["stories"]}
     else:
-        facts = truth_of(path, options)
-        values = [facts.get(story["story_id"], {}).get(name) for story in split["stories"]]
-    if len({value for value in values if value is not None}) < 2:
+        facts = read_truth(path, options.world)
+    values = [facts.get(story["story_id"], {}).get(name) for story in split["stories"]]
+    if len(set(values) - {None}) < 2:
         raise UserError(
             f"--factor {name}: fewer than two values of it in {path}; expected some to tell apart"
         )

@@ -11,4 +11,4 @@ python generate.py --data_path dataset/preprocessed/picturebook/test.json \
 python -m experiments.picturebook --check output/test_stories.json
 python CDE_score.py human=dataset/preprocessed/picturebook/test.json \
     model=output/test_stories.json --references dataset/picturebook/references/test.json \
-    --baselines --controls --train_data_path dataset/preprocessed/picturebook/train.json
+    --baselines --corruptions --train_data_path dataset/preprocessed/picturebook/train.json

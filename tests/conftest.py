@@ -47,6 +47,13 @@ def module_of(script):
     return importlib.import_module(f"experiments.{name}" + (".__main__" if package else ""))
 
 
+def parser_of(script):
+    """The function that makes a script's parser, which may be a module of its own."""
+    options = {"train.py": "utils.train_options", "dataset.py": "utils.dataset_options"}
+    module = importlib.import_module(options[script]) if script in options else module_of(script)
+    return getattr(module, "parser", None)
+
+
 WORDS = "a the fox bear kite boat found lost ran home sun rain and then we saw it was".split()
 WORDS += "red blue . , !".split()
 

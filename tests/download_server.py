@@ -43,10 +43,9 @@ NOT_NOW = {
     "long_length": "too slow",
     "dripping": "too slow",
     "silent": "too slow",
-    "headers": "too slow",
     "reset": "connection lost",
     "teapot": "HTTP 418",
-    "astray": "redirected to no web address",
+    "astray": "connection lost",
     "endless": "larger than 1 MB (--max_megabytes)",
     "huge": "larger than 1 MB (--max_megabytes)",
 }
@@ -248,12 +247,6 @@ class Site:
         body = self.photo(photo_id)
         self.send(writer, b"", length=len(body))
         for byte in body:
-            writer.write(bytes([byte]))
-            await writer.drain()
-            await asyncio.sleep(self.drip)
-
-    async def headers(self, photo_id, writer, first):
-        for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + bytes([120]) * 2000:
             writer.write(bytes([byte]))
             await writer.drain()
             await asyncio.sleep(self.drip)

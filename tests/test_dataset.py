@@ -21,16 +21,15 @@ from torch.utils.data import DataLoader
 
 import dataset
 from dataset import StoryDataset, collate, pack
-from utils import cli, preprocessing, stories
+from utils import cli, preprocessing
 from utils.batches import BucketBatches
 from utils.cli import UserError
 from utils.dataset_options import latest_split
 from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo
 from utils.story_files import align, read_vist, read_vist_edit, spread
-from utils.tensors import Rows
 from utils.text import similarity
-from utils.token_table import Text, story_length
+from utils.token_table import story_length
 from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()
@@ -274,93 +273,33 @@ def test_stories_come_with_their_rows(tmp_path, tokenizer, chance, photos):
             assert torch.equal(example["photos"][t], expected.to(example["photos"].dtype))
 
 
-def give_words(path, tokenizer):
-    """Write the split at `path` again as dataset.py does: a story a line, its words beside it."""
-    split = json.loads(path.read_text())
-    stories = split.pop("stories")
-    dataset.write_stories(path, split, stories, tokenizer)
-    return stories
-
-
-def test_words_beside_a_split_are_those_of_its_stories(tmp_path, tokenizer, chance):
-    path = write_split(tmp_path, chance, torch.randn(9, 6).half(), stories=30)
-    limit = sorted(StoryDataset.load(path, tokenizer, 2, 10_000).lengths)[15]
-    before = StoryDataset.load(path, tokenizer, 2, limit)
-    told = give_words(path, tokenizer)
-    after = StoryDataset.load(path, tokenizer, 2, limit)
-    assert isinstance(after.text.words, Rows) and not isinstance(before.text.words, Rows)
-    assert stories.read_split(path)["stories"] == told
-    assert before.shortened == after.shortened > 0 and (before.lengths == after.lengths).all()
-    assert (before.beats == after.beats).all()
-    for a, b in zip(before, after, strict=True):
-        assert a.keys() == b.keys() and all(
-            torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a
-        )
-    assert stories.story_ids(path, [7, 0, 29]) == ["s7", "s0", "s29"]
+def test_workers_read_the_same_rows(tmp_path, tokenizer, chance):
+    data = StoryDataset.load(
+        write_split(tmp_path, chance, torch.randn(9, 6).half()), tokenizer, 2, 500
+    )
     loader = DataLoader(
-        after, 5, num_workers=2, collate_fn=lambda items: [item["words"] for item in items]
+        data, 5, num_workers=2, collate_fn=lambda items: [x["photos"] for x in items]
     )
-    assert all(
-        torch.equal(words, after[i]["words"]) for i, words in enumerate(itertools.chain(*loader))
-    )
+    for i, photos in enumerate(itertools.chain(*loader)):
+        assert torch.equal(photos, data[i]["photos"])
 
 
-def test_words_of_another_tokenizer_or_of_other_stories_are_not_taken(tmp_path, tokenizer, chance):
-    path = write_split(tmp_path, chance, torch.randn(9, 6).half())
-    told = give_words(path, tokenizer)
-    other = train_tokenizer(["the kite the kite was lost"] * 9, 270)
-    said = StoryDataset.load(path, other, 2, 500)[3]["words"]
-    assert other.decode(said.tolist()) == "".join(
-        beat["sentence"] + "[eos]" for beat in told[3]["beats"]
-    )
-    path.write_text(path.read_text().replace(told[3]["beats"][0]["sentence"], "edited by hand"))
-    said = StoryDataset.load(path, tokenizer, 2, 500)[3]["words"]
-    assert tokenizer.decode(said.tolist()).startswith("edited by hand[eos]")
-
-
-@pytest.mark.parametrize(
-    "damage", ["missing", "cut", "other", "empty", "beyond", "tables", "shape", "huge header"]
-)
-def test_damaged_words_are_one_clear_error(tmp_path, tokenizer, chance, damage):
+@pytest.mark.parametrize("damage", ["missing", "cut", "other", "empty", "huge header"])
+def test_damaged_photos_are_one_clear_error(tmp_path, tokenizer, chance, damage):
     path = write_split(tmp_path, chance, torch.randn(5, 4).half())
-    told = give_words(path, tokenizer)
-    words = tmp_path / "val.words.safetensors"
+    photos = tmp_path / "val.safetensors"
     if damage == "missing":
-        words.unlink()
+        photos.unlink()
     elif damage == "cut":
-        words.write_bytes(words.read_bytes()[:-9])
+        photos.write_bytes(photos.read_bytes()[:-9])
     elif damage == "other":
-        save_file({"photos": torch.zeros(3)}, words)
+        save_file({"words": torch.zeros(3)}, photos)
     elif damage == "empty":
-        words.write_bytes(b"")
-    elif damage == "beyond":
-        told[3]["beats"][0]["photo"] = 5
-        Text.of(told, tokenizer).save(words, path, tokenizer)
-    elif damage == "tables":
-        text = Text.of(told, tokenizer)
-        text._replace(story_at=text.story_at[:-1]).save(words, path, tokenizer)
-    elif damage == "shape":
-        words.write_bytes(words.read_bytes().replace(b'"shape":[', b'"shape":[-', 1))
+        photos.write_bytes(b"")
     else:
-        words.write_bytes(b"\xff" * 100)
-    with pytest.raises(
-        UserError, match="story s3: photo 5" if damage == "beyond" else "val.words.safetensors: "
-    ):
+        photos.write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match="val.safetensors: no"):
         StoryDataset.load(path, tokenizer, 2, 500)
-
-
-@pytest.mark.parametrize("dtype", Rows.TYPES.values())
-def test_rows_are_those_of_the_file(tmp_path, dtype):
-    table = torch.randint(0, 100, (11, 3, 2)).to(dtype)
-    save_file(
-        {"a": torch.zeros(5), "b": table, "none": torch.zeros(0, 4).to(dtype)},
-        tmp_path / "x.safetensors",
-    )
-    rows = Rows(tmp_path / "x.safetensors", "b")
-    assert len(rows) == 11 and rows.shape == (11, 3, 2)
-    for wanted in (0, 7, slice(2, 5), slice(0, 0), slice(None), slice(9, 99)):
-        assert torch.equal(rows[wanted], table[wanted]), wanted
-    assert Rows(tmp_path / "x.safetensors", "none")[:].shape == (0, 4)
 
 
 def test_a_story_that_does_not_fit_loses_trailing_beats_and_is_counted(tmp_path, tokenizer, chance):
@@ -879,25 +818,6 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
     rows = load_file(output / "train.safetensors")["photos"]
     for beat in beats_of(split):
         assert torch.equal(rows[beat["photo"]], pixels[beat["photo_id"]])
-
-
-@pytest.mark.parametrize("older", [True, False])
-def test_words_that_are_not_there_are_made_up_for_without_the_photos(vist, tmp_path, older):
-    """Gone, or killed before they were written; or the output is of before words had a file of
-    their own."""
-    output = tmp_path / "out"
-    split = preprocess(vist, output)
-    before = {
-        name: (output / name).read_bytes() for name in ("train.json", "train.words.safetensors")
-    }
-    photos = (output / "train.safetensors").stat().st_mtime_ns
-    (output / "train.words.safetensors").unlink()
-    if older:
-        del split["words"]
-        (output / "train.json").write_text(json.dumps(split, indent=1))
-    preprocess(vist, output)
-    assert before == {name: (output / name).read_bytes() for name in before}
-    assert (output / "train.safetensors").stat().st_mtime_ns == photos
 
 
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig
 
 from dataset import pack
-from generate import StoryWriter, main, tell
+from generate import StoryWriter, generate_stories, main
 from model import PlanCVAE
 from utils import cli
 from utils.cli import UserError
@@ -45,11 +45,11 @@ def photos_of(data, numbers):
     return torch.stack(photos), torch.stack(masks)
 
 
-def write_plainly(model, special, photos, mask, words, noise=None, told=()):
+def write_plainly(model, special, photos, mask, words, noise=None, prefix=()):
     """Greedy words: every word from a fresh pass over the packed story so far, which begins with
-    the sentences told."""
-    sentences = list(told)
-    for t in range(len(told), mask.shape[1]):
+    the sentences of prefix."""
+    sentences = list(prefix)
+    for t in range(len(prefix), mask.shape[1]):
         sentence = []
         while len(sentence) < words:
             packed = pack([*sentences, []], special, model.config.image_positions)
@@ -104,7 +104,7 @@ def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
     noise = [plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)]
     noise = torch.stack(noise) if sampled else None
     photos, mask = photos_of(data, range(4))
-    together, _ = tell(model, special, photos, mask, settings(tokenizer), noise)
+    together, _ = generate_stories(model, special, photos, mask, settings(tokenizer), noise)
     with torch.no_grad():
         plainly = [
             write_plainly(
@@ -131,10 +131,10 @@ def test_a_story_that_was_begun_goes_on_as_if_written_here(begun, beams, album, 
     noise = torch.stack(
         [plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)]
     )
-    whole, _ = tell(model, special, photos, mask, chosen, noise)
+    whole, _ = generate_stories(model, special, photos, mask, chosen, noise)
     told = [story[:begun] for story in whole]
     assert len({sum(map(len, story)) for story in told}) > 1  # ragged, so that padding was tried
-    assert tell(model, special, photos, mask, chosen, noise, told)[0] == whole
+    assert generate_stories(model, special, photos, mask, chosen, noise, told)[0] == whole
     assert told == [story[:begun] for story in whole]  # the caller's own lists are left alone
 
 
@@ -146,22 +146,22 @@ def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
     photos, mask = photos_of(data, range(4))
     told = [data.sentences(i)[:3] for i in range(4)]
     told[1] = [[], told[1][0] * 3, told[1][1]]
-    together, _ = tell(model, special, photos, mask, settings(tokenizer), told=told)
+    together, _ = generate_stories(model, special, photos, mask, settings(tokenizer), prefix=told)
     with torch.no_grad():
         for i in range(4):
             assert together[i][:3] == told[i]
             plainly = write_plainly(
-                model, special, photos[i : i + 1], mask[i : i + 1], 8, told=told[i]
+                model, special, photos[i : i + 1], mask[i : i + 1], 8, prefix=told[i]
             )
             assert together[i] == plainly
     with pytest.raises(ValueError, match="equally many"):
-        tell(
+        generate_stories(
             model,
             special,
             photos,
             mask,
             settings(tokenizer),
-            told=[told[0], told[1][:2], told[2], told[3]],
+            prefix=[told[0], told[1][:2], told[2], told[3]],
         )
 
 
@@ -169,9 +169,12 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
     model, data = album
     special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
-    greedy, _ = tell(model, special, photos, mask, settings(tokenizer))
-    assert tell(model, special, photos, mask, settings(tokenizer, num_beams=1))[0] == greedy
-    beams, _ = tell(
+    greedy, _ = generate_stories(model, special, photos, mask, settings(tokenizer))
+    assert (
+        generate_stories(model, special, photos, mask, settings(tokenizer, num_beams=1))[0]
+        == greedy
+    )
+    beams, _ = generate_stories(
         model, special, photos, mask, settings(tokenizer, num_beams=6, length_penalty=0.0)
     )
 
@@ -215,7 +218,7 @@ def test_a_cache_that_holds_nothing_is_told_of(album, tokenizer, monkeypatch):
 
     monkeypatch.setattr(type(model.decoder.transformer), "forward", swallow)
     with pytest.raises(UserError, match="the decoder's cache holds 0 of the 3 positions"):
-        tell(model, special_ids(tokenizer), photos, mask, settings(tokenizer))
+        generate_stories(model, special_ids(tokenizer), photos, mask, settings(tokenizer))
 
 
 def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
@@ -409,7 +412,7 @@ def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, s
     )
     lines = []
     for number, story in enumerate(wrote["stories"], start=1):
-        lines += [""] * (number > 1) + [f"holiday photos, telling {number}"]
+        lines += [""] * (number > 1) + [f"holiday photos, sample {number}"]
         said = zip(("2.jpg ", "9.png ", "10.jpg"), story["sentences"], strict=True)
         lines += [f"  {name}  {cli.printable(readable(sentence))}" for name, sentence in said]
     assert done["text"].stdout.splitlines() == lines
@@ -534,10 +537,10 @@ def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, scri
     scores = json.loads((tmp_path / "scores.json").read_text())["systems"]["all"]["scores"]
     found = [story[score] for story in scores][:5]
     assert len(set(found)) > 1 and best[score] == pytest.approx(min(found), rel=1e-5)
-    assert best["telling"] == found.index(min(found)) + 1 and best["best_of"] == 5
+    assert best["sample"] == found.index(min(found)) + 1 and best["best_of"] == 5
     assert best["sentences"] == stories_of(tmp_path / "all.json")[found.index(min(found))]
-    assert done.stdout.count("telling ") == 2 and f", telling {best['telling']}\n" in done.stdout
-    assert score != "CDE" or (alone["CDE"] is None and alone["telling"] == 1)
+    assert done.stdout.count("sample ") == 2 and f", sample {best['sample']}\n" in done.stdout
+    assert score != "CDE" or (alone["CDE"] is None and alone["sample"] == 1)
     assert len(json.loads((tmp_path / "plans.json").read_text())["stories"]) == 2
 
 
@@ -649,7 +652,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
         (["photos", "--plans", "p.json", "--redraw", "4"], "--redraw 4: 'photos' has 3 photos"),
         (
             ["photos", "--plans", "p.json", "--interpolate", "--num_samples", "3"],
-            "has one telling of 'photos'",
+            "has one sample of 'photos'",
         ),
         (["photos", "--checkpoint", "empty"], "--checkpoint empty: no checkpoint there"),
         (["photos", "--max_words", "90"], "3 photos; this model has room for 2 sentences"),

@@ -26,7 +26,6 @@ from utils.files import write_story_lines
 from utils.image_encoder import ImageEncoder
 from utils.loading import load_encoder
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_index, time_taken
-from utils.token_table import Text
 from utils.tokenizer import train_tokenizer
 
 
@@ -205,7 +204,7 @@ def told(script, small, tmp_path):
 def test_a_folder_of_all_these_is_told_and_counted(zoo, told):
     done, written = told(zoo)
     assert done.returncode == 0 and written["stories"][0]["photo_ids"] == ["good.jpg", "inside.jpg"]
-    assert done.stderr.count("left aside") == 1 and "7 photos cannot be read" in done.stderr
+    assert done.stderr.count("skipped") == 1 and "7 photos cannot be read" in done.stderr
     assert all(f"{name}.jpg ({reason})" in done.stderr for name, reason in REASONS.items())
     assert "--follow_links" in done.stderr
     _, written = told(zoo, "--follow_links")
@@ -228,7 +227,7 @@ def test_photos_of_any_name_are_told_shown_written_and_scored(told, script, smal
         with open(folder + b"/" + name, "wb") as file:
             Image.new("RGB", (20, 20), (200, 0, 0)).save(file, "jpeg")
     done, written = told(os.fsdecode(folder))
-    assert done.returncode == 0 and "left aside" not in done.stderr
+    assert done.returncode == 0 and "skipped" not in done.stderr
     done.stdout.encode()  # which half characters could not
     assert "\x1b" not in done.stdout and "\\x1b[31mred.jpg" in done.stdout
     (story,) = written["stories"]
@@ -310,7 +309,7 @@ def test_each_photo_of_a_data_set_has_its_reason(zoo, preprocess, no_forks, tmp_
     assert done.returncode == 0, done.stderr
     assert report["missing"] == REASONS | unsafe | half
     assert report["found"] == 2 and {*report["broken"]} == {"cut", "x\nx\udcff"}
-    line = next(line for line in done.stderr.splitlines() if "left aside" in line)
+    line = next(line for line in done.stderr.splitlines() if "skipped" in line)
     assert (
         "a link out of the folder: 2" in line
         and "unsafe id: 3" in line
@@ -464,22 +463,18 @@ def test_an_album_without_ids_or_photos_beyond_the_file(tmp_path, told):
     assert done.returncode == 2 and "story 7: photo 1; expected one of the 1 rows" in done.stderr
 
 
-@pytest.mark.parametrize("damage", ["NaN", "pixels", "words", "a pipe"])
+@pytest.mark.parametrize("damage", ["NaN", "pixels", "a pipe"])
 def test_tables_that_would_stop_a_training_midway(damage, tmp_path, tokenizer):
     told = [STORY | {"beats": [beat | {"sentence": "the fox ."} for beat in STORY["beats"]]}]
-    about = {"format": 1, "photos": SPLIT["photos"], "words": "x.words.safetensors"}
+    about = {"format": 1, "photos": SPLIT["photos"]}
     write_story_lines(tmp_path / "x.json", about, told)
     features = torch.zeros(1, 4).half()
     save_file(
         {"photos": features.to(torch.uint8) if damage == "pixels" else features},
         tmp_path / "x.safetensors",
     )
-    text = Text.of(told, tokenizer)
     if damage == "NaN":
         save_file({"photos": features / 0}, tmp_path / "x.safetensors")
-    if damage == "words":
-        text = text._replace(words=text.words + 9999)
-    text.save(tmp_path / "x.words.safetensors", tmp_path / "x.json", tokenizer)
     if damage == "a pipe":
         (tmp_path / "x.safetensors").unlink()
         os.mkfifo(tmp_path / "x.safetensors")

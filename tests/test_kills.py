@@ -85,7 +85,7 @@ def count_events(kill_at):
         return run
 
     train.evaluate, train.Training.take_step = told(train.evaluate), told(train.Training.take_step)
-    train.Log.draw = lambda self, anew=True: None  # it takes a second
+    train.Log.draw = lambda self, force=True: None  # it takes a second
     train.main, dataset.main, preprocessing.CHUNK = counted(train.main), counted(dataset.main), 4
     sys.addaudithook(audit)
 

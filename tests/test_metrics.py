@@ -21,7 +21,7 @@ from utils import metrics
 from utils.cli import UserError
 from utils.meteor import JAR, Meteor, find_java, meteor_score
 from utils.metrics import caption_figures, leave_one_out
-from utils.statistics import Figure, bootstrap_draws, interval, mean, paired
+from utils.statistics import Figure, bootstrap_counts, interval, mean, paired_difference
 
 AWKWARD = [
     ("", ["a dog ran ."]),
@@ -180,9 +180,9 @@ def test_stories_without_references_are_refused(stories, references):
 def test_a_figure_over_a_draw_is_that_of_the_corpus_drawn():
     stories, references = random_corpus(0)
     figures = caption_figures((stories, references))
-    draws = bootstrap_draws(len(stories), samples=5)
+    draws = bootstrap_counts(len(stories), samples=5)
     assert draws.shape == (5, len(stories)) and (draws.sum(1) == len(stories)).all()
-    resampled = {name: figure.resampled(draws) for name, figure in figures.items()}
+    resampled = {name: figure.resample(draws) for name, figure in figures.items()}
     scores = pycocoevalcap(stories, references)["CIDEr"][1]
     for i, draw in enumerate(draws):
         copies = [
@@ -221,12 +221,14 @@ def test_paired_difference():
     rng = np.random.default_rng(0)
     a = rng.normal(0, 5, 200)
     # drawn together, the large spread cancels
-    near = paired(figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a))
+    near = paired_difference(figure_of(a + rng.normal(0.1, 0.2, 200)), figure_of(a))
     assert near["p"] == 0 and near["interval"][0] > 0 and near["units"] == 200
     assert near["interval"][0] < near["difference"] < near["interval"][1]
-    assert paired(figure_of(a), figure_of(a))["p"] == 1
+    assert paired_difference(figure_of(a), figure_of(a))["p"] == 1
     p = [
-        paired(figure_of(rng.normal(0, 1, 50)), figure_of(rng.normal(0, 1, 50)), samples=200)["p"]
+        paired_difference(
+            figure_of(rng.normal(0, 1, 50)), figure_of(rng.normal(0, 1, 50)), samples=200
+        )["p"]
         for _ in range(150)
     ]
     assert np.mean(p) == pytest.approx(0.5, abs=0.08)  # no difference: p is uniform
@@ -235,10 +237,10 @@ def test_paired_difference():
 def test_paired_on_the_units_of_both():
     a = figure_of(np.arange(6.0), list("abcdef"))
     b = figure_of(np.array([9.0, 2.0, 1.0]), list("xcb"))
-    assert paired(a, b) == {"difference": 0, "interval": (0, 0), "p": 1, "units": 2}
-    assert a.on(["c", "b"]).value == 1.5 and a.on(["f"]).rows.shape == (1, 1, 2)
+    assert paired_difference(a, b) == {"difference": 0, "interval": (0, 0), "p": 1, "units": 2}
+    assert a.select(["c", "b"]).value == 1.5 and a.select(["f"]).rows.shape == (1, 1, 2)
     with pytest.raises(ValueError, match="in common"):
-        paired(a, figure_of(np.ones(1), ["x"]))
+        paired_difference(a, figure_of(np.ones(1), ["x"]))
 
 
 # ------------------------------------------------------------------------------------------ anchors
@@ -263,12 +265,12 @@ def test_leave_one_out_is_the_mean_over_rounds_by_their_albums():
         weighed = np.average([one[name] for one in singly], weights=[2, 2, 1])
         assert figure.units == ["a", "b"] and figure.value == pytest.approx(weighed)
     assert (
-        figures["BLEU-1"].on(["b"]).value
+        figures["BLEU-1"].select(["b"]).value
         == pytest.approx(  # round 3 has no b, and is left out of its mean
-            np.mean([caption_figures(one)["BLEU-1"].on(["b"]).value for one in rounds[:2]])
+            np.mean([caption_figures(one)["BLEU-1"].select(["b"]).value for one in rounds[:2]])
         )
     )
-    assert np.isfinite(figures["BLEU-4"].resampled(bootstrap_draws(2))).all()
+    assert np.isfinite(figures["BLEU-4"].resample(bootstrap_counts(2))).all()
     assert leave_one_out({"a": ["x"]}) == []
 
 
@@ -325,7 +327,7 @@ def test_diversity_by_hand():
         "sentence repeated across": 3 / 6,
         "copied from training": 1 / 3,
     }
-    assert figures["sentence repeated across"].on(["b"]).value == 1 / 2
+    assert figures["sentence repeated across"].select(["b"]).value == 1 / 2
     assert "copied from training" not in metrics.diversity_figures(stories)
 
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image, ImageCms, ImageStat
 
-from utils.page import LONGEST, Album, in_srgb, page
+from utils.page import LONGEST, Album, in_srgb, render_page
 
 HOSTILE = [
     "<script>top.ran = 1</script>",
@@ -77,9 +77,9 @@ def photos(tmp_path):
     return paths
 
 
-def test_each_photo_is_there_once_with_the_sentences_of_all_tellings(photos):
-    told = {number: [f"telling {number}, beat {t}" for t in range(3)] for number in (1, 2, 7)}
-    html = page(
+def test_each_photo_is_there_once_with_the_sentences_of_all_samples(photos):
+    told = {number: [f"sample {number}, beat {t}" for t in range(3)] for number in (1, 2, 7)}
+    html = render_page(
         [Album("our_holiday", photos, told), Album("Rome 2024", photos[:1], {4: ["alone"]})]
     )
     found = check_alone(html)
@@ -92,11 +92,11 @@ def test_each_photo_is_there_once_with_the_sentences_of_all_tellings(photos):
     assert "Our holiday, Rome 2024" in found.texts and found.values("lang") == ["en"]
     assert found.values("alt")[:2] == ["Photo 1 of 3, 0.jpg", "Photo 2 of 3, 1.jpg"]
     assert (
-        found.values("aria-label") == ["Telling 1", "Telling 2", "Telling 7"]
+        found.values("aria-label") == ["Sample 1", "Sample 2", "Sample 7"]
         and html.count(" checked>") == 1
     )
     photos[1].unlink()
-    lacks = check_alone(page([Album("a", photos, {1: ["x", "y", "z"]})]))
+    lacks = check_alone(render_page([Album("a", photos, {1: ["x", "y", "z"]})]))
     assert (
         lacks.tags.count("img") == 2 and "Photo 2 of 3, 1.jpg" in lacks.texts and "y" in lacks.texts
     )
@@ -113,7 +113,7 @@ def test_a_photo_is_upright_scaled_and_bare(tmp_path):
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(),
     )
     image.save(path, exif=exif, comment=b"a secret", icc_profile=profile)
-    (source,) = check_alone(page([Album("a", [path], {1: ["x"]})])).values("src")
+    (source,) = check_alone(render_page([Album("a", [path], {1: ["x"]})])).values("src")
     data = base64.b64decode(source.split(",")[1])
     shown = Image.open(io.BytesIO(data))
     assert (
@@ -147,11 +147,11 @@ def test_nothing_that_was_not_written_here_is_html(photos, tmp_path):
         Album(text, names, {1: HOSTILE, 2: HOSTILE[::-1]})
         for text in [*HOSTILE, "half \udcff", "", "_"]
     ]
-    html = page(albums)
+    html = render_page(albums)
     html.encode()
     found, plain = (
         check_alone(html),
-        check_alone(page([Album("a", photos, {1: [""] * 3, 2: [""] * 3})])),
+        check_alone(render_page([Album("a", photos, {1: [""] * 3, 2: [""] * 3})])),
     )
     assert set(found.tags) == set(plain.tags)
     assert {(tag, name) for tag, name, _ in found.attributes} == {
@@ -244,7 +244,7 @@ def test_a_browser_shows_it(browser, photos, tmp_path):
         1: ["First, a day at the sea.", "It rained.", "We went home."],
         2: ["Second.", "Sun.", "W" * 200],
     }
-    html = page([Album("our_holiday", photos, told)])
+    html = render_page([Album("our_holiday", photos, told)])
     (tmp_path / "page.html").write_text(html)
     attack = "<script>top.ran = 1</script><img src=x onerror='top.ran = 1'>"
     (tmp_path / "unescaped.html").write_text(html.replace("It rained.", attack))
@@ -281,7 +281,7 @@ def test_a_browser_shows_it(browser, photos, tmp_path):
         for name, width in WIDTHS.items():
             seen, left = found[name], 0 if name == "desktop" else 1280
             assert seen["before"] == told[1] and seen["after"] == told[2] and seen["needs"] == width
-            assert seen["focused"] == "Telling 2"
+            assert seen["focused"] == "Sample 2"
             (photo_x, photo_y, photo_width), (words_x, words_y, _) = seen["photo"], seen["words"]
             if name == "desktop":
                 assert words_x > photo_x + photo_width

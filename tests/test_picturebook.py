@@ -22,11 +22,11 @@ from experiments.picturebook.page import draw_picture
 from experiments.picturebook.places import PLACES
 from experiments.picturebook.plots import PLOTS, Beat
 from experiments.picturebook.sheet import draw_sheet
-from experiments.picturebook.texts import tell
+from experiments.picturebook.texts import write_sentences
 from experiments.picturebook.things import THINGS
 from experiments.picturebook.writer import make_dataset, plan_stories
 from utils.cli import UserError
-from utils.stories import paired, read_stories
+from utils.stories import make_story, read_stories
 
 FACTS = (*SLOTS, "plot")
 BEATS_OF = [(plot, beat) for plot in PLOTS for beat in range(5)]
@@ -55,13 +55,13 @@ def contents(folder):
 def check(stories, book):
     """check_stories of [{"photo_ids", "sentences"}]."""
     return check_stories(
-        [paired("", "", story["photo_ids"], story["sentences"]) for story in stories], book
+        [make_story("", "", story["photo_ids"], story["sentences"]) for story in stories], book
     )
 
 
 def human_stories(split="test", **changes):
     return [
-        {"photo_ids": story["photo_ids"], "sentences": tell(story)}
+        {"photo_ids": story["photo_ids"], "sentences": write_sentences(story)}
         for story in plan_stories(settings(**changes))[split]
     ]
 
@@ -110,7 +110,7 @@ def test_all_combinations_are_told_once_where_they_are_asked_for():
     )
 
 
-def test_tellings_of_an_album_share_its_photos_but_not_its_words():
+def test_stories_of_an_album_share_its_photos_but_not_its_words():
     stories = plan_stories(settings(train=300, stories_per_album=3))["train"]
     albums = [stories[k : k + 3] for k in range(0, 300, 3)]
     for album in albums:
@@ -123,7 +123,7 @@ def test_tellings_of_an_album_share_its_photos_but_not_its_words():
             )
             == 1
         )
-    assert sum(len({tuple(tell(story)) for story in album}) for album in albums) > 290
+    assert sum(len({tuple(write_sentences(story)) for story in album}) for album in albums) > 290
     # some agree in mood, some do not
     assert len({len({story["mood"] for story in album}) for album in albums}) == 2
 
@@ -315,7 +315,7 @@ def test_human_stories_are_right_and_do_not_fit_other_pictures(book):
     )
 
 
-def test_the_control_takes_other_pictures_even_where_an_album_has_many_tellings(tmp_path):
+def test_the_control_takes_other_pictures_even_where_an_album_has_many_stories(tmp_path):
     make_dataset(tmp_path / "book", settings(train=2, val=1, test=20, stories_per_album=5))
     result = check(human_stories(train=2, val=1, test=20, stories_per_album=5), tmp_path / "book")
     assert all_right(result["figures"], 20)
@@ -382,7 +382,7 @@ def test_mixed_moods_are_counted(book):
     stories, truth = human_stories(), plan_stories(settings())["test"]
     for k in (0, 7):
         turned = truth[k] | {"mood": next(mood for mood in MOODS if mood != truth[k]["mood"])}
-        stories[k]["sentences"][4] = tell(turned)[4]
+        stories[k]["sentences"][4] = write_sentences(turned)[4]
     figures = check(stories, book)["figures"]
     assert figures["one mood"] == [8, 10] and figures["all five beats"] == [10, 10]
     assert figures["cheerful"][0] + figures["gloomy"][0] == 8
@@ -425,7 +425,7 @@ def test_the_command_reads_stories_and_preprocessed_splits_alike(book, tmp_path)
     assert results[0] == results[1] == check(human_stories(), book)
 
 
-def test_references_are_five_right_tellings_of_both_moods(tmp_path):
+def test_references_are_five_right_stories_of_both_moods(tmp_path):
     folder = tmp_path / "book"
     make_dataset(folder, settings(train=2, val=1, test=12))
     references = json.loads((folder / "references" / "test.json").read_text())
@@ -457,9 +457,12 @@ def test_references_are_five_right_tellings_of_both_moods(tmp_path):
 def test_a_sheet_is_a_png_as_wide_as_asked(book, tmp_path):
     story = plan_stories(settings())["test"][0]
     photos = [book / "images" / "test" / f"{photo}.jpg" for photo in story["photo_ids"]]
-    draw_sheet(photos, tell(story), tmp_path / "short.png", width=600)
+    draw_sheet(photos, write_sentences(story), tmp_path / "short.png", width=600)
     draw_sheet(
-        photos, [f"{sentence} " * 4 for sentence in tell(story)], tmp_path / "long.png", width=600
+        photos,
+        [f"{sentence} " * 4 for sentence in write_sentences(story)],
+        tmp_path / "long.png",
+        width=600,
     )
     with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:
         assert (

@@ -190,8 +190,8 @@ def test_nothing_odd_is_dropped_and_all_of_it_is_counted(tmp_path):
             "sentences": ["las fotos \N{GRINNING FACE} 写真 .", "two ."],
         },
         {"story_id": "2", "photo_ids": ["a"], "sentences": []},
-        {"story_id": "3", "telling": 1, "photo_ids": ["a"], "sentences": ["x ."]},
-        {"story_id": "3", "telling": 2, "photo_ids": ["a"], "sentences": ["y ."]},
+        {"story_id": "3", "sample": 1, "photo_ids": ["a"], "sentences": ["x ."]},
+        {"story_id": "3", "sample": 2, "photo_ids": ["a"], "sentences": ["y ."]},
     ]
     file = read_stories(write(tmp_path, {"stories": stories}))
     # z is said of c, though b has no sentence

@@ -13,9 +13,9 @@ import generate
 from experiments import ablation
 from experiments import plan_analysis as plans
 from experiments.picturebook.checker import Book
-from experiments.picturebook.texts import normalise, tell
+from experiments.picturebook.texts import join_words, write_sentences
 from experiments.picturebook.writer import make_dataset
-from experiments.plan_control import Control
+from experiments.plan_control import ControlledWriter
 from utils.cli import UserError
 from utils.gaussian import Gaussian
 from utils.plans import Sample
@@ -53,7 +53,7 @@ def book(tmp_path_factory):
 
 def test_over_seeds():
     mean, low, high = mean_over_seeds([1.0, 2.0, 6.0])
-    assert mean == 3 and (high - mean) == pytest.approx(4.303 * math.sqrt(7) / math.sqrt(3))
+    assert mean == 3 and (high - mean) == pytest.approx(4.302652 * math.sqrt(7) / math.sqrt(3))
     assert low == pytest.approx(6 - high)
     assert mean_over_seeds([5.0])[0] == 5 and math.isnan(mean_over_seeds([5.0])[1])
 
@@ -79,7 +79,7 @@ def test_what_plans_know_of_a_coin(distance):
     # of each side, given the coordinate
     share = (sides / sides.sum(0).clamp(min=1e-30)).clamp(min=1e-30)
     uncertain = -(0.5 * sides * share.log2()).sum() * (grid[1] - grid[0])
-    found = plans.probed(of_two_kinds(distance, 0), of_two_kinds(distance, 1), seed=0)
+    found = plans.probe(of_two_kinds(distance, 0), of_two_kinds(distance, 1), seed=0)
     assert found == pytest.approx(1 - uncertain.item(), abs=0.08) and found <= 1
 
 
@@ -93,7 +93,7 @@ def test_what_the_first_plan_knows_of_a_picture(
     facts = json.loads((book / "book" / "truth" / "test.json").read_text())
     model, seen = make_model(), []
 
-    def plans_of(model, data, *_):
+    def compute_plans(model, data, *_):
         """Plans of as many stories, a world apart where they are to be told apart."""
         seen.extend(tokenizer.decode(data.sentences(i)[0]) for i in range(len(data)))
         number = torch.arange(len(data)) % 6
@@ -103,21 +103,21 @@ def test_what_the_first_plan_knows_of_a_picture(
         )
         return None, Gaussian(mean, torch.zeros(len(data), 1, 4))
 
-    monkeypatch.setattr(plans, "plans_of", plans_of)
+    monkeypatch.setattr(plans, "compute_plans", compute_plans)
     the_book, options = Book(book / "book"), plans.parse([])
-    found = plans.first_plan_knows(model, tokenizer, split, None, the_book, facts, options)
+    found = plans.first_plan_information(model, tokenizer, split, None, the_book, facts, options)
     assert list(found.values()) == pytest.approx([mood, wording], abs=1e-6)
     assert len(seen) == 6 * len(split["stories"]) and len(set(seen)) > 6
 
 
 def test_the_plane_in_which_points_vary_most():
     points = torch.randn(500, 6) * torch.tensor([0.1, 3.0, 0.1, 0.1, 7.0, 0.1]) + 5
-    centre, directions = plans.principal(points)
+    centre, directions = plans.principal_components(points)
     torch.testing.assert_close(centre, points.mean(0))
     assert directions[4, 0].abs() > 0.99 and directions[1, 1].abs() > 0.99
 
 
-class ToldByTheBook(Control):
+class ToldByTheBook(ControlledWriter):
     """A control whose stories are the book's own, in the moods that are asked for, some of them
     spoilt."""
 
@@ -129,11 +129,11 @@ class ToldByTheBook(Control):
         self.book, self.moods, self.spoilt = Book(folder), moods, spoilt
         self.truth = json.loads((folder / "truth" / "test.json").read_text())
 
-    def write(self, plans=None, *arguments):
+    def write(self, *arguments, samples=None):
         asked, stories = [], []
         for i, facts in enumerate(self.truth.values()):
             for n, mood in enumerate(self.moods):
-                said = list(map(normalise, tell(facts | {"mood": mood})))
+                said = list(map(join_words, write_sentences(facts | {"mood": mood})))
                 if n in self.spoilt:
                     said[2] = "something else ."
                 asked.append(Sample(i, n + 1, None))
@@ -145,9 +145,9 @@ class ToldByTheBook(Control):
 def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
     both = ToldByTheBook(book, ("cheerful", "gloomy", "gloomy", "gloomy"), spoilt=[2])
     asked, stories = both.write()
-    found = both.checked(stories)
-    assert found["one mood"] == found["whole"] == 0.75 and found["cheerful"] == 0.25
-    assert found["distinct stories of each"] == 3 and found["slots right (the worst slot)"] < 1
+    found = both.check(stories)
+    assert found["one mood"] == found["all five beats"] == 0.75 and found["cheerful"] == 0.25
+    assert found["distinct stories per album"] == 3 and found["slots right (the worst slot)"] < 1
     assert list(map(both.mood, stories[:4])) == ["cheerful", "gloomy", None, "gloomy"]
     # Of a reranker that keeps the spoilt story of one album of four, the gain is none: 3 of 4 are
     # whole anyway.
@@ -155,12 +155,13 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
         scores = [float(k != kept[album]) for album in range(4) for k in range(4)]
         score = lambda *_, scores=scores: {"CDE": scores}
         monkeypatch.setattr(generate.StoryWriter, "score", score)
+        both.writer = generate.StoryWriter(None, None)
         both.model, both.tokenizer, both.albums = (
             SimpleNamespace(config=SimpleNamespace(state_bow=True)),
             None,
             None,
         )
-        reranked = both.reranked()
+        reranked = both.rerank()
         assert (
             reranked["CDE: share of the possible gain"] == gain
             and reranked["the best possible choice"] == 1
@@ -191,8 +192,11 @@ def test_plans_of_a_model(control, book, script, tmp_path):
     table = (output / "plan_figures.md").read_text()
     assert ("sampled plans: one mood" in table) == ("the best possible choice" in found) == control
     if control:
-        assert "word sampling without a plan: top_p" in found and found["mean plan: whole"] == 0
-        assert 1 <= found["sampled plans: distinct stories of each"] <= 2
+        assert (
+            "word sampling without a plan: top_p" in found
+            and found["mean plan: all five beats"] == 0
+        )
+        assert 1 <= found["sampled plans: distinct stories per album"] <= 2
         done = script(*same, "--factor", "plot", "--beat", 2, cwd=tmp_path)
         assert "plan 2 and its prior know of the plot" in done.stdout
     for wrong, message in (
@@ -250,7 +254,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     assert list(figures) == variants
     assert all(len(of_variant) == len(seeds) for of_variant in figures.values())
     cvae = figures["plan=cvae,free_bits=0.5"]
-    assert cvae[0]["KL"] > 0 and "its stories: whole, %" in cvae[0]
+    assert cvae[0]["KL"] > 0 and "its stories: all five beats, %" in cvae[0]
     for none in figures.get("plan=none", ()):
         elbo, bound = none["−ELBO: nats per story"], none["bound, 100 samples: nats per story"]
         assert none["KL"] == 0 and elbo == pytest.approx(bound, rel=1e-4)
@@ -271,7 +275,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
 
 
 def test_switches_are_varied_by_true_and_false():
-    given = [("plan", "none"), ("train_encoder", "false"), ("detach_dynamics_target", "true")]
+    given = "plan=none,train_encoder=false,detach_dynamics_target=true"
     assert ablation.as_options(given) == [
         "--plan=none",
         "--no-train_encoder",

@@ -19,14 +19,14 @@ from utils.photos import (
 from utils.stories import read_split
 from utils.tensors import Photos
 
-NAMED = 10  # photos left aside that are named; the others are counted
+NAMED = 10  # photos skipped that are named; the others are counted
 
 
 def read_folder(folder, encoder, order, follow_links=False):
     """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
 
     follow_links: take photos that are links out of the folder. Raises UserError where the folder
-    holds none. What is left aside is said.
+    holds none. What is skipped is said.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -48,14 +48,14 @@ def read_folder(folder, encoder, order, follow_links=False):
     if others:
         cli.warn(
             f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
-            "are left aside"
+            "are skipped"
         )
     if aside:
         named = [f"{path.name} ({reason})" for path, reason in aside.items()]
         named = named[:NAMED] + ([f"and {len(named) - NAMED} more"] if len(named) > NAMED else [])
         takes = "; --follow_links takes links out of it" if linked else ""
         cli.warn(
-            f"{folder}: {len(aside)} photos cannot be read and are left aside: "
+            f"{folder}: {len(aside)} photos cannot be read and are skipped: "
             f"{', '.join(named)}{takes}"
         )
     if not found:

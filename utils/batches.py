@@ -1,72 +1,73 @@
 """Batches of stories of like length, and each process's share of them."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from torch.utils.data import Sampler
 
 
 class BucketBatches(Sampler):
-    """Batches (lists of story numbers) of like length: each story once an epoch, the order a
+    """Batches (lists of story indices) of like length, each story once per epoch; the order is a
     function of (seed, epoch).
 
     Shuffled stories are sorted by length inside windows of 50 batches, and the batches shuffled.
     Without `shuffle`: all sorted by length, the same every epoch.
     """
 
-    def __init__(self, lengths, batch_size, seed=0, shuffle=True):
-        self.lengths, self.batch_size, self.seed, self.shuffle = (
-            np.asarray(lengths),
-            batch_size,
-            seed,
-            shuffle,
-        )
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, seed: int = 0, shuffle: bool = True
+    ):
+        self.lengths, self.batch_size = np.asarray(lengths), batch_size
+        self.seed, self.shuffle = seed, shuffle
         self.set_epoch(0)
 
-    def set_epoch(self, epoch, start=0):
-        """The epoch to run next, from its batch number `start` on (where a stopped run goes on)."""
+    def set_epoch(self, epoch: int, start: int = 0) -> None:
+        """The next epoch, from its batch number `start` on (where a stopped run resumes)."""
         self.epoch, self.start = epoch, start
 
-    def __len__(self):
+    def __len__(self) -> int:
         return -(-len(self.lengths) // self.batch_size) - self.start
 
-    def __iter__(self):
-        chance, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
-        order = chance.permutation(count) if self.shuffle else np.arange(count)
-        window = 50 * self.batch_size if self.shuffle else max(1, count)
-        for at in range(0, count, window):
-            part = order[at : at + window]
-            order[at : at + window] = part[np.argsort(self.lengths[part], kind="stable")]
+    def __iter__(self) -> Iterator[list[int]]:
+        rng, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
+        order, window = np.arange(count), max(1, count)
+        if self.shuffle:
+            order, window = rng.permutation(count), 50 * self.batch_size
+        for start in range(0, count, window):
+            part = order[start : start + window]
+            by_length = np.argsort(self.lengths[part], kind="stable")
+            order[start : start + window] = part[by_length]
         starts = np.arange(0, count, self.batch_size)
-        for at in (chance.permutation(starts) if self.shuffle else starts)[self.start :].tolist():
-            yield order[at : at + self.batch_size].tolist()
+        if self.shuffle:
+            starts = rng.permutation(starts)
+        for start in starts[self.start :].tolist():
+            yield order[start : start + self.batch_size].tolist()
 
 
-def cut(items, size):
-    """Consecutive parts of `size` items, the last as long as what is left."""
-    return [items[at : at + size] for at in range(0, len(items), size)] if items else []
+def split_into(items: Sequence, size: int) -> list[Sequence]:
+    """Consecutive parts of `size` items, the last one shorter."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 class Shard:
     """One process's share of every batch.
 
-    Every process does every batch, since they wait for each other. Where a batch has fewer stories
-    than processes, those without one do a story that does not count, by a negative number.
+    Every process takes part in every batch, since they wait for each other. Where a batch has
+    fewer stories than processes, the others take a story that does not count, by a negative index.
     """
 
-    def __init__(self, batches, accelerator):
-        self.batches, self.rank, self.world = (
-            batches,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+    def __init__(self, batches: BucketBatches, accelerator):
+        self.batches = batches
+        self.rank, self.world = accelerator.process_index, accelerator.num_processes
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[int]]:
         for batch in self.batches:
             yield batch[self.rank :: self.world] or [~batch[0]]
 
     @staticmethod
-    def counts(batch):
+    def counts(batch: dict) -> bool:
         """Whether the stories of a batch count."""
         return bool(batch["index"][0] >= 0)

@@ -18,6 +18,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 OUTPUT_DIR = "output"  # where train.py leaves its checkpoints and the other scripts look for them
 PLANS = ("cvae", "deterministic", "none")
@@ -77,9 +78,8 @@ class Parser(argparse.ArgumentParser):
         name = self.prog if module == self.prog else f"{module}.py"
         self.exit(2, f"{name}: {printable(message)} (--help lists the options)\n")
 
-    def add_dataclass(self, cls):
-        """One option per field of a dataclass: its type, default, `help` and `choices` (from the
-        field's metadata)."""
+    def add_dataclass(self, cls: type) -> "Parser":
+        """One option per field of a dataclass, made by `option`."""
         for name, kind in typing.get_type_hints(cls).items():
             field = next(f for f in dataclasses.fields(cls) if f.name == name)
             if isinstance(kind, types.UnionType):  # `int | None`: an option that may stay unset
@@ -95,9 +95,21 @@ class Parser(argparse.ArgumentParser):
         return self
 
 
-def option(default, help, **metadata):
-    """A dataclass field that is a command-line option."""
+def option(default: Any, help: str, **metadata: Any) -> Any:
+    """A dataclass field that is a command-line option. metadata: choices, metavar; low, high: the
+    bounds of its value."""
     return dataclasses.field(default=default, metadata={"help": help, **metadata})
+
+
+def check_bounds(options: Any) -> None:
+    """Raise UserError where a value of a dataclass of options is beyond its bounds."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        low, high = field.metadata.get("low"), field.metadata.get("high", math.inf)
+        if low is None or (low <= value <= high and value < math.inf):
+            continue
+        expected = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
+        raise UserError(f"--{field.name} {value}: expected {expected}")
 
 
 def number(kind: type, low: float, exclusive: bool = False, high: float = math.inf) -> Callable:

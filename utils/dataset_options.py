@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import Parser, non_negative_float, positive_float, positive_int
+from utils.cli import Parser, UserError, non_negative_float, positive_float, positive_int, say
 from utils.story_files import EDIT_KEYS, read_vist, read_vist_edit
 
 DATASET = Path("dataset")
@@ -199,3 +199,26 @@ def latest_split(split):
     return max(
         PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None
     )
+
+
+def choose_source(args) -> tuple[str, Path] | None:
+    """(key in SOURCES, folder) that the user named, or the first under dataset/; None if none."""
+    named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
+    if len(named) > 1:
+        raise UserError(f"--{named[0][0]} and --{named[1][0]}: expected one of them")
+    for key, folder in named:
+        if not folder.is_dir():
+            raise UserError(
+                f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it"
+            )
+        return key, folder
+    folders = {key: DATASET / source.name for key, source in SOURCES.items()}
+    present = [key for key in folders if any(folders[key].glob(SOURCES[key].files))]
+    if not present:
+        return None
+    message = "Fetching the photos of" if args.download else "Preprocessing"
+    message += f" {folders[present[0]]}"
+    if others := ", ".join(f"--{key} {folders[key]}" for key in present[1:]):
+        message += f" (or name another: {others})"
+    say(message)
+    return present[0], folders[present[0]]

@@ -213,3 +213,9 @@ def write_story_lines(path: str | Path, about: dict, stories: Iterable[dict]) ->
     lines = ",\n".join(json.dumps(story, ensure_ascii=False) for story in stories)
     head = json.dumps(about | {"stories": []}, ensure_ascii=False).removesuffix("]}")
     write_text(path, f"{head}\n{lines}\n]}}")
+
+
+def save_figure(figure: Any, path: str | Path, dpi: int = 110) -> None:
+    """Write a matplotlib figure atomically."""
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=dpi)

@@ -1,130 +1,61 @@
 """Every option of generate.py."""
 
-import argparse
 import os
 
 from utils import cli
 from utils.cli import OUTPUT_DIR, UserError
 
-
-def temperature(text):
-    """argparse type: a number from 0.01 to 100; beyond, floating point has no probabilities
-    left."""
-    value = float(text)
-    if not 0.01 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text} is not a number from 0.01 to 100")
-    return value
+MAX_SAMPLES = 10_000  # of a folder
 
 
-def parser():
+def parser() -> cli.Parser:
     parser = cli.Parser(
         prog="generate.py",
-        description="Write a story for a folder of photos, one sentence a photo.",
+        description="Write a story for a folder of photos, one sentence per photo.",
     )
-    parser.add_argument(
-        "folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each"
-    )
-    parser.add_argument("--data_path", help="a preprocessed split (.json) in place of folders")
-    parser.add_argument(
-        "--checkpoint",
-        default=OUTPUT_DIR,
-        help="checkpoint, or train.py's output_dir (its best one)",
-    )
-    parser.add_argument(
-        "--follow_links", action="store_true", help="take photos that are links out of their folder"
-    )
-    parser.add_argument(
-        "--order", choices=("name", "time"), default="name", help="photos by name, or by EXIF time"
-    )
-    parser.add_argument(
-        "--decoding",
-        choices=("greedy", "beam", "nucleus"),
-        default="greedy",
-        help="how words are chosen",
-    )
-    parser.add_argument(
-        "--num_beams", type=cli.positive_int, default=5, help="beams of --decoding beam"
-    )
-    parser.add_argument(
-        "--top_p", type=cli.fraction, default=0.9, help="probability mass of --decoding nucleus"
-    )
-    parser.add_argument(
-        "--temperature", type=temperature, default=1.0, help="of --decoding nucleus"
-    )
-    parser.add_argument(
-        "--plan",
-        choices=("mean", "sample"),
-        help="the prior's mean, or a sample of it (default: mean for one telling, sample for "
-        "several)",
-    )
-    parser.add_argument(
-        "--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample"
-    )
-    parser.add_argument(
-        "--num_samples", type=cli.positive_int, default=1, help="tellings of each folder"
-    )
-    parser.add_argument(
-        "--rerank", action="store_true", help="of the --num_samples keep the one that scores best"
-    )
-    parser.add_argument(
-        "--rerank_by", choices=cli.SCORES, default=cli.BOW_AGREEMENT, help="score of --rerank"
-    )
-    parser.add_argument(
-        "--save_plans", metavar="FILE", help="keep the plans that the stories are told by"
-    )
-    parser.add_argument(
-        "--plans", metavar="FILE", help="tell by the plans of a file that --save_plans has written"
-    )
-    parser.add_argument(
-        "--redraw",
-        type=cli.positive_int,
-        nargs="+",
-        metavar="BEAT",
-        help="beats whose plan of --plans is drawn anew",
-    )
-    parser.add_argument(
-        "--interpolate",
-        action="store_true",
-        help="--num_samples from the first of --plans' tellings to the second",
-    )
-    parser.add_argument(
-        "--max_words", type=cli.positive_int, default=40, help="longest sentence, in tokens"
-    )
-    parser.add_argument(
-        "--batch_size", type=cli.positive_int, default=32, help="stories written together"
-    )
-    parser.add_argument("--seed", type=cli.non_negative_int, default=0, help="of plans and words")
-    parser.add_argument(
-        "--format",
-        choices=("text", "json", "html", "vist"),
-        default="text",
-        help="of what is printed: the story as it is written, the object of --output, the page of "
-        "--html, "
-        "the submission of --vist_output",
-    )
-    parser.add_argument(
-        "--output",
-        default=f"{OUTPUT_DIR}/stories.json",
-        metavar="FILE",
-        help="where the stories go, always",
-    )
-    parser.add_argument(
-        "--html", metavar="FILE", help="write them as one page, the photos inside, too"
-    )
-    parser.add_argument(
-        "--vist_output", metavar="FILE", help="write them as a submission to the VIST Challenge too"
-    )
+    add, count = parser.add_argument, cli.positive_int
+    add("folders", nargs="*", metavar="FOLDER", help="folder of photos; one story each")
+    add("--data_path", help="a preprocessed split (.json) in place of folders")
+    add("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir")
+    add("--follow_links", action="store_true", help="read photos that are links out of the folder")
+    add("--order", choices=("name", "time"), default="name", help="photos by name or EXIF time")
+    decoding = ("greedy", "beam", "nucleus")
+    add("--decoding", choices=decoding, default="greedy", help="how words are chosen")
+    add("--num_beams", type=count, default=5, help="of --decoding beam")
+    add("--top_p", type=cli.fraction, default=0.9, help="of --decoding nucleus")
+    temperature = cli.number(float, 0.01, high=100)  # beyond, no probabilities are left
+    add("--temperature", type=temperature, default=1.0, help="of --decoding nucleus")
+    plan = "the prior's mean or a sample of it (default: mean for one story, sample for several)"
+    add("--plan", choices=("mean", "sample"), help=plan)
+    add("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
+    add("--num_samples", type=count, default=1, help="stories per folder")
+    add("--rerank", action="store_true", help="of --num_samples keep the one that scores best")
+    add("--rerank_by", choices=cli.SCORES, default=cli.BOW_AGREEMENT, help="score of --rerank")
+    add("--save_plans", metavar="FILE", help="write the plans of the stories to a file")
+    add("--plans", metavar="FILE", help="write stories under the plans of such a file")
+    redraw = "beats whose plan of --plans is sampled anew"
+    add("--redraw", type=count, nargs="+", metavar="BEAT", help=redraw)
+    interpolate = "--num_samples from the first plans in --plans to the second"
+    add("--interpolate", action="store_true", help=interpolate)
+    add("--max_words", type=count, default=40, help="longest sentence, in tokens")
+    add("--batch_size", type=count, default=32, help="stories written together")
+    add("--seed", type=cli.non_negative_int, default=0, help="random seed of plans and words")
+    formats = "of stdout: the story, or what --output, --html or --vist_output would hold"
+    add("--format", choices=("text", "json", "html", "vist"), default="text", help=formats)
+    add("--output", default=f"{OUTPUT_DIR}/stories.json", metavar="FILE", help="stories, always")
+    add("--html", metavar="FILE", help="write a page too, the photos inside")
+    add("--vist_output", metavar="FILE", help="write a submission to the VIST Challenge too")
     return parser
 
 
-def parse(arguments=None):
+def parse(arguments: list[str] | None = None):
     """The options, checked against each other."""
     options = parser().parse_args(arguments)
     if bool(options.folders) == bool(options.data_path):
         raise UserError("expected folders of photos, or --data_path with a preprocessed split")
     several = f"--num_samples {options.num_samples}"
-    if options.num_samples > MOST_TELLINGS:
-        raise UserError(f"{several}: expected {MOST_TELLINGS:,} at most")
+    if options.num_samples > MAX_SAMPLES:
+        raise UserError(f"{several}: expected {MAX_SAMPLES:,} at most")
     if options.rerank and options.num_samples == 1 and not options.plans:
         raise UserError("--rerank: of one story; expected --num_samples of 2 or more")
     flag = "--html" if options.html else "--format html" if options.format == "html" else None
@@ -167,4 +98,25 @@ def parse(arguments=None):
     return options
 
 
-MOST_TELLINGS = 10_000  # of a folder
+def check_model(options, model) -> None:
+    """Raise UserError where the model lacks what the options ask for; choose --plan."""
+    plan, where = model.config.plan, options.checkpoint
+    for name in ("plan", "plans", "save_plans"):
+        value = getattr(options, name)
+        if plan != "cvae" and value not in (None, "mean"):
+            raise UserError(
+                f"--{name} {value}: {where} was trained with --plan {plan}; expected cvae"
+            )
+    if options.plan is None:
+        samples = plan == "cvae" and (options.num_samples > 1 or options.redraw)
+        options.plan = "sample" if samples else "mean"
+    if plan != "cvae" and options.num_samples > 1 and options.decoding != "nucleus":
+        raise UserError(
+            f"--num_samples {options.num_samples}: {where} was trained with --plan {plan}, so that "
+            "all would be alike; add --decoding nucleus"
+        )
+    lacks = {cli.BOW_AGREEMENT: not model.config.state_bow, cli.MAX_KL: plan != "cvae"}
+    if options.rerank and lacks.get(options.rerank_by):
+        raise UserError(
+            f"--rerank_by {options.rerank_by}: the model in {where} lacks it; expected another"
+        )

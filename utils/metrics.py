@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils.meteor import meteor_score
 from utils.statistics import Figure, mean, mean_figure
+from utils.text import normalise
 
 # papers print them × 100
 CAPTION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
@@ -250,11 +251,6 @@ def best_constant(references, shortlist=30):
 def has_word(text):
     """Whether there is a letter or a digit in it."""
     return any(map(str.isalnum, text))
-
-
-def normalise(text):
-    """Lower case, single spaces: what texts are compared by."""
-    return " ".join(text.lower().split())
 
 
 def diversity_figures(stories, training=None):

@@ -1,6 +1,6 @@
 """Stories as one page to keep: each photo beside its sentence, everything inside one HTML file.
 
-The page runs nothing and fetches nothing. Photos are data URIs, each there once; tellings are
+The page runs nothing and fetches nothing. Photos are data URIs, each there once; samples are
 chosen by radio buttons and CSS; all that was not written here is escaped, and the
 Content-Security-Policy forbids scripts and addresses should that ever fail.
 """
@@ -23,11 +23,11 @@ LONGEST, QUALITY = 1000, 80  # of a photo on the page: pixels of its longer side
 
 
 class Album(NamedTuple):
-    """Photos and the stories told of them."""
+    """Photos and the stories about them."""
 
     name: str
     photos: list[Path]
-    tellings: dict[int, list[str]]  # number -> one sentence a photo
+    samples: dict[int, list[str]]  # number -> one sentence per photo
 
 
 PAGE = Template("""\
@@ -48,7 +48,7 @@ $style
 <main>
 $albums
 </main>
-<footer>Told by plan-CVAE, one sentence a photo.</footer>
+<footer>Written by plan-CVAE, one sentence per photo.</footer>
 </body>
 </html>""")
 
@@ -119,38 +119,36 @@ footer { padding: 2rem 0 3rem; text-align: center; font-size: .9375rem; font-sty
 }"""
 
 
-def page(albums):
-    """The page of Albums, as HTML."""
-    tellings = {
-        f"of-{number}" for album in albums if len(album.tellings) > 1 for number in album.tellings
+def render_page(albums: list[Album]) -> str:
+    """HTML."""
+    samples = {
+        f"of-{number}" for album in albums if len(album.samples) > 1 for number in album.samples
     }
     return PAGE.substitute(
         title=text(", ".join(title(album) for album in albums)),
-        style="\n".join([STYLE, *map(chosen_alone, sorted(tellings))]),
+        style="\n".join([STYLE, *map(hide_others, sorted(samples))]),
         albums="\n".join(section(number, album) for number, album in enumerate(albums, start=1)),
     )
 
 
-def chosen_alone(telling):
-    """A telling is hidden while another one is chosen. (A browser that knows no :has() shows
-    all.)"""
-    return f"section:has(.choose-{telling}:not(:checked)) .{telling} {{ display: none; }}"
+def hide_others(sample: str) -> str:
+    """CSS: a sample is hidden while another is chosen. (A browser without :has() shows all.)"""
+    return f"section:has(.choose-{sample}:not(:checked)) .{sample} {{ display: none; }}"
 
 
-def text(value):
-    """A text for anywhere in the page, attributes included: nothing in it is HTML, nothing half a
-    character."""
+def text(value: str) -> str:
+    """Text for anywhere in the page, attributes included: nothing in it is HTML."""
     return escape(one_line(value), quote=True)
 
 
-def title(album):
+def title(album: Album) -> str:
     """An album's name as a heading: "our_holiday" is "Our holiday"."""
     name = one_line(album.name.replace("_", " "))
     return (name[:1].upper() + name[1:]) or "A story"
 
 
-def section(number, album):
-    several = len(album.tellings) > 1
+def section(number: int, album: Album) -> str:
+    several = len(album.samples) > 1
     parts = [
         f'<section aria-labelledby="album-{number}">',
         f'<h1 id="album-{number}" dir="auto">{text(title(album))}</h1>',
@@ -158,14 +156,14 @@ def section(number, album):
     if several:
         parts += [
             "<fieldset>",
-            "<legend>Tellings</legend>",
-            '<span aria-hidden="true">Telling</span>',
+            "<legend>Samples</legend>",
+            '<span aria-hidden="true">Sample</span>',
         ]
-        for place, telling in enumerate(album.tellings):
+        for place, sample in enumerate(album.samples):
             checked = "" if place else " checked"
             parts.append(
-                f'<label><input type="radio" name="telling-of-{number}" class="choose-of-{telling}"'
-                f' aria-label="Telling {telling}" autocomplete="off"{checked}><span>{telling}</span></label>'
+                f'<label><input type="radio" name="sample-of-{number}" class="choose-of-{sample}"'
+                f' aria-label="Sample {sample}" autocomplete="off"{checked}><span>{sample}</span></label>'
             )
         parts.append("</fieldset>")
     for beat, path in enumerate(album.photos):
@@ -174,14 +172,14 @@ def section(number, album):
             photo(path, f"Photo {beat + 1} of {len(album.photos)}, {path.name}"),
             "<figcaption>",
         ]
-        for telling, sentences in album.tellings.items():
-            which = f' class="of-{telling}"' if several else ""
+        for sample, sentences in album.samples.items():
+            which = f' class="of-{sample}"' if several else ""
             parts.append(f'<p dir="auto"{which}>{text(sentences[beat])}</p>')
         parts += ["</figcaption>", "</figure>"]
     return "\n".join([*parts, "</section>"])
 
 
-def photo(path, alt):
+def photo(path: Path, alt: str) -> str:
     """The img of a photo. The sentence is beside it already, so that `alt` says which photo it
     is."""
     try:
@@ -204,7 +202,7 @@ def photo(path, alt):
     return f'<img src="{address}" {size} alt="{text(alt)}">'
 
 
-def in_srgb(image):
+def in_srgb(image: Image.Image) -> Image.Image:
     """An RGB image in the colours that browsers take for granted: its own colour profile does not
     come along."""
     # no profile, a broken one, or one of other channels than these: as it is

@@ -124,9 +124,9 @@ def to_rgb(image):
 
 def photo_files(folder, root=None, follow_links=False):
     """The files in a folder that are named as photos, by name, and {path: reason} of what is so
-    named but left aside.
+    named but skipped.
 
-    A link that leads out of `root` (a folder; `folder` itself where it is not given) is left aside,
+    A link that leads out of `root` (a folder; `folder` itself where it is not given) is skipped,
     if links are not to be followed.
     """
     found, aside, root = [], {}, Path(root or folder).resolve()
@@ -178,7 +178,7 @@ def time_taken(path):
 
 def photo_index(images, split, follow_links=False):
     """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are
-    not VIST's), and {photo id: reason} of those that are left aside.
+    not VIST's), and {photo id: reason} of those that are skipped.
 
     Where there are no such folders: of those in `images` itself. Raises UserError where one is a
     link out of `images`.
@@ -240,3 +240,12 @@ def open_photo(photo, encoder):
     if not isinstance(photo, Image.Image):
         photo = Image.fromarray(np.asarray(photo))
     return to_rgb(upright(photo))
+
+
+def why_broken(path: Path) -> str | None:
+    """Why a file is no readable photo, or None."""
+    try:
+        load_photo(path, 224)
+    except BrokenPhoto as reason:
+        return str(reason)
+    return None

@@ -1,139 +1,129 @@
-"""Plans as handles: drawn, kept in a file, changed, interpolated."""
+"""Plans as handles: sampled, kept in a file, changed, interpolated."""
 
 from collections import Counter
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from utils.cli import UserError
 from utils.files import read_json, write_story_lines
 
 
 class Sample(NamedTuple):
-    """What is to be told of an album."""
+    """One story to write about an album."""
 
     album: int  # its place in the list of albums
-    number: int  # of the telling, from 1
-    plan: torch.Tensor | None  # beats, Z: in units of the prior; None is its mean
+    number: int  # from 1
+    plan: Tensor | None  # beats, Z: in units of the prior; None is its mean
 
 
-def plan_noise(number, beats, plan_size, seed, temperature, again=False):
-    """A telling's plans (beats, Z) in units of their prior: a function of its number, not of its
-    batch.
-
-    again: other plans than those that the same seed has drawn first.
-    """
-    # it reads 32 bits
+def plan_noise(
+    number: int, beats: int, plan_size: int, seed: int, temperature: float, again: bool = False
+) -> Tensor:
+    """A sample's plans (beats, Z) in units of their prior: a function of its number, not of its
+    batch. again: others than the same seed has drawn first."""
+    # manual_seed reads 32 bits
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)
     return temperature * torch.randn(beats, plan_size, generator=generator)
 
 
-def slerp(one, other, share):
-    """From plans (beats, Z) to others: along the great circle, since halfway down the chord plans
-    would be too near the mean to be samples (White 2016); where there is no circle, along the
-    chord."""
+def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:
+    """Spherical interpolation of plans (beats, Z): halfway down a straight line plans would be too
+    near the mean to be samples (White 2016). Linear where the angle is 0, or one of them is."""
     angle = F.cosine_similarity(one, other, dim=-1).clamp(-1, 1).acos()[:, None]
-    weights = torch.sin((1 - share) * angle) / angle.sin(), torch.sin(share * angle) / angle.sin()
-    curved = (
-        (angle.sin() > 1e-3)
-        & (one * one).any(-1, keepdim=True)
-        & (other * other).any(-1, keepdim=True)
-    )
-    weights = [torch.where(curved, x, straight) for x, straight in zip(weights, (1 - share, share))]
-    return weights[0] * one + weights[1] * other
+    has_angle = (angle.sin() > 1e-3) & one.any(-1, keepdim=True) & other.any(-1, keepdim=True)
+    curved = (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / angle.sin()
+    return torch.where(has_angle, curved, (1 - share) * one + share * other)
 
 
-def read_plans(path, plan_size):
-    """{story id: [plans (beats, Z), …]} of a file that write_plans has written. Raises UserError of
-    any other."""
+def read_plans(path: str | Path, plan_size: int) -> dict[str, list[Tensor]]:
+    """{story id: [plans (beats, Z), …]} of a file that write_plans wrote. Raises UserError."""
     expected = "a file that --save_plans has written"
-    found = read_json(path, expected, unique=True)
+    content = read_json(path, expected, unique=True)
     plans = {}
     try:
-        if found["plan_size"] != plan_size:
-            raise UserError(
-                f"--plans {path}: plans of width {found['plan_size']}; this model's have "
-                f"{plan_size}"
-            )
-        for story in found["stories"]:
+        width = content["plan_size"]
+        for story in content["stories"] if width == plan_size else ():
             plan = torch.tensor(story["plans"], dtype=torch.float32)
             if plan.shape[1:] != (plan_size,) or not (plan.abs() < 1000).all():  # nor is NaN
                 raise ValueError
             plans.setdefault(str(story["story_id"]), []).append(plan)
-        if not plans:
-            raise ValueError
-    except UserError:
-        raise
     except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):
         raise UserError(f"--plans {path}: something else; expected {expected}") from None
+    if width != plan_size:
+        raise UserError(f"--plans {path}: plans of width {width}; this model's have {plan_size}")
+    if not plans:
+        raise UserError(f"--plans {path}: something else; expected {expected}")
     return plans
 
 
-def write_plans(path, stories, asked, plan_size, checkpoint):
-    """The plans that stories were told by, a line a story."""
+def write_plans(
+    path: str | Path, stories: list[dict], samples: list[Sample], plan_size: int, checkpoint: str
+) -> None:
+    """The plans that stories were written under, a line per story."""
     lines = []
-    for story, telling in zip(stories, asked, strict=True):
-        plan = (
-            torch.zeros(len(story["sentences"]), plan_size)
-            if telling.plan is None
-            else telling.plan
-        )
-        ids = {name: story[name] for name in ("story_id", "album_id", "telling") if name in story}
+    for story, sample in zip(stories, samples, strict=True):
+        plan = sample.plan
+        if plan is None:
+            plan = torch.zeros(len(story["sentences"]), plan_size)
+        ids = {name: story[name] for name in ("story_id", "album_id", "sample") if name in story}
         lines.append(ids | {"plans": plan.tolist()})
     write_story_lines(path, {"checkpoint": checkpoint, "plan_size": plan_size}, lines)
 
 
-def list_samples(albums, options, plan_size):
-    """What is to be told, as the options ask for."""
-    stored, asked = read_plans(options.plans, plan_size) if options.plans else None, []
+def list_samples(albums: list[dict], options, plan_size: int) -> list[Sample]:
+    """What the options ask for: --num_samples of each album, or of each of its plans in --plans."""
     ids = Counter(str(album["story_id"]) for album in albums)
-    if (options.plans or options.save_plans) and max(ids.values()) > 1:
+    name, count = ids.most_common(1)[0]
+    if (options.plans or options.save_plans) and count > 1:
         flag = "--plans" if options.plans else "--save_plans"
-        raise UserError(
-            f"{flag}: two stories are named {ids.most_common(1)[0][0]!r}; expected each name once"
-        )
+        raise UserError(f"{flag}: two stories are named {name!r}; expected each name once")
+    stored = read_plans(options.plans, plan_size) if options.plans else None
+    samples = []
     for i, album in enumerate(albums):
-        beats, many = len(album["rows"]), options.num_samples
-        kept = stored_plans(stored, album, beats, options) if options.plans else [None]
-
-        def drawn(n):
-            number = i * many * len(kept) + n
-            how = (plan_size, options.seed, options.plan_temperature, stored is not None)
-            return None if options.plan == "mean" else plan_noise(number, beats, *how)
-
+        beats = len(album["rows"])
+        kept = album_plans(stored, album, options) if stored else [None]
+        plans = []
         if options.interpolate:
-            plans = [slerp(*kept[:2], share) for share in torch.linspace(0, 1, many)]
+            shares = torch.linspace(0, 1, options.num_samples)
+            plans = [slerp(*kept[:2], share) for share in shares]
         else:
-            plans = [drawn(n) for n in range(many * len(kept))]
-        if options.plans and not options.interpolate:
-            plans = [
-                redrawn(kept[n // many], new, options.redraw or ()) for n, new in enumerate(plans)
-            ]
-        asked += [Sample(i, number, plan) for number, plan in enumerate(plans, start=1)]
-    return asked
+            for n in range(options.num_samples * len(kept)):
+                number = i * options.num_samples * len(kept) + n
+                plan, settings = None, (options.seed, options.plan_temperature)
+                if options.plan != "mean":
+                    plan = plan_noise(number, beats, plan_size, *settings, again=bool(stored))
+                if stored:
+                    plan = replace_beats(kept[n // options.num_samples], plan, options.redraw or ())
+                plans.append(plan)
+        samples += [Sample(i, number, plan) for number, plan in enumerate(plans, start=1)]
+    return samples
 
 
-def stored_plans(stored, album, beats, options):
-    """An album's plans, which must fit its photos and the options."""
-    kept, where = stored.get(str(album["story_id"])), repr(album["story_id"])
-    if kept is None:
-        raise UserError(f"--plans {options.plans}: none of {where}; it has {next(iter(stored))!r}")
-    if len(kept[0]) != beats or len({len(plan) for plan in kept}) > 1:
+def album_plans(stored: dict[str, list[Tensor]], album: dict, options) -> list[Tensor]:
+    """An album's stored plans. Raises UserError where they do not fit its photos and options."""
+    name, beats = album["story_id"], len(album["rows"])
+    plans = stored.get(str(name))
+    if plans is None:
+        raise UserError(f"--plans {options.plans}: none of {name!r}; it has {next(iter(stored))!r}")
+    if any(len(plan) != beats for plan in plans):
         raise UserError(
-            f"--plans {options.plans}: of {len(kept[0])} beats; {where} has {beats} photos"
+            f"--plans {options.plans}: of {len(plans[0])} beats; {name!r} has {beats} photos"
         )
-    if options.interpolate and len(kept) < 2:
+    if options.interpolate and len(plans) < 2:
         raise UserError(
-            f"--interpolate: --plans {options.plans} has one telling of {where}; expected two"
+            f"--interpolate: --plans {options.plans} has one sample of {name!r}; expected two"
         )
     if beyond := [beat for beat in options.redraw or () if beat > beats]:
-        raise UserError(f"--redraw {beyond[0]}: {where} has {beats} photos")
-    return kept
+        raise UserError(f"--redraw {beyond[0]}: {name!r} has {beats} photos")
+    return plans
 
 
-def redrawn(plan, new, beats):
-    """The plan with that of `beats` (from 1) replaced; new None is the prior's mean."""
+def replace_beats(plan: Tensor, new: Tensor | None, beats: list[int]) -> Tensor:
+    """The plan with those of `beats` (from 1) from `new`; None is the prior's mean."""
     plan = plan.clone()
     for beat in beats:
         plan[beat - 1] = 0 if new is None else new[beat - 1]

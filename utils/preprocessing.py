@@ -1,50 +1,98 @@
-"""Photos encoded once, in chunks that a stopped run goes on from; what a run leaves behind."""
+"""Photos encoded once, in chunks from which a stopped run resumes; the report of what was done."""
 
 import hashlib
 import json
 import math
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
+from accelerate import PartialState
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from utils.batches import cut
-from utils.cli import UserError, say, warn
-from utils.dataset_options import DATASET, REAL, SOURCES
+from utils.batches import split_into
+from utils.cli import UserError, warn
 from utils.files import read_json, write_json
+from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, find_photos, load_photo, photo_index
-from utils.tensors import open_to_write, safetensors_header
+from utils.tensors import create_photos_file
 
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
+PHOTOS, NOTES = "photos.safetensors", "[0-9]*.json"  # in <split>.partial/, until it is complete
+CHUNK = 512  # photos between two notes of a process's progress
 
 
-# in <split>.partial/, until it is complete
-PHOTOS, NOTES, HOW = ("photos.safetensors", "[0-9]*.json", "how.json")
+# -------------------------------------------------------------------------------------- one split
 
 
-CHUNK = 512  # photos that one process encodes between two notes of its progress
+@dataclass
+class SplitJob:
+    """One split, ready to be written."""
+
+    stories: list[dict]
+    remarks: Counter  # how many stories were skipped or kept, and why
+    photos: dict[str, Path]  # by photo id, one row each
+    missing: dict[str, str]  # photo id: reason
+    fingerprint: str  # of the stories and the photos' files
 
 
-class PhotoFiles(Dataset):
-    """Batches of photo numbers -> (rows, {number: reason} of the broken photos, whose rows are of a
-    black square).
+def prepare_split(
+    folder: Path, split: str, stories: list[dict], remarks: Counter, images: Path, args
+) -> SplitJob:
+    """Find the photos of a split's stories. Raises UserError where no story is left."""
+    index, skipped = photo_index(images, split, args.follow_links)
+    photos, missing = find_photos(stories, index, skipped)
+    reasons = Counter(reason for reason in missing.values() if reason != "not found")
+    if reasons:
+        are_links = any("a link out" in reason for reason in reasons)
+        advice = "; --follow_links takes links" if are_links else ""
+        warn(f"{images}: photos of {split} are skipped ({format_counts(reasons)}{advice})")
+    if args.missing_photos == "drop":
+        stories = drop_incomplete(stories, photos, split, remarks)
+        photos, _ = find_photos(stories, index, skipped)
+    if not stories:
+        found = format_counts(remarks) or "no annotations"
+        raise UserError(f"{folder}: no story in {split} ({found}); expected at least one")
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in photos.values()]
+    fingerprint = hashlib.sha256(json.dumps([stories, files, missing]).encode()).hexdigest()
+    return SplitJob(stories, remarks, photos, missing, fingerprint)
 
-    Rows are uint8 pixels (N, 3, S, S), or float16 features (N, F) where there is a `network` to
-    encode them.
+
+def drop_incomplete(stories: list[dict], photos: dict, split: str, remarks: Counter) -> list[dict]:
+    """The stories whose photos are all in `photos`; the others are counted."""
+    complete = [
+        story for story in stories if all(beat["photo_id"] in photos for beat in story["beats"])
+    ]
+    remarks["left out: a photo missing or broken"] += len(stories) - len(complete)
+    if stories and not complete:
+        raise UserError(
+            f"--missing_photos drop: each story of {split} lacks a photo; expected keep, or more "
+            "photos"
+        )
+    return complete
+
+
+# ------------------------------------------------------------------------------------------ photos
+
+
+class PhotoBatches(Dataset):
+    """Lists of photo numbers -> (rows, {number: reason} of the broken photos, black).
+
+    Rows are uint8 pixels (N, 3, S, S), or float16 features (N, F) by `network`.
     """
 
-    def __init__(self, paths, encoder, network=None):
+    def __init__(self, paths: list[Path], encoder: ImageEncoder, network: nn.Module | None = None):
         self.paths, self.encoder, self.network = paths, encoder, network
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, numbers):
+    def __getitem__(self, numbers: list[int]) -> tuple[Tensor, dict[int, str]]:
         size, broken = self.encoder.config.image_size, {}
         pixels = torch.zeros(len(numbers), 3, size, size, dtype=torch.uint8)
         for place, number in enumerate(numbers):
@@ -52,203 +100,134 @@ class PhotoFiles(Dataset):
                 pixels[place] = self.encoder.preprocess(load_photo(self.paths[number], size))
             except BrokenPhoto as reason:
                 broken[number] = str(reason)
-        return pixels if self.network is None else encode_photos(self.network, pixels), broken
+        rows = pixels if self.network is None else encode_photos(self.network, pixels)
+        return rows, broken
 
 
 @torch.inference_mode()
-def encode_photos(network, pixels):
-    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), on a CUDA GPU computed in float16 as
-    well."""
+def encode_photos(network: nn.Module, pixels: Tensor) -> Tensor:
+    """uint8 pixels (N, 3, S, S) -> float16 features (N, F), on a CUDA GPU computed in float16."""
     with torch.autocast("cuda", torch.float16, enabled=pixels.is_cuda):
         return network(pixels).half()
 
 
-def write_photos(folder, photos, encoder, kind, batch_size, workers, team):
-    """Write the photos' tensor to photos.safetensors in `folder`, a row each, together with the
-    team's other processes.
+def write_photos(
+    folder: Path,
+    photos: dict[str, Path],
+    encoder: ImageEncoder,
+    kind: str,
+    batch_size: int,
+    num_workers: int,
+    state: PartialState,
+) -> None:
+    """Write the photos' tensor to photos.safetensors in `folder`, a row each, by all processes.
 
-    photos: {photo id: path}. kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A
-    broken photo is a row of zeros. Chunk c (CHUNK rows) is process c % count's. Once its rows are
-    on the disk, <c>.json says so and which photos are broken: a run that was stopped goes on from
-    the chunks that any process has noted. Batches begin anew with each chunk and a batch on the CPU
-    is one thread's work, so the bytes do not depend on the number of processes.
+    kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A broken photo is a row of
+    zeros. Chunk c is process c % num_processes's; once its rows are on the disk, <c>.json says so
+    and which photos are broken, and a stopped run resumes there. Batches begin anew with each
+    chunk, so that the bytes do not depend on the number of processes.
     """
-    encoding, on_gpu = kind == "features", team.device.type != "cpu"
-    size, paths = encoder.config.image_size, list(photos.values())
-    dtype, shape = ("F16", (encoder.config.feature_size,)) if encoding else ("U8", (3, size, size))
-    row_bytes = math.prod(shape) * (2 if encoding else 1)
-    header = safetensors_header(dtype, (len(paths), *shape), row_bytes * len(paths))
-    if team.index == 0:
-        begin_photos(folder, header, len(header) + row_bytes * len(paths))
-    team.wait()
+    encoding, on_gpu = kind == "features", state.device.type != "cpu"
+    size, paths, ids = encoder.config.image_size, list(photos.values()), list(photos)
+    row_shape = (encoder.config.feature_size,) if encoding else (3, size, size)
+    shape = (len(paths), *row_shape)
+    dtype = np.dtype(np.float16 if encoding else np.uint8)
+    num_bytes = math.prod(shape) * dtype.itemsize
+    if state.is_main_process:
+        folder.mkdir(exist_ok=True)
+        if not any(folder.glob(NOTES)):
+            create_photos_file(folder / PHOTOS, "F16" if encoding else "U8", shape, num_bytes)
+    state.wait_for_everyone()
+    with open(folder / PHOTOS, "rb") as file:
+        start = 8 + int.from_bytes(file.read(8), "little")  # where the rows begin
+    os.truncate(folder / PHOTOS, start + num_bytes)
 
-    chunks = cut(range(len(paths)), CHUNK)
-    todo = [
-        c for c in range(team.index, len(chunks), team.count) if not note_of(folder, c).exists()
-    ]
-    batches = [(c, batch) for c in todo for batch in cut(chunks[c], batch_size)]
+    chunks = split_into(range(len(paths)), CHUNK)
+    mine = range(state.process_index, len(chunks), state.num_processes)
+    todo = [c for c in mine if not note_path(folder, c).exists()]
+    batches = [(c, batch) for c in todo for batch in split_into(chunks[c], batch_size)]
     network = encoder.fuse_batch_norms() if encoding else None
-    # without a GPU the workers encode, a thread each
-    files = PhotoFiles(paths, encoder, None if on_gpu else network)
+    # without a GPU the workers encode, on a thread each
+    dataset = PhotoBatches(paths, encoder, None if on_gpu else network)
     loader = DataLoader(
-        files,
+        dataset,
         batch_size=None,
         sampler=[batch for _, batch in batches],
-        num_workers=min(workers, len(batches)),
-        pin_memory=team.device.type == "cuda",
+        num_workers=min(num_workers, len(batches)),
+        pin_memory=state.device.type == "cuda",
     )
     if encoding and on_gpu:
-        network.to(team.device)
-    mine = "" if team.count == 1 else f", share 1 of {team.count}"
-    bar = {
-        "total": sum(len(chunks[c]) for c in todo),
-        "desc": f"{folder.stem}{mine}",
-        "unit": " photos",
-    }
-    ids, broken = list(photos), {}
-    with open_to_write(folder / PHOTOS) as file, tqdm(**bar, disable=team.index > 0) as bar:
+        network.to(state.device)
+    share = f", share 1 of {state.num_processes}" if state.num_processes > 1 else ""
+    bar = tqdm(
+        total=sum(len(chunks[c]) for c in todo),
+        desc=folder.stem + share,
+        unit=" photos",
+        disable=not state.is_main_process,
+    )
+    broken = {}
+    with bar, open_rows(folder / PHOTOS) as file:
         for (c, batch), (rows, reasons) in zip(batches, loader, strict=True):
             if encoding and on_gpu:
-                rows = encode_photos(network, rows.to(team.device, non_blocking=True)).cpu()
+                rows = encode_photos(network, rows.to(state.device, non_blocking=True)).cpu()
             rows = rows.numpy()
             for number, reason in reasons.items():
-                rows[number - batch[0]], broken[ids[number]] = 0, reason
-            # random weights: the deepest networks multiply by millions
-            if encoding and not np.isfinite(rows).all():
-                advice = (
-                    "expected --image_encoder resnet50 or a smaller one, --encoder_weights imagenet"
+                rows[number - batch[0]] = 0
+                broken[ids[number]] = reason
+            if encoding and not np.isfinite(rows).all():  # random weights multiply by millions
+                raise UserError(
+                    f"--image_encoder {encoder.config.arch}: its features exceed float16's range; "
+                    "expected --image_encoder resnet50 or a smaller one, --encoder_weights "
+                    "imagenet, or --store pixels"
                 )
-                found = (
-                    f"--image_encoder {encoder.config.arch}: its features exceed float16's range"
-                )
-                raise UserError(f"{found}; {advice}, or --store pixels")
-            file.seek(len(header) + batch[0] * row_bytes)
+            file.seek(start + batch[0] * math.prod(row_shape) * dtype.itemsize)
             file.write(rows)
             bar.update(len(batch))
             if batch[-1] == chunks[c][-1]:
                 file.flush()
                 os.fsync(file.fileno())  # the rows are on the disk before the note says so
-                write_json(note_of(folder, c), broken)
+                write_json(note_path(folder, c), broken)
                 broken = {}
-    team.wait()
+    state.wait_for_everyone()
 
 
-def begin_photos(folder, header, size):
-    """The file that the photos' rows go to, of `size` bytes: a new one, or an earlier run's if it
-    has noted chunks."""
-    if not any(folder.glob(NOTES)):
-        folder.mkdir(exist_ok=True)
-        (folder / PHOTOS).write_bytes(header)
-    os.truncate(folder / PHOTOS, size)  # each process writes at its rows' places
+def open_rows(path: Path):
+    """A file opened for writing in place: other processes write beside this one."""
+    return os.fdopen(os.open(path, os.O_WRONLY), "wb")
 
 
-def note_of(folder, chunk):
+def note_path(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk}.json"
 
 
-def broken_photos(partial, count):
+def broken_photos(partial: Path, count: int) -> dict[str, str]:
     """{photo id: reason} of a split's `count` photos, from the notes of all chunks."""
     expected = "the note of a chunk (delete it, and run the same command again)"
     broken = {}
     for chunk in range(-(-count // CHUNK)):
-        broken |= read_dict(note_of(partial, chunk), expected)
+        note = read_json(note_path(partial, chunk), expected)
+        if not isinstance(note, dict):
+            raise UserError(f"{note_path(partial, chunk)}: something else; expected {expected}")
+        broken |= note
     return broken
 
 
-def choose_source(args):
-    """(key in SOURCES, folder) that the user named, or the first that lies under dataset/; None
-    where there is none."""
-    named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
-    if len(named) > 1:
-        raise UserError(f"--{named[0][0]} and --{named[1][0]}: expected one of them")
-    for key, folder in named:
-        if not folder.is_dir():
-            raise UserError(
-                f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it"
-            )
-        return key, folder
-    folders = [(key, DATASET / source.name, source.files) for key, source in SOURCES.items()]
-    lying = [(key, folder) for key, folder, files in folders if any(folder.glob(files))]
-    if not lying:
-        return None
-    others = ", ".join(f"--{key} {folder}" for key, folder in lying[1:])
-    doing = "Fetching the photos of" if args.download else "Preprocessing"
-    say(f"{doing} {lying[0][1]}" + (f" (or name another: {others})" if others else ""))
-    return lying[0]
+# ------------------------------------------------------------------------------------------ report
 
 
-def album_of_photos(stories):
-    """{photo id: album id} as the photos appear."""
-    return {beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]}
+def partial_folder(output: Path, split: str) -> Path:
+    """Where a split's photos are until the split is complete."""
+    return output / f"{split}.partial"
 
 
-def why_broken(path):
-    """Why a file is no readable photo, or None."""
-    try:
-        load_photo(path, REAL["image_size"])
-    except BrokenPhoto as reason:
-        return str(reason)
-    return None
+def is_complete(output: Path, split: str, report: dict) -> bool:
+    files = [output / f"{split}.{suffix}" for suffix in ("json", "safetensors")]
+    return split in report["splits"] and all(file.is_file() for file in files)
 
 
-class Job(NamedTuple):
-    """One split, ready to be written."""
-
-    stories: list
-    remarks: Counter  # how many stories were left out or kept, and why
-    found: dict  # photo id: path, one row each
-    missing: dict  # photo id: reason
-    fingerprint: str  # of the stories and the photos' files
-
-
-def prepare(folder, split, stories, remarks, images, missing_photos, follow_links):
-    index = photo_index(images, split, follow_links)
-    found, missing = find_photos(stories, *index)
-    if aside := Counter(reason for reason in missing.values() if reason != "not found"):
-        takes = (
-            "; --follow_links takes links"
-            if any("a link out" in reason for reason in aside)
-            else ""
-        )
-        warn(f"{images}: photos of {split} are left aside ({remark_line(aside)}{takes})")
-    if missing_photos == "drop":
-        stories = with_photos(stories, found, split, remarks)
-        found, _ = find_photos(stories, *index)
-    if not stories:
-        found = remark_line(remarks) or "no annotations"
-        raise UserError(f"{folder}: no story in {split} ({found}); expected at least one")
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found.values()]
-    fingerprint = hashlib.sha256(json.dumps([stories, files, missing]).encode()).hexdigest()
-    return Job(stories, remarks, found, missing, fingerprint)
-
-
-def with_photos(stories, photos, split, remarks):
-    """The stories whose photos are all in `photos`; the others are counted."""
-    kept = [
-        story for story in stories if all(beat["photo_id"] in photos for beat in story["beats"])
-    ]
-    remarks["left out: a photo missing or broken"] += len(stories) - len(kept)
-    if stories and not kept:
-        raise UserError(
-            f"--missing_photos drop: each story of {split} lacks a photo; expected keep, or more "
-            "photos"
-        )
-    return kept
-
-
-def how_encoded(settings, args, team):
-    """What the last bits of features depend on: those of one file have to be computed in one
-    way."""
-    return (
-        {"device": team.device.type, "batch_size": args.batch_size}
-        if settings["store"] == "features"
-        else {}
-    )
-
-
-def earlier_report(output, new, how, overwrite):
-    """report.json in the output folder, if it is of the settings and inputs in `new`; None to start
-    afresh.
+def read_report(output: Path, new: dict, overwrite: bool) -> dict | None:
+    """report.json of an earlier run if it is of the same settings and input as `new`; None to
+    start anew.
 
     Raises UserError where the folder holds something else and `overwrite` is not set.
     """
@@ -267,72 +246,46 @@ def earlier_report(output, new, how, overwrite):
         if not all(isinstance(report[name], dict) for name in (*new, "splits")):
             raise TypeError
         for split, entry in report["splits"].items():
-            described(split, entry)
+            describe_split(split, entry)
     except (LookupError, TypeError, ValueError, AttributeError):
         raise UserError(
             f"{path}: not a report of dataset.py; expected a new or empty folder for --output"
         ) from None
-    begun = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
-    # else it was to be removed
-    begun = {partial for partial in begun if not is_complete(output, partial.stem, report)}
-    if not report["splits"] and not begun:
+    notes = {note.parent for note in output.glob(f"*.partial/{NOTES}")}
+    resumes = any(not is_complete(output, partial.stem, report) for partial in notes)
+    if not report["splits"] and not resumes:
         return None  # stopped before there was anything to keep
     before, now = report["settings"], new["settings"]
-    for partial in begun:
-        before, now = before | read_dict(partial / HOW, "how its photos were encoded"), now | how
+    if resumes:  # one file's features are computed in one way
+        before, now = before | report["encoding"], now | new["encoding"]
     names = [name for name in before | now if before.get(name) != now.get(name)]
-    differ = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
+    differences = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
     if report["inputs"] != new["inputs"]:
-        differ.append("other stories or photos")
-    if differ and not overwrite:
+        differences.append("other stories or photos")
+    if not differences:
+        return report
+    if not overwrite:
         raise UserError(
-            f"{output}: of another run ({'; '.join(differ)}); expected --overwrite, or another "
-            "--output"
+            f"{output}: of another run ({'; '.join(differences)}); expected --overwrite, or "
+            "another --output"
         )
-    return None if differ else report
+    return None
 
 
-def read_dict(path, expected):
-    """The object in a JSON file that this script has written."""
-    value = read_json(path, expected)
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: something else; expected {expected}")
-    return value
-
-
-def is_complete(output, split, report):
-    return split in report["splits"] and all(
-        (output / f"{split}.{kind}").is_file() for kind in ("json", "safetensors")
-    )
-
-
-def is_utf8(path):
-    try:
-        str(Path(path).absolute()).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def partial_of(output, split):
-    """Where a split's photos are until the split is complete."""
-    return output / f"{split}.partial"
-
-
-def described(split, entry):
+def describe_split(split: str, entry: dict) -> str:
     """What is printed of a split, from its entry in the report."""
     words, positions, photos = entry["words"], entry["positions"], entry["photos"]
-    return (
+    lines = [
         f"{split}: {entry['stories']} stories, {entry['beats']} beats; photos: {photos['found']} "
-        "found, "
-        f"{len(photos['missing'])} missing, {len(photos['broken'])} broken\n"
-        f"  {words['total']} words, {words['mean']} a sentence (most: {words['max']}); a story "
-        f"with {positions['image_positions']} image positions a photo takes "
-        f"{positions['mean']} positions "
-        f"(95 %: {positions['95 %']}, most: {positions['max']})"
-        + (f"\n  {remark_line(entry['remarks'])}" if entry["remarks"] else "")
-    )
+        f"found, {len(photos['missing'])} missing, {len(photos['broken'])} broken",
+        f"  {words['total']} words, {words['mean']} per sentence (most: {words['max']}); a story "
+        f"with {positions['image_positions']} image positions per photo takes "
+        f"{positions['mean']} positions (95 %: {positions['95 %']}, most: {positions['max']})",
+    ]
+    if entry["remarks"]:
+        lines.append(f"  {format_counts(entry['remarks'])}")
+    return "\n".join(lines)
 
 
-def remark_line(remarks):
-    return "; ".join(f"{remark}: {count}" for remark, count in remarks.items() if count)
+def format_counts(counts: dict[str, int]) -> str:
+    return "; ".join(f"{name}: {count}" for name, count in counts.items() if count)

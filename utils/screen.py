@@ -1,81 +1,121 @@
 """Stories as people read them: on the screen, as a page, as a submission to the VIST Challenge."""
 
 import re
-from collections import defaultdict
+import sys
 
 from tqdm import tqdm
 
 from utils import cli
+from utils.files import to_json, write_json, write_text
+from utils.plans import Sample, write_plans
 
 
-def readable(sentence):
-    """A sentence as people write it: VIST's text is lower-case with spaces before the
-    punctuation."""
+def readable(sentence: str) -> str:
+    """A sentence as people write it: VIST's text is lower-case with spaces before punctuation."""
     sentence = re.sub(r"\s+([.,!?;:]|n't|'\w+)", r"\1", sentence)
     sentence = re.sub(r"\bi\b", "I", sentence)
     return re.sub(r"(^|[.!?]\s+)([a-z])", lambda match: match[0].upper(), sentence)
 
 
 class Screen:
-    """Stories on stdout, in the order asked and sentence by sentence: the one whose turn it is
-    appears while it is written, the others wait."""
+    """Stories on stdout, in order and sentence by sentence: the current one appears while it is
+    written, the others wait."""
 
-    def __init__(self, stories):
-        self.stories, self.said = stories, [[] for _ in stories]
-        self.turn = self.shown = 0
+    def __init__(self, stories: list[dict]):
+        self.stories, self.sentences = stories, [[] for _ in stories]
+        self.current = self.num_shown = 0
 
-    def add(self, k, sentence):
-        """The next sentence of story k; of a story that is not on the screen, nothing."""
+    def add(self, k: int, sentence: str) -> None:
+        """The next sentence of story k, which may be none of the screen's."""
         if k >= len(self.stories):
             return
-        self.said[k].append(sentence)
-        while self.turn < len(self.stories):
-            story, said = self.stories[self.turn], self.said[self.turn]
+        self.sentences[k].append(sentence)
+        while self.current < len(self.stories):
+            story, sentences = self.stories[self.current], self.sentences[self.current]
             names = [cli.printable(name or "(no photo)") for name in story["photo_ids"]]
-            for t in range(self.shown, len(said)):
+            width = max(map(len, names))
+            for t in range(self.num_shown, len(sentences)):
                 if t == 0:
-                    telling = f", telling {story['telling']}" if "telling" in story else ""
-                    self.print(
-                        ("\n" if self.turn else "") + cli.printable(f"{story['album_id']}{telling}")
-                    )
-                self.print(
-                    f"  {names[t]:<{max(map(len, names))}}  {cli.printable(readable(said[t]))}"
-                )
-            self.shown = len(said)
-            if self.shown < len(names):
+                    self.print_heading(story)
+                text = cli.printable(readable(sentences[t]))
+                self.print(f"  {names[t]:<{width}}  {text}")
+            self.num_shown = len(sentences)
+            if self.num_shown < len(names):
                 return
-            self.turn, self.shown = self.turn + 1, 0
+            self.current, self.num_shown = self.current + 1, 0
 
-    def print(self, line):
-        with tqdm.external_write_mode():  # the bar steps aside
+    def print_heading(self, story: dict) -> None:
+        heading = story["album_id"]
+        if "sample" in story:
+            heading += f", sample {story['sample']}"
+        self.print(("\n" if self.current else "") + cli.printable(heading))
+
+    def print(self, line: str) -> None:
+        with tqdm.external_write_mode():  # the progress bar steps aside
             cli.say(line)
 
 
-def page_of(albums, asked, stories):
+def story_page(albums: list[dict], samples: list[Sample], stories: list[dict]) -> str:
     """The stories as a page: HTML, the photos inside."""
-    from utils.page import Album, page
+    from utils.page import Album, render_page
 
-    told = defaultdict(dict)
-    for story, telling in zip(stories, asked, strict=True):
-        told[telling.album][telling.number] = [
-            readable(sentence) for sentence in story["sentences"]
-        ]
-    return page(
-        [Album(albums[i]["album_id"], albums[i]["paths"], tellings) for i, tellings in told.items()]
-    )
+    pages = {}
+    for story, sample in zip(stories, samples, strict=True):
+        album = albums[sample.album]
+        page = pages.setdefault(sample.album, Album(album["album_id"], album["paths"], {}))
+        page.samples[sample.number] = [readable(sentence) for sentence in story["sentences"]]
+    return render_page(list(pages.values()))
 
 
-def vist_submission(stories):
+def vist_submission(stories: list[dict]) -> dict:
     """Stories in the VIST Challenge's submission format."""
+    output_stories = [
+        {
+            "album_id": story["album_id"],
+            "photo_sequence": story["photo_ids"],
+            "story_text_normalized": " ".join(story["sentences"]),
+        }
+        for story in stories
+    ]
     return {
         "team_name": "plan-CVAE",
         "evaluation_info": {"additional_description": "written by generate.py"},
-        "output_stories": [
-            {
-                "album_id": story["album_id"],
-                "photo_sequence": story["photo_ids"],
-                "story_text_normalized": " ".join(story["sentences"]),
-            }
-            for story in stories
-        ],
+        "output_stories": output_stories,
     }
+
+
+def save_outputs(
+    options,
+    albums: list[dict],
+    samples: list[Sample],
+    stories: list[dict],
+    num_shown: int,
+    plan_size: int,
+) -> None:
+    """Write the files that the options name, and print in the --format."""
+    output = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
+    write_json(options.output, output)  # first: nothing that goes wrong after it loses them
+    page = None
+    if options.html or options.format == "html":
+        page = story_page(albums, samples, stories)
+    if options.format != "text" and sys.stdout:
+        sys.stdout.reconfigure(encoding="utf-8")  # like the files, whatever the terminal's
+        objects = {"json": output, "vist": vist_submission(stories)}
+        cli.say(page if options.format == "html" else to_json(objects[options.format]))
+
+    def note(what: str, path: str) -> None:
+        print(f"{what} -> {cli.printable(path)}", file=sys.stderr)
+
+    what = f"{len(stories)} {'story' if len(stories) == 1 else 'stories'}"
+    if options.format == "text" and len(stories) > num_shown:
+        what += f", {len(stories) - num_shown} of them not shown"
+    note(what, options.output)
+    if options.html:
+        write_text(options.html, page)
+        note("as a page", options.html)
+    if options.vist_output:
+        write_json(options.vist_output, vist_submission(stories))
+        note("in the VIST Challenge's format", options.vist_output)
+    if options.save_plans:
+        write_plans(options.save_plans, stories, samples, plan_size, options.checkpoint)
+        note("the plans", options.save_plans)

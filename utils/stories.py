@@ -203,7 +203,7 @@ def listed(path, entries, read):
                 f"{path}: story number {number} is a {type(entry).__name__}; expected an object"
             )
         story, photos = read(path, number, entry)
-        key = story["story_id"], str(entry.get("telling"))
+        key = story["story_id"], str(entry.get("sample"))
         remarks["with an id that another has too"] += key in seen
         seen.add(key)
         remarks["without words"] += not story["beats"]
@@ -218,7 +218,7 @@ def preprocessed(path, number, entry):
     """A story of a split or of VIST itself, and how many photos it has."""
     photos = photo_names(path, entry["story_id"], [beat.get("photo_id") for beat in entry["beats"]])
     sentences = [beat["sentence"] for beat in entry["beats"]]
-    story = paired(*names_of(path, number, entry), photos, sentences)
+    story = make_story(*names_of(path, number, entry), photos, sentences)
     label = entry.get("label")
     return story | ({"label": label} if label and isinstance(label, str) else {}), len(photos)
 
@@ -245,7 +245,7 @@ def generated(path, number, entry):
     ):
         raise UserError(f'{path}: story {name}: expected "sentences", a list of texts')
     photos = photo_names(path, name, entry.get("photo_ids"))
-    story = paired(name, album, photos, sentences)
+    story = make_story(name, album, photos, sentences)
     if isinstance(entry.get("folder"), str):
         for beat in story["beats"]:
             beat["folder"] = entry["folder"]
@@ -262,7 +262,7 @@ def submitted(path, number, entry):
     album = names_of(path, number, entry | {"story_id": name})[1]
     if not isinstance(text, str):
         raise UserError(f'{path}: story {name}: expected "story_text_normalized", a text')
-    return paired(name, album, photos, split_sentences(text)), len(photos)
+    return make_story(name, album, photos, split_sentences(text)), len(photos)
 
 
 def photo_names(path, name, photos):
@@ -275,7 +275,7 @@ def photo_names(path, name, photos):
     return [None if photo is None else str(photo) for photo in photos]  # as it is: it names a file
 
 
-def paired(story_id, album_id, photos, sentences):
+def make_story(story_id, album_id, photos, sentences):
     """A story whose sentences stand beside its photos in order; a sentence beyond them has none.
 
     An empty sentence is no beat and leaves its photo without one: "photo_ids" has all the photos,
@@ -305,6 +305,6 @@ def mapped(path, value):
             raise UserError(f"{path}: {name[:60]}: {shown(entry)}; expected {wanted} ({SHAPES})")
         for number, text in enumerate(texts):
             story_id = f"{name}-{number}" if lists else name
-            stories.append(paired(story_id, name, [], split_sentences(text)))
+            stories.append(make_story(story_id, name, [], split_sentences(text)))
             remarks["without words"] += not stories[-1]["beats"]
     return StoryFile(stories, None, remarks)

@@ -117,3 +117,8 @@ def new_story(story_id, album_id, beats):
 def is_id(value):
     """Whether a value from JSON names something: text, or a whole number."""
     return isinstance(value, str) or type(value) is int
+
+
+def normalise(text: str) -> str:
+    """Lower case, single spaces: what texts are compared by."""
+    return " ".join(text.lower().split())

@@ -1,49 +1,63 @@
-"""The log of a training, JSON lines, and its picture."""
+"""The log of a training, JSON lines, and its figure."""
 
 import dataclasses
 import json
 import math
 import time
 from contextlib import suppress
+from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils import cli
 from utils.cli import UserError
-from utils.files import atomic_write, reraise_with_path
+from utils.files import atomic_write, reraise_with_path, save_figure
 
-BAGS = ("bow", "future_bow", "photo_bow", "state_bow")  # bags of words
-
-
+BAGS = ("bow", "future_bow", "photo_bow", "state_bow")  # the bag-of-words terms
 TERMS = ("nll", "kl", *BAGS, "dynamics")
-
-
-# Shares of posterior means and samples in the middle of their prior: what lies within so many of
-# its deviations.
-MIDDLE = {50: 0.67449, 90: 1.64485}
-
-
+# Shares of posterior means and samples within so many standard deviations of the prior, and what
+# they would be if the posteriors were samples of it.
 WITHIN = {
-    f"{of}_within_{share}": (of, MIDDLE[share]) for of in ("means", "samples") for share in MIDDLE
+    "means_within_50": ("means", 0.67449, 0.5),
+    "means_within_90": ("means", 1.64485, 0.9),
+    "samples_within_50": ("samples", 0.67449, 0.5),
+    "samples_within_90": ("samples", 1.64485, 0.9),
 }
+PANELS = (  # title, label of the y axis, scale, {name in the log: label}, of the validation
+    ("terms of the loss", "nats per story", "symlog", {name: name for name in TERMS}),
+    (
+        "bounds of the likelihood",
+        "nats per story",
+        "symlog",
+        {"elbo_loss": "−ELBO", "iwae_loss": "importance-weighted", "nll": "NLL given the plan"},
+    ),
+    (
+        "KL and mutual information per beat",
+        "nats",
+        "linear",
+        {"kl_per_beat": "KL", "information_per_beat": "information"},
+    ),
+    ("active units per beat", "dimensions", "linear", {"active_units_per_beat": "beat"}),
+    ("posterior within the prior", "share", "linear", {name: name for name in WITHIN}),
+)
 
 
-def read_log(path):
-    """The lines of a log as dicts; one that a kill has cut short is said to be left out."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    read = []
-    for line in lines:
+def read_log(path: Path) -> list[dict]:
+    """The lines of a log; with a warning, without those that a kill has cut short."""
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = []
+    for text in texts:
         with suppress(ValueError, RecursionError):
-            read.append(json.loads(line))
-    read = [
-        line for line in read if isinstance(line, dict) and isinstance(line.get("step", 0), int)
-    ]
-    if len(read) < len(lines):
-        cli.warn(f"{path}: {len(lines) - len(read)} lines were cut short and are left out")
-    return read
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step", 0), int):
+                lines.append(line)
+    if len(lines) < len(texts):
+        cli.warn(f"{path}: {len(texts) - len(lines)} lines were cut short and are skipped")
+    return lines
 
 
-def summary_writer():
+def summary_writer() -> type:
     """torch's SummaryWriter. Raises UserError where tensorboard is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -55,118 +69,76 @@ def summary_writer():
 
 
 class Log:
-    """JSON lines in output_dir/log.jsonl and their picture, training.png."""
+    """JSON lines in output_dir/log.jsonl and their figure, training.png."""
 
-    def __init__(self, directory, options, made, resumed_at=0):
-        self.path, self.picture = directory / "log.jsonl", directory / "training.png"
-        self.lines, self.board, self.drawn = [], None, -math.inf
-        if resumed_at and self.path.is_file():  # steps after the checkpoint are done again
+    def __init__(self, directory: Path, options, versions: dict, resumed_at: int = 0):
+        self.path, self.figure_path = directory / "log.jsonl", directory / "training.png"
+        self.lines, self.board, self.drawn_at = [], None, -math.inf
+        if resumed_at and self.path.is_file():  # steps after the checkpoint are repeated
             self.lines = [line for line in read_log(self.path) if line.get("step", 0) <= resumed_at]
-        self.lines.append({"options": dataclasses.asdict(options), "versions": made})
+        self.lines.append({"options": dataclasses.asdict(options), "versions": versions})
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
-        if options.tensorboard:  # what it holds of steps that are done again is hidden
-            self.board = summary_writer()(
-                directory / "tensorboard", purge_step=resumed_at + 1 if resumed_at else None
-            )
+        if options.tensorboard:
+            purge_step = resumed_at + 1 if resumed_at else None  # hides the repeated steps
+            self.board = summary_writer()(directory / "tensorboard", purge_step=purge_step)
 
-    def write(self, **line):
+    def write(self, **line) -> None:
         self.lines.append(line)
         with reraise_with_path(self.path, self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        if self.board is not None:
-            for name in line.keys() - {"step", "split"}:
-                values = line[name] if isinstance(line[name], list) else [line[name]]
-                for beat, value in enumerate(values, start=1):
-                    of = f"/beat {beat}" if isinstance(line[name], list) else ""
-                    self.board.add_scalar(f"{line['split']}/{name}{of}", value, line["step"])
-            self.board.flush()
-
-    def draw(self, anew=True):
-        """Loss terms and bounds, what the plans carry, learning rate and β over the steps, as
-        training.png.
-
-        anew: also where it has just been drawn, which takes a second.
-        """
-        if not anew and time.monotonic() < self.drawn + 20:
+        if self.board is None:
             return
-        self.drawn = time.monotonic()
-        train = [line for line in self.lines if line.get("split") == "train"]
-        val = [line for line in self.lines if line.get("split") == "val"]
+        for name in line.keys() - {"step", "split"}:
+            tag, value, step = f"{line['split']}/{name}", line[name], line["step"]
+            if isinstance(value, list):
+                for beat, x in enumerate(value, start=1):
+                    self.board.add_scalar(f"{tag}/beat {beat}", x, step)
+            else:
+                self.board.add_scalar(tag, value, step)
+        self.board.flush()
+
+    def draw(self, force: bool = True) -> None:
+        """Write training.png, which takes a second; without force at most every 20 seconds."""
+        if not force and time.monotonic() < self.drawn_at + 20:
+            return
+        self.drawn_at = time.monotonic()
         figure = Figure(figsize=(15, 7.5), layout="constrained")
-        axes = figure.subplots(2, 3)
-        terms, bounds, plans, units, calibration, rates = axes.flat
-
-        def line(axis, lines, name, *style, **options):
-            points = [(x["step"], x[name]) for x in lines if name in x]
-            return axis.plot(*zip(*points), *style, **options)[0] if points else None
-
+        *axes, last = figure.subplots(2, 3).flat
+        for axis, (title, label, scale, names) in zip(axes, PANELS):
+            for name, text in names.items():
+                self.plot(axis, "val", name, text, marker="o", ms=3)
+            axis.set(title=f"{title} (validation)", ylabel=label, yscale=scale, xlabel="step")
         for name in TERMS:
-            drawn = line(terms, train, name, label=name, lw=1)
-            line(terms, val, name, "o--", ms=3, c=drawn.get_color() if drawn else None)
-        terms.set(
-            title="loss terms (line: training, dots: validation)",
-            ylabel="nats per story",
-            yscale="symlog",
-        )
-        for name, label in (
-            ("elbo_loss", "−ELBO"),
-            ("iwae_loss", "−IWAE bound"),
-            ("nll", "NLL given the plan"),
-        ):
-            line(bounds, val, name, "o-", ms=3, label=label)
-        line(bounds, val, "kl", "o:", ms=3, label="KL")
-        bounds.set(
-            title="bounds of the likelihood (validation)", ylabel="nats per story", yscale="symlog"
-        )
-        for name, style, label in (("kl", "o-", "KL"), ("information", "x--", "information")):
-            for beat, values in enumerate(
-                zip(*(x[f"{name}_per_beat"] for x in val if f"{name}_per_beat" in x))
-            ):
-                steps = [x["step"] for x in val][-len(values) :]
-                plans.plot(
-                    steps, values, style, ms=4, c=f"C{beat}", label=f"{label}, beat {beat + 1}"
-                )
-        plans.set(title="KL, and mutual information of story and plan", ylabel="nats")
-        for beat, values in enumerate(zip(*(x["active_units_per_beat"] for x in val))):
-            units.plot([x["step"] for x in val], values, "o-", ms=3, label=f"beat {beat + 1}")
-        told = units.twinx()
-        if line(
-            told,
-            val,
-            "bow_perplexity",
-            "k:",
-            label="perplexity of the words, in no order, given the plan alone",
-        ):
-            told.legend(fontsize=7, loc="center right")
-        units.set(
-            title="active units, and what a plan tells",
-            ylabel="dimensions of the plan",
-            xlabel="step",
-        )
-        units.set_ylim(0)
-        for name, (of, _) in WITHIN.items():
-            share = int(name[-2:])
-            style = {"c": f"C{int(share > 50)}", "ls": "-" if of == "samples" else ":"}
-            if line(calibration, val, name, marker="o", ms=3, label=f"{of} in {share} %", **style):
-                calibration.axhline(share / 100, c=style["c"], lw=0.5)
-        calibration.set(
-            title="posterior in the middle of the prior",
-            ylabel="share",
-            xlabel="step",
-            ylim=(0, 1.02),
-        )
-        peak = max((x["lr"] for x in train), default=0) or 1
-        rates.plot(
-            [x["step"] for x in train],
-            [x["lr"] / peak for x in train],
-            label=f"learning rate / {peak:.2g}",
-        )
-        line(rates, train, "beta", label="β")
-        line(rates, train, "bags", label="the plan's bags of words")
-        rates.set(title="schedules", xlabel="step")
-        for axis in axes.flat:
+            self.plot(axes[0], "train", name, None, lw=0.5, color="0.6", zorder=0)
+        for name, label in (("lr", "learning rate"), ("beta", "β"), ("bow_scale", "bow scale")):
+            self.plot(last, "train", name, label, divide_by_peak=True)
+        last.set(title="schedules, by their peak", xlabel="step")
+        for axis in (*axes, last):
             if axis.get_legend_handles_labels()[0]:
-                axis.legend(fontsize=7, ncols=2 if axis is plans else 1)
-        with atomic_write(self.picture) as temporary:
-            figure.savefig(temporary, dpi=110)
+                axis.legend(fontsize=7, ncols=2)
+        save_figure(figure, self.figure_path)
+
+    def plot(
+        self,
+        axis: Axes,
+        split: str,
+        name: str,
+        label: str | None,
+        divide_by_peak: bool = False,
+        **style,
+    ) -> None:
+        """A figure over the steps; one of several beats as a line per beat."""
+        lines = [x for x in self.lines if x.get("split") == split and name in x]
+        if not lines:
+            return
+        steps, values = [x["step"] for x in lines], [x[name] for x in lines]
+        if divide_by_peak:
+            values = [x / (max(values) or 1) for x in values]
+        if not isinstance(values[0], list):
+            axis.plot(steps, values, label=label, **style)
+            return
+        dashes = "--" if "information" in name else "-"
+        for beat, of_beat in enumerate(zip(*values), start=1):
+            text, color = f"{label} {beat}", f"C{beat - 1}"
+            axis.plot(steps, of_beat, dashes, color=color, label=text, **style)

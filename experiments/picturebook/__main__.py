@@ -21,7 +21,7 @@ def parser():
         "--stories_per_album",
         type=positive_int,
         default=1,
-        help="tellings of the same five pictures",
+        help="stories of the same five pictures",
     )
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
     parser.add_argument(

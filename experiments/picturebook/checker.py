@@ -4,7 +4,7 @@ from itertools import chain
 from pathlib import Path
 
 from experiments.picturebook.facts import BEATS, SPLITS, WORLD_FILE
-from experiments.picturebook.texts import normalise, tokenise
+from experiments.picturebook.texts import join_words, split_words
 from utils.cli import UserError
 from utils.files import read_json
 
@@ -44,14 +44,15 @@ class Book:
         told = {}
         for (entry,) in train["annotations"]:
             told.setdefault(entry["story_id"], {})[entry["worker_arranged_photo_order"]] = (
-                normalise(entry["text"])
+                join_words(entry["text"])
             )
         self.training = {tuple(story[beat] for beat in range(BEATS)) for story in told.values()}
 
     def abstract(self, text):
         """A sentence or a wording with {slot} for each slot word, normalised."""
         return " ".join(
-            f"{{{self.slot_of[word]}}}" if word in self.slot_of else word for word in tokenise(text)
+            f"{{{self.slot_of[word]}}}" if word in self.slot_of else word
+            for word in split_words(text)
         )
 
     def place_story(self, story):
@@ -74,7 +75,7 @@ class Book:
         slot}."""
         right = dict.fromkeys(self.slots, True)
         for beat, plan in enumerate(self.plots[facts["plot"]]):
-            words = set(tokenise(sentences.get(beat, "")))
+            words = set(split_words(sentences.get(beat, "")))
             for slot in plan["slots"]:
                 right[slot] &= words & set(self.slots[slot]) == {facts[slot]}
         return right
@@ -135,7 +136,7 @@ def check_stories(stories, world_dir):
         )
     others = next_other([facts for facts, _ in told])
     texts = [
-        tuple(normalise(sentences.get(beat, "")) for beat in range(BEATS)) for _, sentences in told
+        tuple(join_words(sentences.get(beat, "")) for beat in range(BEATS)) for _, sentences in told
     ]
     return {
         "stories": len(stories),

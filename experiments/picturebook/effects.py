@@ -10,14 +10,14 @@ from experiments.picturebook.pen import INK, WHITE, arc, mix, star
 
 def sun(pen, page):
     for k in range(12):
-        pen.at(0, 0, tilt=30 * k).shape((255, 214, 110), (-7, -34), (7, -34), (0, -52))
-    pen.oval((255, 226, 130), 0, 0, 34, 34)
+        pen.at(0, 0, tilt=30 * k).shape("#ffd66e", -7, -34, 7, -34, 0, -52)
+    pen.oval("#ffe282", 0, 0, 34, 34)
 
 
 def moon(pen, page):
-    pen.oval((255, 244, 200), 0, 0, 50, 50)
+    pen.oval("#fff4c8", 0, 0, 50, 50)
     for x, y, r in ((-16, -12, 9), (14, 8, 12), (-8, 24, 6)):
-        pen.oval((238, 222, 172), x, y, r, r)
+        pen.oval("#eedeac", x, y, r, r)
 
 
 def wind(pen, page):
@@ -53,61 +53,48 @@ def confetti(pen, page):
         bit = pen.at(
             rng.uniform(0, 100), rng.uniform(16, 92), rng.uniform(1.6, 2.6), tilt=rng.uniform(0, 90)
         )
-        bit.box(
-            rng.choice(((250, 250, 250), (244, 120, 150), (90, 206, 206), (252, 214, 90))),
-            -50,
-            -50,
-            50,
-            50,
-        )
+        bit.box(rng.choice(("#fafafa", "#f47896", "#5acece", "#fcd65a")), -50, -50, 50, 50)
 
 
 def drops(pen, page):
     for _ in range(44):
         x, y = page.rng.uniform(0, 104), page.rng.uniform(-4, 96)
-        pen.line((236, 244, 255), 1.1, (x, y), (x - 2.2, y + 7))
+        pen.line("#ecf4ff", 1.1, x, y, x - 2.2, y + 7)
 
 
 def glow(pen, page):
     for size, light in ((100, 0.35), (70, 0.7)):
-        pen.at(0, 0, size).oval(mix((110, 92, 120), (255, 206, 120), light), 0, 0, 72, 22)
+        pen.at(0, 0, size).oval(mix("#6e5c78", "#ffce78", light), 0, 0, 72, 22)
 
 
 def hole(pen, page):
-    pen.oval((92, 64, 48), 0, 0, 170, 46)
+    pen.oval("#5c4030", 0, 0, 170, 46)
 
 
 def rays(pen, page):
     for k in range(12):
-        pen.at(0, 0, tilt=30 * k).shape((255, 240, 170), (-5, -14), (5, -14), (13, -66), (-13, -66))
+        pen.at(0, 0, tilt=30 * k).shape("#fff0aa", -5, -14, 5, -14, 13, -66, -13, -66)
 
 
 def rainbow(pen, page):
-    bands = (
-        (232, 92, 88),
-        (246, 166, 80),
-        (250, 222, 110),
-        (130, 196, 120),
-        (108, 168, 228),
-        (160, 124, 204),
-    )
+    bands = ("#e85c58", "#f6a650", "#fade6e", "#82c478", "#6ca8e4", "#a07ccc")
     for k, fill in enumerate(bands):
         r = 76 - 5.4 * k
         pen.line(fill, 6, *((r * u, -1.12 * r * v) for u, v in arc(18)))
 
 
 def shadow(pen, page):
-    pen.oval((90, 90, 100), 0, 0, 220, 40)
+    pen.oval("#5a5a64", 0, 0, 220, 40)
 
 
 def smoke(pen, page):
     for x, y, r in ((-52, 30, 24), (-34, 18, 20), (-20, 6, 16), (-70, 46, 26), (-30, 40, 18)):
-        pen.oval((238, 238, 244), x, y, r, r)
+        pen.oval("#eeeef4", x, y, r, r)
 
 
 def comet(pen, page):
-    pen.shape((255, 236, 170), (-130, 40), (-10, -12), (8, 12))
-    pen.shape((255, 250, 214), *((40 * v, -40 * u) for u, v in star(5, 0.43)))
+    pen.shape("#ffecaa", -130, 40, -10, -12, 8, 12)
+    pen.shape("#fffad6", *((40 * v, -40 * u) for u, v in star(5, 0.43)))
 
 
 LOOSE = {draw.__name__: draw for draw in (

@@ -1,6 +1,12 @@
 """What can differ from one story of the picture book to the next, and how many stories it tells."""
 
-from experiments.picturebook.pen import COLOURS
+COLOURS = {
+    "red": "#de3e3a",
+    "yellow": "#fac830",
+    "green": "#4cb050",
+    "blue": "#3a80de",
+    "purple": "#9258c4",
+}
 
 SPLITS = {"train": 4000, "val": 400, "test": 400}  # stories
 SLOTS = {

@@ -19,8 +19,8 @@ def tail_and_ears(pen, hero, fur, light):
         pen.oval(fur, 32, -24, 13, 27, 35)
         pen.oval(CREAM, 43, -40, 8, 11, 35)
         for side in (-1, 1):
-            pen.shape(fur, (side * 29, -68), (side * 27, -106), (side * 3, -82))
-            pen.shape(INK, (side * 26, -82), (side * 25, -100), (side * 13, -84))
+            pen.shape(fur, side * 29, -68, side * 27, -106, side * 3, -82)
+            pen.shape(INK, side * 26, -82, side * 25, -100, side * 13, -84)
     elif hero == "rabbit":
         pen.oval(CREAM, 24, -14, 9, 9)
         for side in (-1, 1):
@@ -44,7 +44,7 @@ def body(pen, hero, fur, dark, light, pose):
     pen.oval(fur, 0, -28, 27 if hero in ("bear", "penguin") else 24, 28)
     pen.oval(WHITE if hero == "penguin" else light, 0, -25, 15, 19)
     for side, (x, y) in zip((-1, 1), HANDS[pose]):
-        pen.line(dark if hero == "penguin" else fur, 11, (side * 19, -40), (x, y))
+        pen.line(dark if hero == "penguin" else fur, 11, side * 19, -40, x, y)
 
 
 def face(pen, hero, light, asleep):
@@ -52,16 +52,8 @@ def face(pen, hero, light, asleep):
     eye, eye_x, eye_y = WHITE, 11, middle - 3
     if hero == "fox":
         pen.shape(
-            CREAM,
-            (-30, middle + 1),
-            (-14, middle + 2),
-            (0, middle + 12),
-            (14, middle + 2),
-            (30, middle + 1),
-            (14, middle + 20),
-            (0, middle + 26),
-            (-14, middle + 20),
-        )
+            CREAM, -30, middle + 1, -14, middle + 2, 0, middle + 12, 14, middle + 2,
+            30, middle + 1, 14, middle + 20, 0, middle + 26, -14, middle + 20)  # fmt: skip
         pen.oval(INK, 0, middle + 20, 5, 4.5)
     elif hero == "rabbit":
         pen.oval(CREAM, 0, middle + 11, 12, 9)
@@ -70,33 +62,23 @@ def face(pen, hero, light, asleep):
     elif hero == "bear":
         pen.oval(light, 0, middle + 9, 14, 11)
         pen.oval(INK, 0, middle + 4, 6, 4.5)
-        pen.line(INK, 1.6, (-6, middle + 13), (0, middle + 15), (6, middle + 13))
+        pen.line(INK, 1.6, -6, middle + 13, 0, middle + 15, 6, middle + 13)
     elif hero == "frog":
         eye_x, eye_y = 18, middle - 22
         pen.line(
-            INK,
-            2.4,
-            (-22, middle + 4),
-            (-12, middle + 10),
-            (0, middle + 12),
-            (12, middle + 10),
-            (22, middle + 4),
-        )
+            INK, 2.4, -22, middle + 4, -12, middle + 10, 0, middle + 12, 12, middle + 10,
+            22, middle + 4)  # fmt: skip
         for side in (-1, 1):
             pen.oval(WHITE, side * eye_x, eye_y, 9, 9)
     else:
         for side in (-1, 1):
             pen.oval(WHITE, side * 10, middle, 12, 14)
         pen.oval(WHITE, 0, middle + 9, 17, 11)
-        pen.shape(ORANGE, (-9, middle + 3), (9, middle + 3), (0, middle + 13))
+        pen.shape(ORANGE, -9, middle + 3, 9, middle + 3, 0, middle + 13)
     for side in (-1, 1):
         if asleep:
             pen.line(
-                INK,
-                2,
-                (side * eye_x - 5, eye_y),
-                (side * eye_x, eye_y + 3),
-                (side * eye_x + 5, eye_y),
+                INK, 2, side * eye_x - 5, eye_y, side * eye_x, eye_y + 3, side * eye_x + 5, eye_y
             )
         else:
             pen.oval(INK, side * eye_x, eye_y, 4.2, 5.2)
@@ -126,7 +108,7 @@ def draw_hero(pen, page, pose="stand", asleep=False, hat=False, helmet=False, fl
         for x, y in ((-11, -16), (11, -16), (0, -22)):
             cap.oval(WHITE, x, y, 12, 10)
         cap.box(WHITE, -13, -14, 13, 2)
-        cap.line(GREY, 1.5, (-13, -2), (13, -2))
+        cap.line(GREY, 1.5, -13, -2, 13, -2)
     if helmet:
         pen.line(
             mix(GREY, WHITE, 0.5), 5, *((40 * u, middle - 4 + 38 * v) for u, v in ROUND + ROUND[:1])

@@ -3,7 +3,8 @@
 from PIL import Image, ImageDraw
 
 from experiments.picturebook.effects import LOOSE
-from experiments.picturebook.pen import COLOURS, INK, WHITE, Pen, mix
+from experiments.picturebook.facts import COLOURS
+from experiments.picturebook.pen import INK, WHITE, Pen, mix
 from experiments.picturebook.places import draw_background
 from experiments.picturebook.plots import PLOTS
 from experiments.picturebook.things import THINGS
@@ -17,7 +18,7 @@ class Page:
         self.hero, self.object = facts["hero"], facts["object"]
         self.fur = mix(COLOURS[facts["colour"]], rng.choice((WHITE, INK)), rng.uniform(0, 0.08))
         self.image = Image.new("RGB", (2 * size, 2 * size))
-        whole_picture = Pen(ImageDraw.Draw(self.image), (1, 0, 0, 0, 1, 0))
+        whole_picture = Pen(ImageDraw.Draw(self.image), ((1, 0, 0), (0, 1, 0)))
         mirrored = rng.random() < 0.5
         self.pen = whole_picture.at(self.pixels if mirrored else 0, 0, self.pixels, flip=mirrored)
 

@@ -7,17 +7,17 @@ from experiments.picturebook.facts import BEATS, MOODS, REFERENCES
 from experiments.picturebook.plots import PLOTS
 
 
-def tokenise(text):
+def split_words(text):
     """Lower-cased words, {slots} and punctuation marks: "A red fox." and "a red fox ." give the
     same."""
     return re.findall(r"\{\w+\}|\w+|[^\w\s]", text.lower())
 
 
-def normalise(text):
-    return " ".join(tokenise(text))
+def join_words(text):
+    return " ".join(split_words(text))
 
 
-def tell(story):
+def write_sentences(story):
     """The story's five sentences, as a person would type them."""
     beats = PLOTS[story["plot"]]
     return [
@@ -26,28 +26,21 @@ def tell(story):
     ]
 
 
-def retell(stories, rng):
-    """References, {album id: [REFERENCES texts]}: what the book says of an album, then tellings of
-    either mood in turn.
-
-    They are tokenised as VIST's are. People, too, tell the same pictures in different ways: VIST
-    has five stories each.
-    """
-    told, facts = {}, {}
+def make_references(stories, rng):
+    """{album id: [REFERENCES texts]}, tokenised as VIST's: the book's own stories of an album, then
+    others in either mood in turn."""
+    albums = {}
     for story in stories:
-        told.setdefault(story["album_id"], []).append(story)
-        facts[story["album_id"]] = story
-    for album, tellings in told.items():
-        while len(tellings) < REFERENCES:
-            mood = next(mood for mood in MOODS if mood != tellings[-1]["mood"])
-            wordings = [
-                rng.randrange(len(getattr(beat, mood))) for beat in PLOTS[facts[album]["plot"]]
-            ]
-            tellings.append({**facts[album], "mood": mood, "wordings": wordings})
-    return {
-        album: [" ".join(map(normalise, tell(story))) for story in tellings]
-        for album, tellings in told.items()
-    }
+        albums.setdefault(story["album_id"], []).append(story)
+    references = {}
+    for album, own in albums.items():
+        versions, facts = list(own), own[-1]
+        while len(versions) < REFERENCES:
+            mood = next(mood for mood in MOODS if mood != versions[-1]["mood"])
+            wordings = [rng.randrange(len(getattr(beat, mood))) for beat in PLOTS[facts["plot"]]]
+            versions.append(facts | {"mood": mood, "wordings": wordings})
+        references[album] = [" ".join(map(join_words, write_sentences(x))) for x in versions]
+    return references
 
 
 def annotate(stories, rng):
@@ -61,7 +54,7 @@ def annotate(stories, rng):
             for photo in story["photo_ids"]:
                 images.append({"id": photo, "album_id": album, "datetaken": str(taken)})
                 taken += timedelta(seconds=rng.randint(30, 600))
-        for order, (photo, sentence) in enumerate(zip(story["photo_ids"], tell(story))):
+        for order, (photo, sentence) in enumerate(zip(story["photo_ids"], write_sentences(story))):
             annotations.append(
                 [
                     {
@@ -71,7 +64,7 @@ def annotate(stories, rng):
                         "setting": "first-2-pick-and-tell",
                         "story_id": story_id,
                         "storylet_id": str(BEATS * int(story_id) + order),
-                        "text": normalise(sentence),
+                        "text": join_words(sentence),
                         "tier": "story-in-sequence",
                         "worker_arranged_photo_order": order,
                         "worker_id": "PICTUREBOOK",

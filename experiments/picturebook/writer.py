@@ -13,7 +13,7 @@ from tqdm import tqdm
 from experiments.picturebook.facts import BEATS, MOODS, SLOTS, WORLD_FILE
 from experiments.picturebook.page import draw_picture
 from experiments.picturebook.plots import PLOTS
-from experiments.picturebook.texts import annotate, retell
+from experiments.picturebook.texts import annotate, make_references
 from utils.cli import UserError
 from utils.files import atomic_write, read_json, write_json
 
@@ -113,7 +113,9 @@ def write_dataset(folder, settings, workers):
     for split, stories in splits.items():
         rng = random.Random(f"{settings['seed']}/{split}/files")
         write_json(folder / "sis" / f"{split}.story-in-sequence.json", annotate(stories, rng))
-        references = retell(stories, random.Random(f"{settings['seed']}/{split}/references"))
+        references = make_references(
+            stories, random.Random(f"{settings['seed']}/{split}/references")
+        )
         write_json(folder / "references" / f"{split}.json", references)
         facts = (*SLOTS, "plot", "mood", "wordings", "photo_ids")
         truth = {story["story_id"]: {name: story[name] for name in facts} for story in stories}
