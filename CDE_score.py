@@ -14,7 +14,9 @@ for t = 1..T (the Bhattacharyya coefficient), and the score is 1 / (geometric me
 perfect agreement.
 """
 
+from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +51,7 @@ def parser() -> cli.Parser:
     return parser
 
 
-def parse(arguments: list[str] | None = None):
+def parse(arguments: list[str] | None = None) -> Namespace:
     """The options, checked against each other; files and options in any order."""
     options = parser().parse_intermixed_args(arguments)
     if options.no_photos and options.data_path:
@@ -109,7 +111,7 @@ class Trace:
     nll: float  # −log p per word, in nats, under the plans' prior means
 
 
-def inverse_mean(agreement: np.ndarray, log=np.log2) -> float:
+def inverse_mean(agreement: np.ndarray, log: Callable = np.log2) -> float:
     """1 / the geometric mean of agreements (beats), each 0 to 1; NaN of none."""
     if not len(agreement):
         return np.nan
@@ -205,7 +207,11 @@ def bow_agreement(model: PlanCVAE, states: States, batch: dict) -> Tensor:
 
 @torch.inference_mode()
 def encode_photos(
-    photos, rows: list[int], encoder: ImageEncoder, device: torch.device, batch_size: int = 64
+    photos: Photos | list[Tensor] | Tensor,
+    rows: list[int],
+    encoder: ImageEncoder,
+    device: torch.device,
+    batch_size: int = 64,
 ) -> Tensor:
     """Features (len(rows), F) of photos that are features or pixels."""
     if photos[rows[0]].dim() == 1:
@@ -292,7 +298,11 @@ def attach_files(system: System, encoder: ImageEncoder) -> list[Tensor]:
 
 
 def score_by_model(
-    system: System, model: PlanCVAE, tokenizer: PreTrainedTokenizerBase, options, others: list[dict]
+    system: System,
+    model: PlanCVAE,
+    tokenizer: PreTrainedTokenizerBase,
+    options: Namespace,
+    others: list[dict],
 ) -> None:
     """Fill in a system's scores, and those of its corrupted stories where they are asked for.
     others: further stories of the same albums."""

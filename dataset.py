@@ -13,6 +13,7 @@ knows positions. The second part is the preprocessing. A split is `<split>.json`
 import os
 import shutil
 import sys
+from argparse import Namespace
 from itertools import accumulate
 from pathlib import Path
 
@@ -31,12 +32,14 @@ if __name__ == "__main__":
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from model import PlanCVAEConfig, load_checkpoint
+from utils.dataset_options import Source
 from utils.download import fetch_photos
 from utils.files import atomic_write, directory_lock, read_json, write_json, write_story_lines
 from utils.image_encoder import ImageEncoder
@@ -206,7 +209,7 @@ class StoryDataset(Dataset):
 # ------------------------------------------------------------------------------------ preprocessing
 
 
-def choose_settings(args, source) -> dict:
+def choose_settings(args: Namespace, source: Source) -> dict:
     """What the output depends on, beside the stories and photos."""
     options = vars(args)
     settings = {"source": source.name, "text": args.text, "missing_photos": args.missing_photos}
@@ -319,7 +322,7 @@ def measure_stories(stories: list[dict], tokenizer: PreTrainedTokenizerBase) -> 
     }
 
 
-def find_inputs(args, key: str, folder: Path) -> tuple[Path, Path]:
+def find_inputs(args: Namespace, key: str, folder: Path) -> tuple[Path, Path]:
     """The folders of photos and of output. Raises UserError where they cannot be used."""
     if args.machine_stories and key != "vist_edit":
         raise UserError(
@@ -342,7 +345,7 @@ def find_inputs(args, key: str, folder: Path) -> tuple[Path, Path]:
     return images, output
 
 
-def preprocess(args, state) -> int:
+def preprocess(args: Namespace, state: PartialState) -> int:
     """Write the splits, this process's share of the photos. Returns the exit status."""
     if not state.is_main_process:
         state.wait_for_everyone()  # the first process refuses what is wrong and makes the output
@@ -399,7 +402,9 @@ def preprocess(args, state) -> int:
     return 0
 
 
-def encode_splits(args, output: Path, jobs: dict[str, SplitJob], report: dict, state) -> None:
+def encode_splits(
+    args: Namespace, output: Path, jobs: dict[str, SplitJob], report: dict, state: PartialState
+) -> None:
     """Encode the photos of all splits that are not complete; the first process writes the
     splits."""
     processes_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))

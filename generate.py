@@ -13,8 +13,9 @@ those of some beats anew, --interpolate goes from one sample's plans to another'
 """
 
 import sys
+from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 
@@ -275,7 +276,7 @@ class StoryWriter:
             for k, (story, sample) in enumerate(zip(stories, samples, strict=True))
         ]
 
-    def generation_config(self, options) -> GenerationConfig:
+    def generation_config(self, options: Namespace) -> GenerationConfig:
         special = special_ids(self.tokenizer)
         sampling = {}
         if options.decoding == "nucleus":
@@ -311,7 +312,7 @@ class StoryWriter:
         self,
         albums: list[dict],
         samples: list[Sample],
-        options,
+        options: Namespace,
         state: PartialState | None = None,
         screen: Screen | None = None,
         prefix: list[str] | None = None,
@@ -351,7 +352,13 @@ class StoryWriter:
         return [heading | {"sentences": sentences[k]} for k, heading in enumerate(headings)]
 
     def write_batch(
-        self, batch: list[int], albums, samples, options, screen, prefix
+        self,
+        batch: list[int],
+        albums: list[dict],
+        samples: list[Sample],
+        options: Namespace,
+        screen: Screen | None,
+        prefix: list[str] | None,
     ) -> tuple[list[int], list[list[str]], int]:
         """The sentences of the samples at the places `batch`, and how many were cut."""
         device = self.model.device
@@ -379,7 +386,12 @@ class StoryWriter:
         return batch, [self.to_text(story) for story in sentences], num_cut
 
     def score(
-        self, albums: list[dict], samples: list[Sample], stories: list[dict], names, batch_size: int
+        self,
+        albums: list[dict],
+        samples: list[Sample],
+        stories: list[dict],
+        names: Iterable[str],
+        batch_size: int,
     ) -> dict[str, list[float]]:
         """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
         from CDE_score import SCORES, encode_photos, trace_stories
@@ -430,7 +442,11 @@ def best_samples(samples: list[Sample], scores: list[float]) -> list[int]:
 
 
 def rerank(
-    writer: StoryWriter, albums: list[dict], samples: list[Sample], stories: list[dict], options
+    writer: StoryWriter,
+    albums: list[dict],
+    samples: list[Sample],
+    stories: list[dict],
+    options: Namespace,
 ) -> tuple[list[Sample], list[dict]]:
     """Each album's sample that scores best, and its story."""
     name, counts = options.rerank_by, Counter(sample.album for sample in samples)

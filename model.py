@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.utils import ModelOutput
 
 from utils.bounds import log_weights
@@ -239,7 +240,7 @@ class PlanCVAE(PreTrainedModel):
         words = words.flatten(0, 1).index_copy(0, positions.flatten(), images.flatten(0, 1))
         return words.view(B, L, -1) + segments
 
-    def decode(self, embeddings: Tensor, **kwargs):
+    def decode(self, embeddings: Tensor, **kwargs) -> BaseModelOutputWithPastAndCrossAttentions:
         """GPT-2 over embeddings (B, L, D). Padding is on the right: the causal mask hides it."""
         return self.decoder.transformer(inputs_embeds=embeddings, **kwargs)
 
@@ -290,7 +291,9 @@ class PlanCVAE(PreTrainedModel):
         finally:
             hook.remove()
 
-    def word_loss(self, hidden: Tensor, z: Tensor | None, words: Tensor, word_beat: Tensor):
+    def word_loss(
+        self, hidden: Tensor, z: Tensor | None, words: Tensor, word_beat: Tensor
+    ) -> Tensor:
         """−log p(words | z), summed, of words (N) after states (N, D) under plans (M, Z)."""
         factors = [hidden, self.decoder.lm_head.weight]
         if z is not None:

@@ -10,6 +10,7 @@ import math
 import signal
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -222,7 +223,7 @@ class Training(Stoppable):
             if accelerator.scaler is not None and "scaler" in self.progress:
                 accelerator.scaler.load_state_dict(self.progress["scaler"])
 
-    def accumulated_batches(self):
+    def accumulated_batches(self) -> Iterator[list[dict]]:
         """The batches of each optimizer step, from the current one on, without end."""
         options = self.options
         accumulation_steps = options.gradient_accumulation_steps

@@ -474,9 +474,10 @@ def test_a_table_escapes_what_its_formats_mean():
     assert (
         r"A \& B" in table.latex()
         and r"50 \% of a\_b" in table.latex()
-        and r"x|y $\downarrow$ & 1 $<$ 2" in table.latex()
+        and r"ensuremath{<}" in table.latex()
+        and r"$\downarrow$" in table.latex()
     )
     assert (
-        r"\{\#\} & \$ \\" in table.latex()
+        r"\{\#\}" in table.latex()
         and len({len(line) for line in table.text().splitlines()[1:4]}) == 1
     )

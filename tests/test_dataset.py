@@ -27,7 +27,7 @@ from utils.cli import UserError
 from utils.dataset_options import latest_split
 from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo
-from utils.story_files import align, read_vist, read_vist_edit, spread
+from utils.story_files import align, read_vist, read_vist_edit, spread_evenly
 from utils.text import similarity
 from utils.token_table import story_length
 from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
@@ -335,8 +335,8 @@ def test_a_story_that_does_not_fit_loses_trailing_beats_and_is_counted(tmp_path,
             lambda split: split["photos"].update(file="none.safetensors"),
             "none.safetensors: no such file",
         ),
-        (lambda split: split.update(stories=[]), "no stories"),
-        (lambda split: split["stories"][3].pop("beats"), "story s3.*beats"),
+        (lambda split: split.update(stories=[]), '"stories" is'),
+        (lambda split: split["stories"][3].pop("beats"), "story number 3.*beats"),
         (lambda split: split["stories"][3].pop("story_id"), "story number 3.*story_id"),
         (lambda split: split["stories"][3]["beats"][0].pop("sentence"), "story s3.*sentence"),
         (
@@ -525,7 +525,7 @@ def test_vist_stories_follow_the_workers_order(tmp_path, chance):
     "entry, text, message",
     [
         ({"story_id": "1", "text": "a ."}, "normalized", 'annotation 0 has no "photo_flickr_id"'),
-        (annotation("1", "2", "first", "a ."), "normalized", "story 1.*not a number"),
+        (annotation("1", "2", "first", "a ."), "normalized", "annotation 0.*a whole number"),
         (annotation("1", "2", 0, "a ."), "original", 'no "original_text".*text normalized'),
         ("text", "normalized", "annotation 0"),
     ],
@@ -670,7 +670,7 @@ def test_a_machine_story_of_four_sentences_still_covers_five_photos(tmp_path):
 
 @pytest.mark.parametrize("count, places", [*itertools.product(range(1, 9), range(1, 9))])
 def test_spread_is_even(count, places):
-    at = spread(count, places)
+    at = spread_evenly(count, places)
     assert at == sorted(at) and 0 <= at[0] and at[-1] < places
     assert all(
         abs((i + 0.5) / count - (place + 0.5) / places) <= 0.5 / places + 1e-9
@@ -680,7 +680,7 @@ def test_spread_is_even(count, places):
 
 def test_malformed_vist_edit(tmp_path):
     write_edits(tmp_path, "AREL", "train", "", [["a ."]])
-    with pytest.raises(UserError, match='10-11-12-13-14.json: no "auto_story_text_normalized"'):
+    with pytest.raises(UserError, match='10-11-12-13-14.json: "auto_story_text_normalized" is'):
         read_vist_edit(tmp_path, "normalized")
 
 

@@ -211,8 +211,8 @@ def test_nothing_odd_is_dropped_and_all_of_it_is_counted(tmp_path):
         ("[]", "a list at its top"),
         ("{}", "nothing"),
         ('{"stories": []}', "no stories"),
-        ('{"stories": [1]}', "story number 0 is a int"),
-        ('{"stories": [{"sentences": [1]}]}', '"sentences", a list of texts'),
+        ('{"stories": [1]}', "story number 0 is 1; expected a story of generate.py"),
+        ('{"stories": [{"sentences": [1]}]}', '"sentences" is [1]; expected a list of texts'),
         ('{"stories": [{"sentences": ["x"], "photo_ids": "abc"}]}', "a list of photo ids"),
         ('{"output_stories": [{"album_id": "1"}]}', "story_text_normalized"),
         ('{"7": ["x"], "7": ["y"]}', "'7' is there twice"),
@@ -221,7 +221,7 @@ def test_nothing_odd_is_dropped_and_all_of_it_is_counted(tmp_path):
         ('{"7": []}', "7"),
         ('{"7": 3}', "7"),
         ('{"annotations": [{"story_id": 1}]}', "annotation 0"),
-        ('{"format": 2}', '"format": 1'),
+        ('{"format": 2}', '"format" is 2; expected 1'),
     ],
 )
 def test_what_is_no_story_is_one_clear_error(content, message, tmp_path):

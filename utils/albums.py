@@ -6,6 +6,7 @@ import torch
 
 from utils import cli
 from utils.cli import UserError
+from utils.image_encoder import ImageEncoder
 from utils.photos import (
     PHOTO_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -22,7 +23,9 @@ from utils.tensors import Photos
 NAMED = 10  # photos skipped that are named; the others are counted
 
 
-def read_folder(folder, encoder, order, follow_links=False):
+def read_folder(
+    folder: str | Path, encoder: ImageEncoder, order: str, follow_links: bool = False
+) -> dict:
     """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
 
     follow_links: take photos that are links out of the folder. Raises UserError where the folder
@@ -80,7 +83,7 @@ def read_folder(folder, encoder, order, follow_links=False):
     }
 
 
-def read_albums(path, encoder):
+def read_albums(path: str | Path, encoder: ImageEncoder) -> list[dict]:
     """The albums of a preprocessed split, whose photos must be of the encoder's kind."""
     split = read_split(path)
     photos = Photos(path, split, encoder)

@@ -5,6 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from utils.gaussian import Gaussian
 from utils.losses import CHUNK
@@ -12,7 +13,7 @@ from utils.losses import CHUNK
 
 @torch.no_grad()
 def log_weights(
-    model,
+    model: PreTrainedModel,
     prior: Gaussian | None,
     posterior: Gaussian | None,
     noise: Tensor,
@@ -43,7 +44,12 @@ def log_weights(
 
 
 def log_p(
-    model, hidden: Tensor, z: Tensor | None, words: Tensor, word_beat: Tensor, num_beats: int
+    model: PreTrainedModel,
+    hidden: Tensor,
+    z: Tensor | None,
+    words: Tensor,
+    word_beat: Tensor,
+    num_beats: int,
 ) -> Tensor:
     """log p(words of beat t | z_t), in nats: (samples, M) for z (samples, M, Z), (1, M) for None.
 

@@ -1,5 +1,6 @@
 """Human references: caption metrics, baselines, leave-one-reference-out."""
 
+from argparse import Namespace
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,7 +119,7 @@ def baseline_systems(references: References) -> list[System]:
 
 
 def score_captions(
-    systems: list[System], references: References, options
+    systems: list[System], references: References, options: Namespace
 ) -> tuple[list[System], list[str]]:
     """Fill in the systems' caption metrics. Returns the baselines, and notes for the tables."""
     protocol, baselines, rounds = options.protocol, [], []
@@ -147,7 +148,11 @@ def score_captions(
 
 
 def fill_captions(
-    systems: list[System], references: References, rounds: list, protocol: str, meteor
+    systems: list[System],
+    references: References,
+    rounds: list,
+    protocol: str,
+    meteor: Meteor | None,
 ) -> None:
     """The caption metrics by all references, and by those of each round of leave_one_out."""
 

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.cli import UserError
 from utils.files import atomic_write, read_json, recover, remove, write_json
@@ -31,7 +32,14 @@ OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole tensors, also under FSDP
 
 
-def save_checkpoint(path: Path, model, tokenizer, optimizer, progress: dict, main: bool) -> None:
+def save_checkpoint(
+    path: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    optimizer: torch.optim.Optimizer,
+    progress: dict,
+    main: bool,
+) -> None:
     """A complete directory to resume from, written by the main process; all processes take part."""
     weights = get_model_state_dict(model, options=FULL)
     state = get_optimizer_state_dict(model, optimizer, options=FULL).get("state", {})
@@ -50,7 +58,7 @@ def save_checkpoint(path: Path, model, tokenizer, optimizer, progress: dict, mai
         write_json(directory / PROGRESS, progress)
 
 
-def load_optimizer(model, optimizer, path: Path) -> None:
+def load_optimizer(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Restore the optimizer's state. Raises UserError where it is of other parameters."""
     options = StateDictOptions(full_state_dict=True)  # in all processes
     state = get_optimizer_state_dict(model, optimizer, options=options)
@@ -119,7 +127,7 @@ def update_derived(directory: Path, progress: dict, save_total_limit: int) -> No
             remove(path)
 
 
-def model_card(model, progress: dict) -> ModelCard:
+def model_card(model: PreTrainedModel, progress: dict) -> ModelCard:
     """README.md of a checkpoint."""
     options, versions, figures = (
         progress["options"],
@@ -153,6 +161,8 @@ python generate.py <folder of photos> --checkpoint <this folder>
 ```
 
 ```python
+from transformers import PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 from model import load_checkpoint
 model, tokenizer = load_checkpoint("<this folder>")
 ```

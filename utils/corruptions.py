@@ -1,6 +1,7 @@
 """Stories corrupted in several ways, which a score should separate from those that people wrote."""
 
 import random
+from collections.abc import Callable, Iterable
 
 from utils.text import similarity
 
@@ -17,7 +18,7 @@ def sentences_of(story: dict) -> list[str]:
     return [beat["sentence"] for beat in story["beats"]]
 
 
-def with_sentences(story: dict, sentences) -> dict:
+def with_sentences(story: dict, sentences: Iterable[str]) -> dict:
     beats = zip(story["beats"], sentences, strict=True)
     return story | {"beats": [beat | {"sentence": sentence} for beat, sentence in beats]}
 
@@ -72,6 +73,8 @@ def corrupt(stories: list[dict], kind: str, others: tuple = (), seed: int = 0) -
     return corrupted
 
 
-def choose(rng: random.Random, items: list, fits, tries: int = 1000):
+def choose(
+    rng: random.Random, items: list, fits: Callable[[dict], bool], tries: int = 1000
+) -> dict | None:
     """A random item that fits; None where there is none (or one in more than `tries`)."""
     return next(filter(fits, (rng.choice(items) for _ in range(tries))), None)

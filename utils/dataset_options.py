@@ -99,7 +99,7 @@ or name them (--vist DIR, --vist_edit DIR), or draw the sample:
   python -m experiments.picturebook"""
 
 
-def parser():
+def parser() -> Parser:
     # What is not given is absent, not None: `SOURCES` and `main` have the defaults that depend on
     # the source.
     parser = Parser(
@@ -185,7 +185,7 @@ def parser():
     return parser
 
 
-def parse_args(argv=None):
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser().parse_args(argv)
     if not args.download and (given := [name for name in DOWNLOAD if name in args]):
         parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
@@ -194,14 +194,14 @@ def parse_args(argv=None):
     return args
 
 
-def latest_split(split):
+def latest_split(split: str) -> Path | None:
     """The newest dataset/preprocessed/*/<split>.json, or None."""
     return max(
         PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None
     )
 
 
-def choose_source(args) -> tuple[str, Path] | None:
+def choose_source(args: argparse.Namespace) -> tuple[str, Path] | None:
     """(key in SOURCES, folder) that the user named, or the first under dataset/; None if none."""
     named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
     if len(named) > 1:

@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 import warnings
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -393,7 +394,7 @@ def raise_for_status(response: urllib3.BaseHTTPResponse) -> None:
 # -------------------------------------------------------------------------------------- all of them
 
 
-def fetch_photos(args) -> int:
+def fetch_photos(args: Namespace) -> int:
     """dataset.py --download. Returns the exit status."""
     chosen = choose_source(args)
     if chosen is None:

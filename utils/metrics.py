@@ -8,6 +8,7 @@ lower-cased here.
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
 
 import numpy as np
@@ -15,7 +16,7 @@ from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 from pycocoevalcap.cider.cider_scorer import CiderScorer
 from tqdm import tqdm
 
-from utils.meteor import meteor_score
+from utils.meteor import Meteor, meteor_score
 from utils.statistics import Figure, mean, mean_figure
 from utils.text import normalise
 
@@ -26,17 +27,17 @@ CAPTION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
 # ---------------------------------------------------------------------------------- caption metrics
 
 
-def ngrams(words, n):
+def ngrams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
     """The n-grams of a list of words, in order, as tuples."""
     return zip(*(words[i:] for i in range(n)))
 
 
-def closest(length, reference_lengths):
+def closest(length: int, reference_lengths: list[int]) -> int:
     """The reference length closest to a story's, the shorter of two as close."""
     return min(reference_lengths, key=lambda reference: (abs(reference - length), reference))
 
 
-def bleu(sums, n):
+def bleu(sums: np.ndarray, n: int) -> np.ndarray:
     """BLEU-n of summed [length, closest reference length, n-grams × 4, matched n-grams × 4, …] ->
     (…).
 
@@ -47,7 +48,7 @@ def bleu(sums, n):
     return precisions.prod(-1) ** (1 / n) * np.exp(np.minimum(0, 1 - 1 / ratio))
 
 
-def common_length(a, b):
+def common_length(a: list[str], b: list[str]) -> int:
     """Length of the longest common subsequence of two lists, a row of the table at a time (Hyyrö
     2004)."""
     places = {}
@@ -60,7 +61,7 @@ def common_length(a, b):
     return len(a) - (row & (1 << len(a)) - 1).bit_count()
 
 
-def rouge_l(story, references, beta=1.2):
+def rouge_l(story: str, references: list[str], beta: float = 1.2) -> float:
     """ROUGE-L (Lin 2004) of a text, as pycocoevalcap: best precision and best recall, of whichever
     references."""
     words, others = story.split(" "), [reference.split(" ") for reference in references]
@@ -70,7 +71,7 @@ def rouge_l(story, references, beta=1.2):
     return (1 + beta**2) * precision * recall / (recall + beta**2 * precision) if precision else 0.0
 
 
-def document_frequencies(references):
+def document_frequencies(references: list[list[str]]) -> dict:
     """How many units' references hold each n-gram: CIDEr's weights (Vedantam et al. 2015)."""
     scorer = CiderScorer(n=4)
     for told in references:
@@ -79,7 +80,12 @@ def document_frequencies(references):
     return scorer.document_frequency
 
 
-def unit_rows(stories, references, meteor, frequencies=None):
+def unit_rows(
+    stories: list[str],
+    references: list[list[str]],
+    meteor: Meteor | None,
+    frequencies: dict | None = None,
+) -> dict[str, tuple]:
     """What each unit adds to each metric: {name: (rows (units, k), combine)}; stories and
     references are lists.
 
@@ -115,7 +121,9 @@ def unit_rows(stories, references, meteor, frequencies=None):
     }
 
 
-def caption_figures(*rounds, protocol="album", meteor=None):
+def caption_figures(
+    *rounds, protocol: str = "album", meteor: Meteor | None = None
+) -> dict[str, Figure]:
     """BLEU-1 to 4, METEOR (with a Meteor), ROUGE_L and CIDEr by one of PROTOCOLS: {name: Figure}.
 
     rounds: (stories {unit: text}, references {unit: [texts]}), one for a system; several where a
@@ -157,7 +165,7 @@ def caption_figures(*rounds, protocol="album", meteor=None):
 # ------------------------------------------------------------------------------------------ anchors
 
 
-def leave_one_out(references):
+def leave_one_out(references: dict[str, list[str]]) -> list[tuple[dict, dict]]:
     """Human stories as a system's: rounds for caption_figures; in round r each album's story r
     against its others.
 
@@ -174,7 +182,9 @@ def leave_one_out(references):
     return rounds
 
 
-def other_album(references, album_of=None):
+def other_album(
+    references: dict[str, list[str]], album_of: dict[str, str] | None = None
+) -> dict[str, str]:
     """{unit: text}: the first human story of the next album (ids sorted, the last is followed by
     the first).
 
@@ -194,7 +204,7 @@ def other_album(references, album_of=None):
     }
 
 
-def occurrences(words):
+def occurrences(words: list[str]) -> Iterator[tuple]:
     """Each n-gram of 1 to 4 words with how often it has come by then; sets of these match as BLEU
     clips."""
     counts = Counter()
@@ -204,7 +214,7 @@ def occurrences(words):
             yield gram, counts[gram]
 
 
-def best_constant(references, shortlist=30):
+def best_constant(references: dict[str, list[str]], shortlist: int = 30) -> str:
     """The text that does best told of every album: a human story, or the five commonest sentences
     in a row.
 
@@ -248,12 +258,12 @@ def best_constant(references, shortlist=30):
 # ---------------------------------------------------------------------------------------- diversity
 
 
-def has_word(text):
+def has_word(text: str) -> bool:
     """Whether there is a letter or a digit in it."""
     return any(map(str.isalnum, text))
 
 
-def diversity_figures(stories, training=None):
+def diversity_figures(stories: list[tuple], training: set[str] | None = None) -> dict[str, Figure]:
     """How long and how repetitive stories are: {name: Figure}, of stories [(unit, [sentences])].
 
     "words per story": tokens with a letter or digit. "sentence repeated within": share of stories
@@ -279,7 +289,7 @@ def diversity_figures(stories, training=None):
     }
 
 
-def numbered(stories):
+def numbered(stories: Iterable) -> list[np.ndarray]:
     """The n-grams of each story as numbers, one number for one n-gram: a list of arrays."""
     numbers = {}
     return [
@@ -288,7 +298,9 @@ def numbered(stories):
     ]
 
 
-def distinct(systems, samples=200, seed=0, tokens=None):
+def distinct(
+    systems: dict[str, list[tuple]], samples: int = 200, seed: int = 0, tokens: int | None = None
+) -> tuple[dict, int]:
     """distinct-1, 2, 3 (Li et al. 2016) and vocabulary of systems, each told in the same number of
     tokens.
 

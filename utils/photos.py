@@ -6,7 +6,9 @@ import os
 import re
 import stat
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError, features
@@ -49,7 +51,7 @@ class BrokenPhoto(ValueError):
     """A file that is not a readable photo; the message is a short reason."""
 
 
-def load_photo(path, size):
+def load_photo(path: Path, size: int) -> Image.Image:
     """The photo as a PIL RGB image, upright, its transparency over white; an animation's first
     picture.
 
@@ -84,7 +86,7 @@ def load_photo(path, size):
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises
     an error."""
     with warnings.catch_warnings():
@@ -92,7 +94,7 @@ def quiet():
         yield
 
 
-def unread_format(path):
+def unread_format(path: Path) -> str | None:
     """What to do about a photo of a format that Pillow does not read, whatever it is named; None of
     anything else."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -102,7 +104,7 @@ def unread_format(path):
     return None
 
 
-def upright(image):
+def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF says, or as it is where the EXIF cannot be read."""
     try:
         return ImageOps.exif_transpose(image)
@@ -110,7 +112,7 @@ def upright(image):
         return image
 
 
-def to_rgb(image):
+def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
         return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert(
             "RGB"
@@ -122,7 +124,9 @@ def to_rgb(image):
     return Image.alpha_composite(white, image).convert("RGB")
 
 
-def photo_files(folder, root=None, follow_links=False):
+def photo_files(
+    folder: Path, root: Path | None = None, follow_links: bool = False
+) -> tuple[list[Path], dict[Path, str]]:
     """The files in a folder that are named as photos, by name, and {path: reason} of what is so
     named but skipped.
 
@@ -145,7 +149,7 @@ def photo_files(folder, root=None, follow_links=False):
     return found, aside
 
 
-def why_aside(path, root, follow_links):
+def why_aside(path: Path, root: Path, follow_links: bool) -> str | None:
     """Why a path that may be a link is not taken for a photo's file; None where it is."""
     try:
         mode = path.stat().st_mode
@@ -156,7 +160,7 @@ def why_aside(path, root, follow_links):
     return None if stat.S_ISREG(mode) else "a folder" if stat.S_ISDIR(mode) else "not a file"
 
 
-def photo_name(path):
+def photo_name(path: Path) -> str:
     """A file's name for screens and JSON: what cannot be printed in it is spelled out, as \\x1b or
     \\udcff."""
     return "".join(
@@ -164,7 +168,7 @@ def photo_name(path):
     )
 
 
-def time_taken(path):
+def time_taken(path: Path) -> str | None:
     """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it
     does not."""
     with contextlib.suppress(Exception), quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
@@ -176,7 +180,9 @@ def time_taken(path):
     return None
 
 
-def photo_index(images, split, follow_links=False):
+def photo_index(
+    images: Path, split: str, follow_links: bool = False
+) -> tuple[dict[str, Path], dict[str, str]]:
     """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are
     not VIST's), and {photo id: reason} of those that are skipped.
 
@@ -203,7 +209,9 @@ def photo_index(images, split, follow_links=False):
     return index, aside
 
 
-def find_photos(stories, index, aside):
+def find_photos(
+    stories: list[dict], index: dict[str, Path], aside: dict[str, str]
+) -> tuple[dict[str, Path], dict[str, str]]:
     """{photo id: path} of the stories' photos as they appear, and {photo id: reason} of those
     without a file.
 
@@ -220,7 +228,7 @@ def find_photos(stories, index, aside):
     return found, missing
 
 
-def natural(name):
+def natural(name: str) -> list[tuple]:
     """Sorting key by which photo2 comes before photo10."""
     return [
         (part.isdecimal(), int(part) if part.isdecimal() else part.lower())
@@ -228,7 +236,7 @@ def natural(name):
     ]
 
 
-def open_photo(photo, encoder):
+def open_photo(photo: Any, encoder: Any) -> Image.Image:
     """A path, a PIL image or an array (height, width, 3) of uint8 as an upright RGB image. Raises
     UserError, a ValueError, that names the file."""
     if isinstance(photo, str | os.PathLike):

@@ -1,5 +1,6 @@
 """Plans as handles: sampled, kept in a file, changed, interpolated."""
 
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -74,7 +75,7 @@ def write_plans(
     write_story_lines(path, {"checkpoint": checkpoint, "plan_size": plan_size}, lines)
 
 
-def list_samples(albums: list[dict], options, plan_size: int) -> list[Sample]:
+def list_samples(albums: list[dict], options: Namespace, plan_size: int) -> list[Sample]:
     """What the options ask for: --num_samples of each album, or of each of its plans in --plans."""
     ids = Counter(str(album["story_id"]) for album in albums)
     name, count = ids.most_common(1)[0]
@@ -103,7 +104,7 @@ def list_samples(albums: list[dict], options, plan_size: int) -> list[Sample]:
     return samples
 
 
-def album_plans(stored: dict[str, list[Tensor]], album: dict, options) -> list[Tensor]:
+def album_plans(stored: dict[str, list[Tensor]], album: dict, options: Namespace) -> list[Tensor]:
     """An album's stored plans. Raises UserError where they do not fit its photos and options."""
     name, beats = album["story_id"], len(album["rows"])
     plans = stored.get(str(name))

@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 import os
+from argparse import Namespace
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -42,7 +44,7 @@ class SplitJob:
 
 
 def prepare_split(
-    folder: Path, split: str, stories: list[dict], remarks: Counter, images: Path, args
+    folder: Path, split: str, stories: list[dict], remarks: Counter, images: Path, args: Namespace
 ) -> SplitJob:
     """Find the photos of a split's stories. Raises UserError where no story is left."""
     index, skipped = photo_index(images, split, args.follow_links)
@@ -191,7 +193,7 @@ def write_photos(
     state.wait_for_everyone()
 
 
-def open_rows(path: Path):
+def open_rows(path: Path) -> BinaryIO:
     """A file opened for writing in place: other processes write beside this one."""
     return os.fdopen(os.open(path, os.O_WRONLY), "wb")
 

@@ -9,6 +9,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from utils.cli import UserError
+from utils.train_options import TrainOptions
 
 
 def best_device() -> torch.device:
@@ -29,7 +30,7 @@ def join_processes() -> Iterator[PartialState]:
     state.destroy_process_group()
 
 
-def get_accelerator(options) -> Accelerator:
+def get_accelerator(options: TrainOptions) -> Accelerator:
     """The Accelerator that TrainOptions describe."""
     if options.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")

@@ -56,7 +56,9 @@ def direction(name: str, systems: list[System]) -> str:
     return f"{name} ↑" if name in CAPTION else name
 
 
-def format_figure(name: str, value: float, low: float | None = None, high: float | None = None):
+def format_figure(
+    name: str, value: float, low: float | None = None, high: float | None = None
+) -> str:
     """A figure with its interval; caption metrics × 100, as papers print them."""
     scale, digits = 1, 4
     if name in CAPTION:
@@ -89,7 +91,9 @@ def figure_rows(estimates: dict[str, dict], systems: list[System]) -> list[list[
     return rows
 
 
-def main_table(systems, baselines, estimates: dict[str, dict], caption: str) -> Table:
+def main_table(
+    systems: list[System], baselines: list[System], estimates: dict[str, dict], caption: str
+) -> Table:
     shown = [*systems, *baselines]
     blank = [""] * len(baselines)
     albums = [{story["album_id"] for story in system.stories} for system in shown]

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+from torch.utils.data import Dataset
+
 from utils import cli
 from utils.checkpoint import PROGRESS, kept_steps, read_progress
 from utils.cli import UserError
@@ -84,7 +86,7 @@ def read_resumed(options: TrainOptions) -> dict | None:
     return progress
 
 
-def describe_data(path: Path, dataset) -> str:
+def describe_data(path: Path, dataset: Dataset) -> str:
     """A split in a few words, which change when the data do."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]

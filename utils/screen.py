@@ -2,6 +2,7 @@
 
 import re
 import sys
+from argparse import Namespace
 
 from tqdm import tqdm
 
@@ -85,7 +86,7 @@ def vist_submission(stories: list[dict]) -> dict:
 
 
 def save_outputs(
-    options,
+    options: Namespace,
     albums: list[dict],
     samples: list[Sample],
     stories: list[dict],

@@ -1,6 +1,8 @@
 """The systems whose stories are scored."""
 
+from argparse import Namespace
 from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +39,7 @@ class System:
         return album_scores(self.stories, self.scores[score])
 
 
-def album_scores(stories: list[dict], values) -> list[tuple[str, float]]:
+def album_scores(stories: list[dict], values: Iterable[float]) -> list[tuple[str, float]]:
     pairs = zip(stories, values, strict=True)
     return [(story["album_id"], float(x)) for story, x in pairs if not np.isnan(x)]
 
@@ -66,12 +68,12 @@ def normalize_like_training(stories: list[dict], remarks: Counter) -> list[dict]
     return result
 
 
-def with_rows(story: dict, row) -> dict:
+def with_rows(story: dict, row: Callable[[dict], int | None]) -> dict:
     """The story with row(beat) as the photo of each beat."""
     return story | {"beats": [beat | {"photo": row(beat)} for beat in story["beats"]]}
 
 
-def load_systems(options) -> list[System]:
+def load_systems(options: Namespace) -> list[System]:
     """The systems that were named, or the human stories of the newest test split."""
     arguments = options.stories
     if not arguments:

@@ -3,24 +3,23 @@
 import re
 from collections import Counter
 from functools import cache
+from typing import Any
 
 FUNCTION_WORDS = frozenset(
     "a an and are as at be but by for from had has have he her his i in is it its my n of on or "
     "our s she so that the "
     "their them then there they this to us was we were with you".split()
 )
-
-
 ABBREVIATIONS = frozenset("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
 
 
-def one_line(text):
+def one_line(text: object) -> str:
     # JSON may hold half a character, which no file takes
     text = str(text).encode(errors="replace").decode()
     return " ".join(text.split())
 
 
-def split_sentences(text):
+def split_sentences(text: str) -> list[str]:
     """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt
     (no download)."""
     if re.search(r"\s[.!?](\s|$)", text):
@@ -29,7 +28,7 @@ def split_sentences(text):
 
 
 @cache
-def sentence_tokenizer():
+def sentence_tokenizer() -> Any:
     """Punkt, untrained: nothing to download."""
     from nltk.tokenize.punkt import (  # takes a third of a second
         PunktParameters,
@@ -43,19 +42,13 @@ def sentence_tokenizer():
 
 # "night." and "didn't"
 ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")
-
-
 # "night ." and "did n't"
 STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")
-
-
 STAND_IN = 0xE000  # a character that no text holds: of the private use area
-
-
 PLACEHOLDER = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
 
 
-def is_tokenised(text):
+def is_tokenised(text: str) -> bool:
     """Whether a story is written VIST's way: no capitals, and punctuation and contractions mostly
     stand by themselves.
 
@@ -67,7 +60,7 @@ def is_tokenised(text):
     )
 
 
-def tokenise(text):
+def tokenise(text: str) -> str:
     """A text VIST's way, as its publishers did it: Treebank tokens of each sentence, in lower case.
 
     [male], [female], [location] and [organization] stay whole. A tokenised text stays what it is.
@@ -84,39 +77,15 @@ def tokenise(text):
     return re.sub(chr(STAND_IN), lambda _: next(names), " ".join(words)).lower()
 
 
-def similarity(a, b):
+def similarity(a: str, b: str) -> float:
     """F1 of the words that two sentences share, 0 to 1; a function word weighs a tenth of
     another."""
 
-    def weigh(words):
+    def weigh(words: Counter) -> float:
         return sum(n * (0.1 if word in FUNCTION_WORDS else 1) for word, n in words.items())
 
     a, b = (Counter(re.findall(r"\w+", sentence.lower())) for sentence in (a, b))
     return 2 * weigh(a & b) / (weigh(a) + weigh(b)) if a and b else 0.0
-
-
-def whole_number(value):
-    """The int that a number, or its text, says. Raises TypeError, ValueError or OverflowError."""
-    number = int(value)
-    if isinstance(value, float) and value != number:
-        raise ValueError
-    return number
-
-
-def shown(value):
-    """A value from JSON, as an error shows it."""
-    return f"a {type(value).__name__}" if isinstance(value, (list, dict)) else repr(value)[:40]
-
-
-def new_story(story_id, album_id, beats):
-    """beats: [(photo id, sentence)]."""
-    beats = [{"photo_id": photo_id, "sentence": sentence} for photo_id, sentence in beats]
-    return {"story_id": story_id, "album_id": album_id, "beats": beats}
-
-
-def is_id(value):
-    """Whether a value from JSON names something: text, or a whole number."""
-    return isinstance(value, str) or type(value) is int
 
 
 def normalise(text: str) -> str:

@@ -6,13 +6,15 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object, send_to_device
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+from transformers import PreTrainedModel
 
 from utils.batches import Shard
 from utils.gaussian import Gaussian, Noise, select_beats
 from utils.processes import over_processes
 from utils.train_log import BAGS, TERMS, WITHIN
+from utils.train_options import TrainOptions
 
 MAX_PLANS = 4096  # stories between which mutual information is computed, evenly spread
 VALIDATION = 2**32  # in place of the step in the seed of the noise
@@ -62,7 +64,13 @@ class PlanFigures:
 
 
 @torch.no_grad()
-def evaluate(model, dataset, loader: DataLoader, accelerator: Accelerator, options) -> dict:
+def evaluate(
+    model: PreTrainedModel,
+    dataset: Dataset,
+    loader: DataLoader,
+    accelerator: Accelerator,
+    options: TrainOptions,
+) -> dict:
     """Token-weighted figures over a split, with z drawn from the posterior.
 
     −ELBO and each term in nats per story, perplexity (exp of −ELBO per token), mean cosine of
