@@ -42,7 +42,9 @@ def save_checkpoint(
 ) -> None:
     """A complete directory to resume from, written by the main process; all processes take part."""
     weights = get_model_state_dict(model, options=FULL)
-    state = get_optimizer_state_dict(model, optimizer, options=FULL).get("state", {})
+    state = {}
+    if optimizer.state:  # before the first step torch would make one, which counts
+        state = get_optimizer_state_dict(model, optimizer, options=FULL).get("state", {})
     if not main:
         return
     # tied weights once
@@ -60,12 +62,14 @@ def save_checkpoint(
 
 def load_optimizer(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> None:
     """Restore the optimizer's state. Raises UserError where it is of other parameters."""
+    tensors = load_file(path)
+    if not tensors:  # saved before the first step
+        return
     options = StateDictOptions(full_state_dict=True)  # in all processes
     state = get_optimizer_state_dict(model, optimizer, options=options)
     expected = {
         f"{n}:{k}": x.shape for n, entry in state["state"].items() for k, x in entry.items()
     }
-    tensors = load_file(path)
     for key in sorted(expected.keys() | tensors.keys()):
         tensor = tensors.get(key)
         if tensor is None or tensor.shape != expected.get(key) or not tensor.isfinite().all():
