@@ -206,7 +206,7 @@ def bow_agreement(model: PlanCVAE, states: States, batch: dict) -> Tensor:
 
 
 @torch.inference_mode()
-def encode_photos(
+def load_features(
     photos: Photos | list[Tensor] | Tensor,
     rows: list[int],
     encoder: ImageEncoder,
@@ -235,7 +235,7 @@ def attach_photos(system: System, encoder: ImageEncoder, device: torch.device) -
     used = {beat["photo"] for story in system.stories for beat in story["beats"]} - {None}
     if used:
         place = {row: i for i, row in enumerate(sorted(used))}
-        system.photos = encode_photos(photos, list(place), encoder, device)
+        system.photos = load_features(photos, list(place), encoder, device)
         system.stories = [
             with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories
         ]

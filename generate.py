@@ -236,7 +236,7 @@ class StoryWriter:
         photos: paths, PIL images or arrays (height, width, 3) of uint8. num_samples: stories, each
         under its own plans where there are several. plans: those to write under (stories, photos,
         Z), in units of the prior. prefix: sentences that each story begins with. scores: names of
-        utils.cli.SCORES. options: those of generate.py by name, as in decoding="nucleus",
+        utils.cli.SCORE_NAMES. options: those of generate.py by name, as in decoding="nucleus",
         max_words=20, seed=1.
 
         Returns a dict per story: "sentences", "plans" (photos, Z) and "scores" by name.
@@ -393,8 +393,8 @@ class StoryWriter:
         names: Iterable[str],
         batch_size: int,
     ) -> dict[str, list[float]]:
-        """{name: the score of each story} for names of cli.SCORES, NaN where a story has none."""
-        from CDE_score import SCORES, encode_photos, trace_stories
+        """{name: each story's score} for names of cli.SCORE_NAMES, NaN where a story has none."""
+        from CDE_score import SCORES, load_features, trace_stories
         from utils.systems import normalize_like_training
 
         model, tokenizer = self.model, self.tokenizer
@@ -403,7 +403,7 @@ class StoryWriter:
             rows = [row for row in album["rows"] if row is not None]
             places.append({row: len(photos) + i for i, row in enumerate(rows)})
             if rows:
-                photos += encode_photos(album["photos"], rows, model.image_encoder, model.device)
+                photos += load_features(album["photos"], rows, model.image_encoder, model.device)
         for story, sample in zip(stories, samples, strict=True):
             place, rows = places[sample.album], albums[sample.album]["rows"]
             beats = [

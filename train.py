@@ -123,7 +123,7 @@ def get_loader(
     )
 
 
-def evaluate(
+def evaluate_split(
     model: PlanCVAE, dataset: StoryDataset, accelerator: Accelerator, options: TrainOptions
 ) -> dict:
     """Figures over a whole split: see utils/validation.py."""
@@ -313,7 +313,7 @@ class Training(Stoppable):
     def validate(self, log: Log | None) -> str:
         """Figures on the validation split, and a checkpoint. Returns a line to print."""
         self.check_finite(of_any_process=True)
-        figures = evaluate(self.model, self.val_set, self.accelerator, self.options)
+        figures = evaluate_split(self.model, self.val_set, self.accelerator, self.options)
         progress, step = self.progress, self.progress["step"]
         loss = figures["elbo_loss"]
         if not math.isfinite(loss):
@@ -441,7 +441,7 @@ def evaluate_only(options: TrainOptions) -> None:
         model, tokenizer = load_checkpoint(options.output_dir)
     positions = model.config.image_positions, model.max_length
     dataset = StoryDataset.load(options.evaluate, tokenizer, *positions, model.image_encoder)
-    figures = evaluate(model.to(accelerator.device), dataset, accelerator, options)
+    figures = evaluate_split(model.to(accelerator.device), dataset, accelerator, options)
     if accelerator.is_main_process:
         for name, value in figures.items():
             values = value if isinstance(value, list) else [value]

@@ -24,12 +24,12 @@ if $own_data; then
     exec python "$repo/train.py" "$@"
 fi
 
-# A mistyped flag is better told now than after the drawing.
+# A mistyped flag is refused before the drawing.
 export PYTHONPATH=$repo${PYTHONPATH:+:$PYTHONPATH}
 check='import sys; from utils import cli, train_options; sys.argv[0] = "train.py"'
 python -c "$check; cli.run(lambda: train_options.parse() and None)" "$@"
 
-say "No --train_data_path named: a drawn picture book serves as the sample"
+say "No --train_data_path named: the sample is a drawn picture book"
 book=dataset/picturebook
 data=dataset/preprocessed/picturebook
 python -m experiments.picturebook --output $book
@@ -38,7 +38,7 @@ python "$repo/dataset.py" --picturebook $book --output $data
 say "Training a small model from scratch"
 python "$repo/train.py" --train_data_path $data/train.json --iwae_samples 20 --resume "$@"
 
-say "A story for five pictures that it has never seen"
+say "A story for five pictures that were not in the training"
 mkdir -p "$output_dir/unseen"
 pictures=($book/images/test/*.jpg)
 cp "${pictures[@]:0:5}" "$output_dir/unseen"
@@ -54,6 +54,6 @@ Try next:
   python $(script generate.py) <folder of photos> --checkpoint $output_dir --num_samples 3 --html story.html
   python $(script generate.py) --data_path $data/test.json --checkpoint $output_dir --output $output_dir/test_stories.json
   ${path}python -m experiments.picturebook --check $output_dir/test_stories.json
-  python $(script CDE_score.py) --checkpoint $output_dir --controls
+  python $(script CDE_score.py) --checkpoint $output_dir --corruptions
   the loss curves: $output_dir/training.png; all options: --help; real photos: README.md
 END

@@ -20,7 +20,7 @@ from utils.cli import PLANS, UserError
 from utils.files import read_json, save_figure, write_json, write_text
 
 REPO = Path(__file__).parent.parent
-SAMPLES = 100  # of the importance-weighted bound
+IWAE_SAMPLES = 100  # of the importance-weighted bound
 OWN_OPTIONS = ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_data_path")
 
 
@@ -85,7 +85,7 @@ from utils.stories import read_stories
 
 BOUND = "bound: nats per token"
 FIGURES = {  # of train.py --evaluate, by their names in the table
-    "iwae_loss": f"bound, {SAMPLES} samples: nats per story",
+    "iwae_loss": f"bound, {IWAE_SAMPLES} samples: nats per story",
     "iwae_per_token": BOUND,
     "elbo_loss": "−ELBO: nats per story",
     "nll": "NLL given the plan",
@@ -97,12 +97,12 @@ FIGURES = {  # of train.py --evaluate, by their names in the table
     "bow_perplexity": "bag-of-words perplexity",
     "cosine": "cosine of expected and observed change",
 }
-SCORES = ("CDE", "sentence repeated across", "distinct-2")
+STORY_FIGURES = ("CDE", "sentence repeated across", "distinct-2")
 
 processes = set()  # terminated where another fails
 
 
-def run(script: str, *arguments, threads: int) -> None:
+def run_script(script: str, *arguments, threads: int) -> None:
     """Run one of our scripts; its line of error is ours."""
     process = subprocess.Popen(
         [sys.executable, REPO / script, *map(str, arguments)],
@@ -133,9 +133,9 @@ def train_and_measure(variant: str, seed: int, train_path, test_path, options, t
     place = Path(options.output_dir) / variant / str(seed)
     train = ["--train_data_path", train_path, "--output_dir", place, "--seed", seed, "--resume"]
     train += [*shlex.split(options.train), *as_options(variant)]
-    run("train.py", *train, threads=threads)
-    evaluate = ["--output_dir", place, "--evaluate", test_path, "--iwae_samples", SAMPLES]
-    run("train.py", *evaluate, threads=threads)
+    run_script("train.py", *train, threads=threads)
+    evaluate = ["--output_dir", place, "--evaluate", test_path, "--iwae_samples", IWAE_SAMPLES]
+    run_script("train.py", *evaluate, threads=threads)
     values = read_json(place / "evaluation.json", "train.py's figures")["figures"]
     values["iwae_per_token"] = values["iwae_loss"] * values["stories"] / values["tokens"]
     active_units = values["active_units_per_beat"]
@@ -146,11 +146,11 @@ def train_and_measure(variant: str, seed: int, train_path, test_path, options, t
 
     stories = place / "stories.json"
     data = ["--data_path", test_path, "--checkpoint", place]
-    run("generate.py", *data, "--output", stories, threads=threads)
-    run("CDE_score.py", stories, *data, "--output", place / "scores", threads=threads)
+    run_script("generate.py", *data, "--output", stories, threads=threads)
+    run_script("CDE_score.py", stories, *data, "--output", place / "scores", threads=threads)
     systems = read_json(place / "scores.json", "CDE_score.py's scores")["systems"]
     scores = next(iter(systems.values()))["figures"]
-    figures |= {f"its stories: {name}": scores[name][0] for name in SCORES if name in scores}
+    figures |= {f"its stories: {name}": scores[name][0] for name in STORY_FIGURES if name in scores}
     if options.world:
         counts = check_stories(read_stories(stories).stories, options.world)["figures"]
         percent = {name: 100 * right / total for name, (right, total) in counts.items()}
@@ -193,7 +193,7 @@ def draw_frontier(figures: dict[str, list[dict]], path: Path) -> None:
         axis.axhline(level, c="0.5", lw=0.8, label="mean without a plan")
         axis.axhline(1.03 * level, c="0.5", lw=0.8, ls="--", label="3 % more")
     axis.set_xlabel("KL, nats per story")
-    axis.set_ylabel(f"bound of {SAMPLES} samples, nats per token")
+    axis.set_ylabel(f"bound of {IWAE_SAMPLES} samples, nats per token")
     axis.legend(fontsize=7)
     save_figure(figure, path)
 

@@ -294,7 +294,7 @@ def main() -> None:
     print(f"\n-> {options.output}.png (of {options.checkpoints[0]}), .json, .md")
 
 
-def format_figure(name: str, value: float) -> str:
+def format_value(name: str, value: float) -> str:
     is_share = "distinct" not in name and "top_p" not in name
     return f"{100 * value:.1f} %" if is_share else f"{value:.2f}"
 
@@ -304,9 +304,9 @@ def make_table(figures: list[dict], options) -> Table:
     rows = []
     for name in figures[0]:
         values = [model_figures[name] for model_figures in figures]
-        row = [name, *(format_figure(name, value) for value in values)]
+        row = [name, *(format_value(name, value) for value in values)]
         if several:
-            mean, low, high = (format_figure(name, x) for x in mean_over_seeds(values))
+            mean, low, high = (format_value(name, x) for x in mean_over_seeds(values))
             row.append(f"{mean} [{low}, {high}]")
         rows.append(row)
     columns = ["", *options.checkpoints]

@@ -9,7 +9,7 @@ import generate
 from experiments.picturebook.facts import MOODS, SLOTS
 from experiments.picturebook.texts import write_sentences
 from experiments.plan_data import as_in_split, compute_plans, read_truth, stories_dataset
-from utils.cli import BOW_AGREEMENT, SCORES
+from utils.cli import BOW_AGREEMENT, SCORE_NAMES
 from utils.plans import Sample, list_samples
 
 TOP_P = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -115,7 +115,9 @@ class ControlledWriter:
         albums = {sample.album for sample in samples}
         mean, best = sum(right) / len(right), len(possible) / len(albums)
         figures = {"word sampling: right, in one mood": mean, "the best possible choice": best}
-        names = [name for name in SCORES if name != BOW_AGREEMENT or self.model.config.state_bow]
+        names = [
+            name for name in SCORE_NAMES if name != BOW_AGREEMENT or self.model.config.state_bow
+        ]
         batch_size = self.options.batch_size
         scores = self.writer.score(self.albums, samples, stories, names, batch_size)
         for name, values in scores.items():

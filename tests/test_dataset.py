@@ -821,7 +821,7 @@ def test_an_output_is_redone_only_if_asked(vist, tmp_path, capsys):
 
 
 def test_a_run_that_was_stopped_goes_on_and_gives_the_same_bytes(vist, tmp_path, monkeypatch):
-    monkeypatch.setattr(preprocessing, "CHUNK", 2)
+    monkeypatch.setattr(preprocessing, "CHUNK_SIZE", 2)
     preprocess(vist, tmp_path / "straight")
     write_json, noted = preprocessing.write_json, []
 

@@ -25,11 +25,12 @@ from PIL import Image
 
 from utils import cli, download
 from utils.cli import UserError
-from utils.download import REDIRECTS, USER_AGENT, Patience, is_safe, is_web_address
 from utils.files import directory_lock
+from utils.journal import is_safe
+from utils.web import REDIRECTS, USER_AGENT, Patience, is_web_address
 
 ROOT = Path(__file__).parent.parent
-QUICK = Patience(connect=1, read=0.4, photo=1.0, attempts=3, backoff=0.01, longest=0.1)
+QUICK = Patience(connect=2, read=0.8, photo=2.0, attempts=3, backoff=0.01, longest=0.1)
 HASTY = Patience(connect=1, read=0.2, photo=0.4, attempts=1)
 BASE = picture(60, 40)
 NUL, LONE = "12\0", "12\ud83d"

@@ -84,9 +84,16 @@ def count_events(kill_at):
 
         return run
 
-    train.evaluate, train.Training.take_step = told(train.evaluate), told(train.Training.take_step)
+    train.evaluate_split, train.Training.take_step = (
+        told(train.evaluate_split),
+        told(train.Training.take_step),
+    )
     train.Log.draw = lambda self, force=True: None  # it takes a second
-    train.main, dataset.main, preprocessing.CHUNK = counted(train.main), counted(dataset.main), 4
+    train.main, dataset.main, preprocessing.CHUNK_SIZE = (
+        counted(train.main),
+        counted(dataset.main),
+        4,
+    )
     sys.addaudithook(audit)
 
 

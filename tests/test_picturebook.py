@@ -21,7 +21,6 @@ from experiments.picturebook.objects import OBJECTS
 from experiments.picturebook.page import draw_picture
 from experiments.picturebook.places import PLACES
 from experiments.picturebook.plots import PLOTS, Beat
-from experiments.picturebook.sheet import draw_sheet
 from experiments.picturebook.texts import write_sentences
 from experiments.picturebook.things import THINGS
 from experiments.picturebook.writer import make_dataset, plan_stories
@@ -452,31 +451,6 @@ def test_references_are_five_right_stories_of_both_moods(tmp_path):
             check(stories[k : k + 1], folder)["figures"]["cheerful"][0] for k in range(i, i + 5)
         ]
         assert moods in ([0, 1, 0, 1, 0], [1, 0, 1, 0, 1])
-
-
-def test_a_sheet_is_a_png_as_wide_as_asked(book, tmp_path):
-    story = plan_stories(settings())["test"][0]
-    photos = [book / "images" / "test" / f"{photo}.jpg" for photo in story["photo_ids"]]
-    draw_sheet(photos, write_sentences(story), tmp_path / "short.png", width=600)
-    draw_sheet(
-        photos,
-        [f"{sentence} " * 4 for sentence in write_sentences(story)],
-        tmp_path / "long.png",
-        width=600,
-    )
-    with Image.open(tmp_path / "short.png") as short, Image.open(tmp_path / "long.png") as long:
-        assert (
-            short.format == "PNG"
-            and short.width == long.width == 600
-            and long.height > short.height
-        )
-        with Image.open(photos[0]) as photo:
-            middle = np.asarray(short.crop((40, 40, 90, 90)).convert("RGB")).mean(axis=(0, 1))
-            drawn = np.asarray(photo.resize((110, 110)).crop((30, 30, 80, 80))).mean(axis=(0, 1))
-    assert np.abs(middle - drawn).max() < 12
-
-
-# A user's mistakes
 
 
 def command(*arguments):

@@ -96,7 +96,7 @@ def work(environment, arguments, notes):
     os.environ.update(environment)
     PartialState._reset_state()  # of the process that was forked
     torch.set_num_threads(1)
-    preprocessing.CHUNK, write_json, left = CHUNK, preprocessing.write_json, notes
+    preprocessing.CHUNK_SIZE, write_json, left = CHUNK, preprocessing.write_json, notes
 
     def write_and_die(path, value):
         nonlocal left
@@ -191,7 +191,7 @@ def test_killed_and_taken_up_by_as_many_or_others(vist, straight, tmp_path, befo
 def test_a_photo_is_not_encoded_twice(vist, tmp_path, monkeypatch):
     asked, load_batch = [], preprocessing.PhotoBatches.__getitem__
     launch(vist, tmp_path, 1, "--store", "pixels", notes=(2,))
-    monkeypatch.setattr(preprocessing, "CHUNK", CHUNK)
+    monkeypatch.setattr(preprocessing, "CHUNK_SIZE", CHUNK)
     monkeypatch.setattr(
         preprocessing,
         "DataLoader",

@@ -241,7 +241,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
             done.set_result(work(*arguments))
             return done
 
-    monkeypatch.setattr(ablation, "run", here)
+    monkeypatch.setattr(ablation, "run_script", here)
     monkeypatch.setattr(ablation, "ThreadPoolExecutor", InTurn)
     output = tmp_path / "a"
     options = ["--train_data_path", book / "data" / "train.json", "--output_dir", output]
@@ -267,7 +267,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     assert shown in table
     assert (len(seeds) > 1) == ((output / "frontier.png").stat().st_size > 10_000)
     again = []
-    monkeypatch.setattr(ablation, "run", lambda *words, threads: again.append(words))
+    monkeypatch.setattr(ablation, "run_script", lambda *words, threads: again.append(words))
     ablation.main()  # train.py is asked to go on from what is there: nothing is trained again
     assert len(again) == 4 * runs
     assert all("--resume" in words for words in again if "--seed" in words)

@@ -193,7 +193,7 @@ def test_validation_does_not_depend_on_the_batch_size(training):
     figures = {}
     for size in (2, 7):
         options = dataclasses.replace(training.options, batch_size=size, iwae_samples=2)
-        figures[size] = train.evaluate(
+        figures[size] = train.evaluate_split(
             training.model, training.val_set, training.accelerator, options
         )
     for name in (
@@ -237,10 +237,10 @@ def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
         for mlp in (model.prior_mlp, model.posterior_mlp):
             mlp[-1].weight.zero_()
             mlp[-1].bias.zero_()
-        figures = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
+        figures = train.evaluate_split(model, fresh.train_set, fresh.accelerator, options)
         # all means beyond the middle half
         model.posterior_mlp[-1].bias[: model.config.plan_size] = 1.0
-        moved = train.evaluate(model, fresh.train_set, fresh.accelerator, options)
+        moved = train.evaluate_split(model, fresh.train_set, fresh.accelerator, options)
     assert (
         figures["means_within_50"] == 1
         and figures["kl"] == 0
@@ -406,7 +406,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(
 def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
     run_train, tmp_path, monkeypatch
 ):
-    evaluate = train.evaluate
+    evaluate = train.evaluate_split
 
     def broken(model, dataset, accelerator, options):
         figures = evaluate(model, dataset, accelerator, options)
@@ -414,7 +414,7 @@ def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
         return figures | ({"nll": math.nan, "elbo_loss": math.nan} if broken.calls == 2 else {})
 
     broken.calls = 0
-    monkeypatch.setattr(train, "evaluate", broken)
+    monkeypatch.setattr(train, "evaluate_split", broken)
     code, err = run_train(tmp_path, "--max_steps", 8, "--eval_steps", 4)
     assert code == 2 and "validation at step 8: nll not finite" in err
     assert json.loads((tmp_path / "latest" / "progress.json").read_text())["step"] == 4

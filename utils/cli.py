@@ -25,7 +25,7 @@ PLANS = ("cvae", "deterministic", "none")
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 BOOK = "dataset/picturebook"  # where experiments.picturebook draws the sample
 # of a story by a trained model
-SCORES = CDE, BOW_AGREEMENT, MAX_KL, NLL = (
+SCORE_NAMES = CDE, BOW_AGREEMENT, MAX_KL, NLL = (
     "CDE",
     "bag-of-words agreement",
     "max KL",

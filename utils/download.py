@@ -7,12 +7,8 @@ and keeps the journal, from which a stopped run resumes.
 """
 
 import contextlib
-import hashlib
-import json
-import logging
 import os
 import random
-import re
 import shlex
 import shutil
 import signal
@@ -21,89 +17,33 @@ import threading
 import time
 import warnings
 from argparse import Namespace
-from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from queue import Empty, SimpleQueue
-from urllib.parse import unquote
-from urllib.request import getproxies, proxy_bypass
 
-import urllib3
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    InvalidHeader,
-    MaxRetryError,
-    NewConnectionError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
-from urllib3.util import Retry, Timeout, make_headers, parse_url
 
 from utils.cli import UserError, printable, say, warn
 from utils.dataset_options import DOWNLOAD, NOTHING_FOUND, SOURCES, choose_source
 from utils.files import directory_lock, new_holder, read_json, reraise_with_path, write_json
+from utils.journal import Journal, is_safe
 from utils.photos import DEAD_LINK, photo_index, why_broken
 from utils.story_files import SPLITS
-
-USER_AGENT = (
-    "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py "
-    "--download)"
+from utils.web import (
+    BROKEN,
+    PATIENCE,
+    PLACEHOLDER,
+    UNAVAILABLE,
+    Failed,
+    Gone,
+    Patience,
+    Photo,
+    Web,
+    is_stand_in,
+    is_web_address,
 )
-SUFFIXES = {
-    "JPEG": ".jpg",
-    "PNG": ".png",
-    "GIF": ".gif",
-    "WEBP": ".webp",
-    "BMP": ".bmp",
-    "TIFF": ".tif",
-}
-REDIRECTS = 5
-BROKEN, PLACEHOLDER, UNAVAILABLE = "broken where it comes from", "placeholder", "photo unavailable"
-# Failures to connect, and requests to slow down, in a row, after which the rest is not asked for.
-MAX_UNCONNECTED, MAX_PAUSES = 30, 10
-JOURNAL, REPORT = "download.jsonl", "download.json"  # in the folder of the photos
 
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait, in seconds, and how often to ask."""
-
-    connect: float = 10
-    read: float = 30  # between two parts of an answer
-    photo: float = 180  # for all requests of one photo
-    attempts: int = 5
-    backoff: float = 1  # before the second attempt, doubled before each further one
-    longest: float = 120  # that a server can have us wait
-
-
-PATIENCE = Patience()
-
-
-@dataclass(eq=False)
-class Photo:
-    id: str
-    album: str
-    url: str
-    folder: Path
-    sha256: str = ""  # of an answer that cannot be decoded
-
-
-class Gone(Exception):
-    """The photo does not exist any more; the message is the reason."""
-
-
-class Failed(Exception):
-    """The photo could not be fetched this time; the message is the reason."""
-
-    def __init__(self, reason: str, attempts: int = 1000, wait: float = 0.0):
-        """attempts: how many are worth it. wait: the seconds that the server asks for."""
-        super().__init__(reason)
-        self.attempts, self.wait = attempts, wait
+REPORT = "download.json"  # in the folder of the photos
 
 
 class Stopped(KeyboardInterrupt):
@@ -139,28 +79,6 @@ def vist_edit_urls(folder: Path) -> dict[str, str]:
     return urls
 
 
-def is_safe(photo_id: str) -> bool:
-    """Whether a photo id can name a file of its folder, not hidden."""
-    is_short = len(photo_id.encode(errors="replace")) <= 200
-    return re.fullmatch(r"\w[\w .-]*", photo_id) is not None and is_short
-
-
-def is_web_address(url: object) -> bool:
-    """Whether `url` is text that begins with http:// or https:// and names a host."""
-    if not isinstance(url, str):
-        return False
-    try:
-        parts = parse_url(url)
-    except HTTPError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.host)
-
-
-def is_stand_in(url: str) -> bool:
-    """Whether `url` is that of Flickr's picture for photos that do not exist."""
-    return PurePosixPath(parse_url(url).path or "/").name.startswith("photo_unavailable")
-
-
 def refusal(photo_id: str, url: object) -> str | None:
     """Why a photo cannot be asked for, or None."""
     if not is_safe(photo_id):
@@ -170,225 +88,6 @@ def refusal(photo_id: str, url: object) -> str | None:
     if not is_web_address(url):
         return "not a web address"
     return UNAVAILABLE if is_stand_in(url) else None
-
-
-# ------------------------------------------------------------------------------------------ journal
-
-
-class Journal:
-    """What runs have found: a line of JSON each, in the folder of the photos.
-
-    gone: {photo id: reason}. placeholders: SHA-256 of pictures that are no photos; the same bytes
-    under three ids of two albums are what a server sends in place of a photo (people do upload a
-    photo twice). files: of what was fetched, {SHA-256: {photo id: (album, file)}}.
-    """
-
-    def __init__(self, images: Path):
-        self.images, self.path = images, images / JOURNAL
-        self.gone, self.placeholders, self.files = {}, set(), {}
-        lines = self.path.read_bytes() if self.path.exists() else b""
-        for line in lines.splitlines():
-            with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-                self.replay(json.loads(line))  # a killed run can have left half a line
-        self.file = open(self.path, "ab", buffering=0)
-        if lines and not lines.endswith(b"\n"):
-            self.file.write(b"\n")
-        for sha256 in self.placeholders:  # a run may have been killed while it removed them
-            self.remove(sha256)
-
-    def replay(self, entry: dict) -> None:
-        if "placeholder" in entry:
-            self.placeholders.add(str(entry["placeholder"]))
-        elif "gone" in entry:
-            self.gone[entry["id"]] = str(entry["gone"])
-        elif self.is_place(entry["id"], entry["file"]):
-            files = self.files.setdefault(entry["sha256"], {})
-            files[entry["id"]] = str(entry["album"]), entry["file"]
-            self.gone.pop(entry["id"], None)
-
-    @staticmethod
-    def is_place(photo_id: str, file: str) -> bool:
-        """Whether a photo of this id is put into `file`, from the folder of the photos."""
-        *folder, name = file.split("/")
-        is_folder = not folder or (len(folder) == 1 and folder[0] in SPLITS)
-        names = [photo_id + suffix for suffix in SUFFIXES.values()]
-        return is_folder and name in names and is_safe(photo_id)
-
-    def add(self, **entry: str) -> None:
-        with reraise_with_path(self.path, self.path):
-            self.file.write(json.dumps(entry).encode() + b"\n")
-
-    def add_gone(self, photo_id: str, reason: str) -> None:
-        self.gone[photo_id] = reason
-        self.add(id=photo_id, gone=reason)
-
-    def add_fetched(self, photo: Photo, file: str, sha256: str) -> bool:
-        """Note a photo's bytes before it takes its name; whether they are a placeholder's."""
-        if sha256 not in self.placeholders:
-            files = self.files.setdefault(sha256, {})
-            files[photo.id] = photo.album, file
-            self.add(id=photo.id, album=photo.album, file=file, sha256=sha256)
-            albums = Counter(album for album, _ in files.values())
-            num_albums = len(albums) + (albums[""] > 1)  # each unknown one its own
-            if len(files) < 3 or num_albums < 2:
-                return False
-            self.placeholders.add(sha256)
-            self.add(placeholder=sha256)
-        return True
-
-    def remove(self, sha256: str) -> None:
-        """Remove the files that still have a placeholder's bytes; their photos are gone."""
-        for photo_id, (_, file) in self.files.get(sha256, {}).items():
-            path = self.images / file
-            if path.is_file():
-                if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                    continue
-                path.unlink()
-            self.gone[photo_id] = PLACEHOLDER
-
-
-# ------------------------------------------------------------------------------------- one request
-
-
-class Web:
-    """GET requests over connections that are kept, by the environment's proxies, at most `rate` a
-    second."""
-
-    def __init__(self, connections: int, rate: float, patience: Patience):
-        self.patience, self.interval = patience, 1 / rate if rate else 0.0
-        self.next_request, self.lock = 0.0, threading.Lock()
-        self.pauses = self.unconnected = 0  # in a row
-        self.paused = 0.0  # when
-        self.stopped = threading.Event()
-        options = {"num_pools": 64, "maxsize": connections}
-        options["headers"] = {"User-Agent": USER_AGENT, "Accept": "image/*"}
-        if "SSL_CERT_FILE" not in os.environ:
-            with contextlib.suppress(ImportError):
-                import certifi
-
-                options["ca_certs"] = certifi.where()
-        self.direct, self.proxied, proxies = urllib3.PoolManager(**options), {}, getproxies()
-        for scheme in ("http", "https"):
-            if proxy := proxies.get(scheme) or proxies.get("all"):
-                self.proxied[scheme] = proxy_manager(proxy, options)
-        logging.getLogger("urllib3").setLevel(logging.ERROR)
-
-    def wait_for_turn(self) -> None:
-        with self.lock:
-            now = time.monotonic()
-            turn = max(now, self.next_request)
-            self.next_request = turn + self.interval
-        self.stopped.wait(turn - now)
-
-    def pause(self, failure: Failed, sent: float) -> None:
-        """All requests wait as long as a server asks for, and come more slowly."""
-        seconds = min(max(failure.wait, self.patience.backoff), self.patience.longest)
-        with self.lock:
-            if sent > self.paused:  # requests that were under way together count once
-                self.pauses, self.paused = self.pauses + 1, time.monotonic()
-                self.interval = min(max(2 * self.interval, 0.02), self.patience.backoff)
-            self.next_request = max(self.next_request, time.monotonic() + seconds)
-
-    def halted(self) -> str | None:
-        """Why the rest is not asked for."""
-        if self.unconnected >= MAX_UNCONNECTED:
-            return f"no connection {MAX_UNCONNECTED} times in a row (is there a network?)"
-        if self.pauses >= MAX_PAUSES:
-            return "the server asks to slow down (HTTP 429), however long the pauses"
-        return None
-
-    def get(self, url: str, seconds: float) -> urllib3.BaseHTTPResponse:
-        """The response, its body still to be read. Raises Failed."""
-        parts = parse_url(url)
-        is_proxied = parts.scheme in self.proxied and not proxy_bypass(parts.host)
-        manager = self.proxied[parts.scheme] if is_proxied else self.direct
-        read = min(self.patience.read, max(seconds, 0.01))
-        try:
-            return manager.request(
-                "GET",
-                url,
-                preload_content=False,
-                decode_content=False,  # a photo is compressed already
-                retries=Retry(None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
-                timeout=Timeout(connect=min(self.patience.connect, read), read=read),
-            )
-        except Exception as error:  # urllib3's, http.client's, ssl's, ValueError
-            reason = error.reason if isinstance(error, MaxRetryError) else error
-        if isinstance(reason, ReadTimeoutError):
-            raise Failed("too slow")
-        if isinstance(reason, (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError)):
-            raise Failed("no connection")
-        if "redirect" in str(reason):
-            raise Failed("redirected without end", attempts=1)
-        raise Failed("connection lost")
-
-    def fetch(self, photo: Photo, path: Path, max_bytes: float, seconds: float) -> tuple[str, str]:
-        """Ask once and write the image to the file `path`. Returns its SHA-256 and suffix.
-
-        Raises Gone or Failed; OSError where it cannot be written.
-        """
-        deadline, sha256, size = time.monotonic() + seconds, hashlib.sha256(), 0
-        response = self.get(photo.url, seconds)
-        try:
-            raise_for_status(response)
-            with open(path, "r+b") as file:
-                while part := read_part(response):
-                    size += len(part)
-                    if max(size, response.length_remaining or 0) > max_bytes:
-                        limit = f"larger than {max_bytes / 1e6:g} MB (--max_megabytes)"
-                        raise Failed(limit, attempts=1)
-                    if time.monotonic() > deadline:
-                        raise Failed("too slow")
-                    sha256.update(part)
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())  # a power cut leaves no half under its name
-        finally:
-            response.close()
-        if not size:
-            raise Failed("empty answer")
-        try:
-            with Image.open(path) as image:
-                return sha256.hexdigest(), SUFFIXES[image.format]
-        except (UnidentifiedImageError, KeyError):
-            raise Failed("not a photo", attempts=2) from None
-
-
-def proxy_manager(url: str, options: dict) -> urllib3.ProxyManager:
-    url = url if "://" in url else f"http://{url}"
-    parts = parse_url(url)
-    if parts.scheme not in ("http", "https"):
-        raise UserError(
-            f"the environment's proxy is of the kind {parts.scheme!r}; expected http:// or https://"
-        )
-    headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
-    return urllib3.ProxyManager(url, proxy_headers=headers, **options)
-
-
-def read_part(response: urllib3.BaseHTTPResponse) -> bytes:
-    try:
-        return response.read1(1 << 16)  # read() would wait for a server that sends byte by byte
-    except ReadTimeoutError:
-        raise Failed("too slow") from None
-    except Exception:
-        raise Failed("cut short") from None
-
-
-def raise_for_status(response: urllib3.BaseHTTPResponse) -> None:
-    status, reason = response.status, f"HTTP {response.status}"
-    if is_stand_in(response.geturl() or ""):
-        raise Gone(UNAVAILABLE)
-    if status in (404, 410):
-        raise Gone(reason)
-    if status in (403, 451):  # may be the network's own
-        raise Failed(reason, attempts=1)
-    if status == 429 or status >= 500:
-        wait = None
-        with contextlib.suppress(InvalidHeader, ValueError, OverflowError):
-            wait = Retry().get_retry_after(response)
-        raise Failed(reason, wait=wait or 0.0)
-    if status != 200:
-        raise Failed(reason, attempts=2)
 
 
 # -------------------------------------------------------------------------------------- all of them
@@ -491,7 +190,7 @@ class Downloader:
             start = time.monotonic()
             try:
                 sha256, suffix = web.fetch(photo, path, self.max_bytes, patience.photo - seconds)
-                web.unconnected = web.pauses = 0
+                web.note(None)
                 with self.decoding:
                     if not self.check(path):
                         return path, sha256, suffix
@@ -501,9 +200,7 @@ class Downloader:
                 failure = Failed(BROKEN)
             except Failed as error:
                 failure = error
-                web.unconnected = web.unconnected + 1 if str(error) == "no connection" else 0
-                if str(error) == "HTTP 429":
-                    web.pause(error, start)
+                web.note(str(error), error.wait if str(error) == "HTTP 429" else 0.0)
             seconds += time.monotonic() - start
             is_last = attempt >= min(failure.attempts, patience.attempts)
             if is_last or seconds >= patience.photo or web.halted():

@@ -32,7 +32,7 @@ def parser() -> cli.Parser:
     add("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
     add("--num_samples", type=count, default=1, help="stories per folder")
     add("--rerank", action="store_true", help="of --num_samples keep the one that scores best")
-    add("--rerank_by", choices=cli.SCORES, default=cli.BOW_AGREEMENT, help="score of --rerank")
+    add("--rerank_by", choices=cli.SCORE_NAMES, default=cli.BOW_AGREEMENT, help="score of --rerank")
     add("--save_plans", metavar="FILE", help="write the plans of the stories to a file")
     add("--plans", metavar="FILE", help="write stories under the plans of such a file")
     redraw = "beats whose plan of --plans is sampled anew"

@@ -95,9 +95,9 @@ class Meteor:
             self.process.kill()
             self.process.wait()
             self.messages.seek(0)
-            said = self.messages.read().decode(errors="replace").splitlines()
-            said = [line for line in said if line.strip() and not line.startswith("\tat ")]
-            raise UserError(f"METEOR: Java stopped ({said[-1] if said else 'it said nothing'})")
+            lines = self.messages.read().decode(errors="replace").splitlines()
+            lines = [line for line in lines if line.strip() and not line.startswith("\tat ")]
+            raise UserError(f"METEOR: Java stopped ({lines[-1] if lines else 'no message'})")
         counts = np.array(counts, dtype=float)
         whole = counts[4:20:2].sum() == counts[0] and counts[5:20:2].sum() == counts[1]
         if whole and counts[20] == 1:

@@ -1,14 +1,12 @@
-"""What a story's words are worth: caption metrics by the VIST protocol, anchors to read them
-against, diversity.
+"""Caption metrics by the VIST protocol, baselines to compare them with, diversity.
 
-Text in, figures out. A figure can be taken again over any draw of its units (albums, or photo
-sequences), so each has an interval. A story is a text, tokenised by spaces; nothing is tokenised or
-lower-cased here.
+Every figure can be computed again for any resample of its units (albums, or sequences of photos),
+so that it has an interval. A story is a text, tokenised by spaces.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 
 import numpy as np
@@ -20,15 +18,15 @@ from utils.meteor import Meteor, meteor_score
 from utils.statistics import Figure, mean, mean_figure
 from utils.text import normalise
 
-# papers print them × 100
 CAPTION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
+Texts = dict[str, str]  # {unit: text}
+References = dict[str, list[str]]  # {unit: texts}
 
 
 # ---------------------------------------------------------------------------------- caption metrics
 
 
 def ngrams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
-    """The n-grams of a list of words, in order, as tuples."""
     return zip(*(words[i:] for i in range(n)))
 
 
@@ -39,18 +37,14 @@ def closest(length: int, reference_lengths: list[int]) -> int:
 
 def bleu(sums: np.ndarray, n: int) -> np.ndarray:
     """BLEU-n of summed [length, closest reference length, n-grams × 4, matched n-grams × 4, …] ->
-    (…).
-
-    Papineni et al. 2002, with pycocoevalcap's two small constants.
-    """
+    (…): Papineni et al. 2002, with pycocoevalcap's two small constants."""
     precisions = (sums[..., 6 : 6 + n] + 1e-15) / (sums[..., 2 : 2 + n] + 1e-9)
     ratio = (sums[..., 0] + 1e-15) / (sums[..., 1] + 1e-9)
     return precisions.prod(-1) ** (1 / n) * np.exp(np.minimum(0, 1 - 1 / ratio))
 
 
 def common_length(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence of two lists, a row of the table at a time (Hyyrö
-    2004)."""
+    """Length of the longest common subsequence, a row of the table at a time (Hyyrö 2004)."""
     places = {}
     for i, token in enumerate(a):
         places[token] = places.get(token, 0) | 1 << i
@@ -62,9 +56,9 @@ def common_length(a: list[str], b: list[str]) -> int:
 
 
 def rouge_l(story: str, references: list[str], beta: float = 1.2) -> float:
-    """ROUGE-L (Lin 2004) of a text, as pycocoevalcap: best precision and best recall, of whichever
-    references."""
-    words, others = story.split(" "), [reference.split(" ") for reference in references]
+    """ROUGE-L (Lin 2004), as pycocoevalcap: best precision and best recall, of any references."""
+    words = story.split(" ")
+    others = [reference.split(" ") for reference in references]
     common = [common_length(words, other) for other in others]
     precision = max(common) / len(words)
     recall = max(length / len(other) for length, other in zip(common, others))
@@ -72,64 +66,52 @@ def rouge_l(story: str, references: list[str], beta: float = 1.2) -> float:
 
 
 def document_frequencies(references: list[list[str]]) -> dict:
-    """How many units' references hold each n-gram: CIDEr's weights (Vedantam et al. 2015)."""
+    """In how many units' references each n-gram is: CIDEr's weights (Vedantam et al. 2015)."""
     scorer = CiderScorer(n=4)
-    for told in references:
-        scorer += None, told
+    for texts in references:
+        scorer += None, texts
     scorer.compute_doc_freq()
     return scorer.document_frequency
 
 
 def unit_rows(
-    stories: list[str],
-    references: list[list[str]],
-    meteor: Meteor | None,
-    frequencies: dict | None = None,
-) -> dict[str, tuple]:
-    """What each unit adds to each metric: {name: (rows (units, k), combine)}; stories and
-    references are lists.
+    stories: list[str], references: list[list[str]], meteor: Meteor | None, frequencies: dict | None
+) -> dict[str, tuple[np.ndarray, Callable]]:
+    """What each unit adds to each metric: {name: (rows (units, k), combine)}.
 
-    frequencies: document_frequencies, of these references if None.
+    frequencies: CIDEr's document_frequencies, of these references if None.
     """
     bleu_scorer, cider_scorer = BleuScorer(n=4), CiderScorer(n=4, sigma=6.0)
-    for story, told in zip(stories, references):
-        bleu_scorer += story, told
-        cider_scorer += story, told
-    if frequencies is None:
-        cider_scorer.compute_doc_freq()
-    else:
-        cider_scorer.document_frequency = frequencies
-    counts = [
-        [
-            unit["testlen"],
-            closest(unit["testlen"], unit["reflen"]),
-            *unit["guess"],
-            *unit["correct"],
-            1,
-        ]
-        for unit in bleu_scorer.ctest
-    ]
-    rows = {f"BLEU-{n}": (counts, partial(bleu, n=n)) for n in (1, 2, 3, 4)}
     pairs = list(zip(stories, references))
+    for pair in pairs:
+        bleu_scorer += pair
+        cider_scorer += pair
+    cider_scorer.document_frequency = frequencies
+    if frequencies is None:
+        cider_scorer.document_frequency = document_frequencies(references)
+    counts = []
+    for unit in bleu_scorer.ctest:
+        length = unit["testlen"]
+        lengths = [length, closest(length, unit["reflen"])]
+        counts.append([*lengths, *unit["guess"], *unit["correct"], 1])
+    rows = {f"BLEU-{n}": (counts, partial(bleu, n=n)) for n in (1, 2, 3, 4)}
     if meteor:
         bar = tqdm(pairs, unit="story", desc="METEOR", leave=False)
         rows["METEOR"] = [[*meteor.statistics(*pair), 1] for pair in bar], meteor_score
     rows["ROUGE_L"] = [[rouge_l(*pair), 1] for pair in pairs], mean
     rows["CIDEr"] = [[score, 1] for score in cider_scorer.compute_cider()], mean
-    return {
-        name: (np.array(values, dtype=float), combine) for name, (values, combine) in rows.items()
-    }
+    return {name: (np.array(x, dtype=float), combine) for name, (x, combine) in rows.items()}
 
 
 def caption_figures(
-    *rounds, protocol: str = "album", meteor: Meteor | None = None
+    *rounds: tuple[Texts, References], protocol: str = "album", meteor: Meteor | None = None
 ) -> dict[str, Figure]:
-    """BLEU-1 to 4, METEOR (with a Meteor), ROUGE_L and CIDEr by one of PROTOCOLS: {name: Figure}.
+    """BLEU-1 to 4, METEOR (with a Meteor), ROUGE_L and CIDEr by one of PROTOCOLS.
 
-    rounds: (stories {unit: text}, references {unit: [texts]}), one for a system; several where a
-    unit has several stories, each scored in a round of its own (leave_one_out), and the figure is
-    the mean over rounds. CIDEr's document frequencies are those of the round's references. Raises
-    ValueError where stories and references are not of the same units or a unit has no reference.
+    rounds: one for a system; several where a unit has several stories (leave_one_out), and the
+    figure is the mean over rounds. CIDEr's document frequencies are those of the round's
+    references. Raises ValueError where stories and references are not of the same units or a unit
+    has no reference.
     """
     units = list(dict.fromkeys(unit for stories, _ in rounds for unit in stories))
     place = {unit: i for i, unit in enumerate(units)}
@@ -139,74 +121,64 @@ def caption_figures(
             raise ValueError(
                 "expected stories and references of the same units, at least one of each"
             )
-        told = [story.strip() for story in stories.values()]
+        texts = [story.strip() for story in stories.values()]
         pooled = [[text.strip() for text in references[unit]] for unit in stories]
-        # try i: against the i-th reference, from the first again where there are fewer
-        if protocol == "sequence":
+        if protocol == "sequence":  # against each reference by itself, the best one counts
             frequencies = document_frequencies(pooled)
-            tries = [
-                [[texts[i % len(texts)]] for texts in pooled] for i in range(max(map(len, pooled)))
-            ]
-            tries = [unit_rows(told, texts, meteor, frequencies) for texts in tries]
+            attempts = []
+            for i in range(max(map(len, pooled))):  # from the first again where there are fewer
+                single = [[texts[i % len(texts)]] for texts in pooled]
+                attempts.append(unit_rows(texts, single, meteor, frequencies))
         else:
-            tries = [unit_rows(told, pooled, meteor)]
-        for name, (rows, combine) in tries[0].items():
+            attempts = [unit_rows(texts, pooled, meteor, None)]
+        for name, (rows, combine) in attempts[0].items():
             if protocol != "album":
-                best = np.max([combine(found[name][0]) for found in tries], axis=0)
+                best = np.max([combine(attempt[name][0]) for attempt in attempts], axis=0)
                 rows, combine = np.stack([best, np.ones(len(best))], 1), mean
             if name not in figures:
-                figures[name] = Figure(
-                    units, np.zeros((len(units), len(rounds), rows.shape[1])), combine
-                )
+                shape = len(units), len(rounds), rows.shape[1]
+                figures[name] = Figure(units, np.zeros(shape), combine)
             figures[name].rows[[place[unit] for unit in stories], number] = rows
     return figures
 
 
-# ------------------------------------------------------------------------------------------ anchors
+# ---------------------------------------------------------------------------------------- baselines
 
 
-def leave_one_out(references: dict[str, list[str]]) -> list[tuple[dict, dict]]:
-    """Human stories as a system's: rounds for caption_figures; in round r each album's story r
-    against its others.
+def leave_one_out(references: References) -> list[tuple[Texts, References]]:
+    """Human stories as a system's: in round r each album's story r against its others.
 
     Albums with one story are left out. A human story meets one reference fewer than a system's
-    does, and all metrics but CIDEr rise with references: a system's stories in the same rounds
-    compare on equal terms.
+    does, and all metrics but CIDEr rise with references: a system's stories compare in the same
+    rounds.
     """
     rounds = []
     for r in range(max(map(len, references.values()))):
-        told = {unit: texts for unit, texts in references.items() if len(texts) > max(r, 1)}
-        if told:
-            others = {unit: texts[:r] + texts[r + 1 :] for unit, texts in told.items()}
-            rounds.append(({unit: texts[r] for unit, texts in told.items()}, others))
+        units = {unit: texts for unit, texts in references.items() if len(texts) > max(r, 1)}
+        if units:
+            others = {unit: texts[:r] + texts[r + 1 :] for unit, texts in units.items()}
+            rounds.append(({unit: texts[r] for unit, texts in units.items()}, others))
     return rounds
 
 
-def other_album(
-    references: dict[str, list[str]], album_of: dict[str, str] | None = None
-) -> dict[str, str]:
-    """{unit: text}: the first human story of the next album (ids sorted, the last is followed by
-    the first).
+def other_album(references: References, album_of: dict[str, str] | None = None) -> Texts:
+    """The first human story of the next album (ids sorted, the last is followed by the first).
 
-    album_of: {unit: album} where units are not albums. Raises ValueError where there is one album
-    alone.
+    album_of: {unit: album} where units are not albums. Raises ValueError for one album alone.
     """
     albums = {}
     for unit in sorted(references):
         albums.setdefault(album_of[unit] if album_of else unit, []).append(unit)
     if len(albums) < 2:
         raise ValueError("one album alone; there is no other to take a story from")
-    groups = list(albums.values())
-    return {
-        unit: references[other[0]][0]
-        for of, other in zip(groups, groups[1:] + groups[:1])
-        for unit in of
-    }
+    groups, captions = list(albums.values()), {}
+    for units, others in zip(groups, groups[1:] + groups[:1]):
+        captions |= dict.fromkeys(units, references[others[0]][0])
+    return captions
 
 
 def occurrences(words: list[str]) -> Iterator[tuple]:
-    """Each n-gram of 1 to 4 words with how often it has come by then; sets of these match as BLEU
-    clips."""
+    """Each n-gram of 1 to 4 words with its count so far; sets of these match as BLEU clips."""
     counts = Counter()
     for n in (1, 2, 3, 4):
         for gram in ngrams(words, n):
@@ -214,45 +186,40 @@ def occurrences(words: list[str]) -> Iterator[tuple]:
             yield gram, counts[gram]
 
 
-def best_constant(references: dict[str, list[str]], shortlist: int = 30) -> str:
-    """The text that does best told of every album: a human story, or the five commonest sentences
-    in a row.
+def best_constant(references: References, shortlist: int = 30) -> str:
+    """The text that scores best for every album: a human story, or the five commonest sentences.
 
     Best is the highest BLEU-4 + ROUGE_L over all albums, among the `shortlist` texts of the highest
     BLEU-4. It has seen the references, as no system may: it shows what a metric gives to words that
-    say nothing of the photos.
+    ignore the photos.
     """
     albums = [[text.strip() for text in texts] for texts in references.values()]
     stories = [text for texts in albums for text in texts]
-    sentences = Counter(
-        part for text in stories for part in re.split(r"(?<=\s[.!?])\s+", text) if has_word(part)
-    )
+    sentences = Counter()
+    for text in stories:
+        sentences.update(filter(has_word, re.split(r"(?<=\s[.!?])\s+", text)))
     commonest = " ".join(sentence for sentence, _ in sentences.most_common(5))
     candidates = list(dict.fromkeys([*stories, commonest]))
-    holders = Counter()  # how many albums match an occurrence
+    num_albums = Counter()  # in which each occurrence is
     for texts in albums:
-        holders.update({occurrence for text in texts for occurrence in occurrences(text.split())})
+        num_albums.update({x for text in texts for x in occurrences(text.split())})
     lengths = [[len(text.split()) for text in texts] for texts in albums]
 
     @cache
-    def closest_lengths(length):
+    def sum_closest(length: int) -> int:
         return sum(closest(length, of_album) for of_album in lengths)
 
-    def counts(text):
+    def count(text: str) -> list[int]:
         words, matched = text.split(), [0, 0, 0, 0]
-        for occurrence in occurrences(words):
-            matched[len(occurrence[0]) - 1] += holders[occurrence]
+        for gram, number in occurrences(words):
+            matched[len(gram) - 1] += num_albums[gram, number]
         guessed = [len(albums) * max(0, len(words) - n) for n in range(4)]
-        return [len(albums) * len(words), closest_lengths(len(words)), *guessed, *matched]
+        return [len(albums) * len(words), sum_closest(len(words)), *guessed, *matched]
 
-    scores = bleu(np.array([counts(text) for text in candidates], dtype=float), 4)
+    scores = bleu(np.array([count(text) for text in candidates], dtype=float), 4)
     best = np.argsort(-scores, kind="stable")[:shortlist]
-    return candidates[
-        max(
-            best,
-            key=lambda i: scores[i] + np.mean([rouge_l(candidates[i], texts) for texts in albums]),
-        )
-    ]
+    totals = [scores[i] + np.mean([rouge_l(candidates[i], x) for x in albums]) for i in best]
+    return candidates[best[np.argmax(totals)]]
 
 
 # ---------------------------------------------------------------------------------------- diversity
@@ -263,34 +230,35 @@ def has_word(text: str) -> bool:
     return any(map(str.isalnum, text))
 
 
-def diversity_figures(stories: list[tuple], training: set[str] | None = None) -> dict[str, Figure]:
-    """How long and how repetitive stories are: {name: Figure}, of stories [(unit, [sentences])].
+def diversity_figures(
+    stories: list[tuple[str, list[str]]], training: set[str] | None = None
+) -> dict[str, Figure]:
+    """How long and how repetitive stories are, of [(unit, [sentences])].
 
     "words per story": tokens with a letter or digit. "sentence repeated within": share of stories
-    that say a sentence twice. "sentence repeated across": share of sentences that another of the
+    with a sentence twice. "sentence repeated across": share of sentences that another of the
     stories has too, which grows with the number of stories. "copied from training": share of
-    stories found word for word in `training`, a set of texts after normalise().
+    stories that are, word for word, in `training`, a set of texts after normalise().
     """
-    told = [(unit, list(filter(None, map(normalise, sentences)))) for unit, sentences in stories]
-    tellers = Counter(sentence for _, sentences in told for sentence in set(sentences))
-    measures = {
-        "words per story": lambda story: (sum(map(has_word, " ".join(story).split())), 1),
-        "sentence repeated within": lambda story: (len(set(story)) < len(story), 1),
-        "sentence repeated across": lambda story: (
-            sum(tellers[sentence] > 1 for sentence in story),
-            len(story),
-        ),
-    }
+    stories = [(unit, list(filter(None, map(normalise, x)))) for unit, x in stories]
+    counts = Counter(sentence for _, x in stories for sentence in set(x))
+    entries = {"words per story": [], "sentence repeated within": []}
+    entries["sentence repeated across"] = []
+    for unit, sentences in stories:
+        words = sum(map(has_word, " ".join(sentences).split()))
+        repeated = sum(counts[sentence] > 1 for sentence in sentences)
+        entries["words per story"].append((unit, words, 1))
+        is_repeated = len(set(sentences)) < len(sentences)
+        entries["sentence repeated within"].append((unit, is_repeated, 1))
+        entries["sentence repeated across"].append((unit, repeated, len(sentences)))
     if training is not None:
-        measures["copied from training"] = lambda story: (" ".join(story) in training, 1)
-    return {
-        name: mean_figure([(unit, *measure(story)) for unit, story in told])
-        for name, measure in measures.items()
-    }
+        copied = [(unit, " ".join(sentences) in training, 1) for unit, sentences in stories]
+        entries["copied from training"] = copied
+    return {name: mean_figure(x) for name, x in entries.items()}
 
 
-def numbered(stories: Iterable) -> list[np.ndarray]:
-    """The n-grams of each story as numbers, one number for one n-gram: a list of arrays."""
+def number_ngrams(stories: Iterable[Iterable[tuple]]) -> list[np.ndarray]:
+    """The n-grams of each story as numbers, one number for one n-gram."""
     numbers = {}
     return [
         np.array([numbers.setdefault(gram, len(numbers)) for gram in story], dtype=int)
@@ -299,54 +267,51 @@ def numbered(stories: Iterable) -> list[np.ndarray]:
 
 
 def distinct(
-    systems: dict[str, list[tuple]], samples: int = 200, seed: int = 0, tokens: int | None = None
-) -> tuple[dict, int]:
-    """distinct-1, 2, 3 (Li et al. 2016) and vocabulary of systems, each told in the same number of
+    systems: dict[str, list[tuple[str, list[str]]]],
+    samples: int = 200,
+    seed: int = 0,
+    tokens: int | None = None,
+) -> tuple[dict[str, dict[str, tuple]], int]:
+    """distinct-1, 2, 3 (Li et al. 2016) and vocabulary of systems, each in the same number of
     tokens.
 
-    systems: {name: [(unit, [sentences])]}, each with as many stories a unit: stories of one album
-    share words. Returns {name: {measure: (value, low, high)}}, the mean and the 95 % percentile
-    interval over draws of units, and that number of tokens, half of what the smallest system has.
-    distinct-n is the share of different n-grams among all; n-grams stay within a story. Raises
-    ValueError where a system says nothing.
+    systems: {name: [(unit, [sentences])]}, each with as many stories per unit: stories of one
+    album share words. Returns {name: {measure: (value, low, high)}}, the mean and the 95 %
+    percentile interval over samples of units, and the number of tokens, half of what the smallest
+    system has. distinct-n is the share of different n-grams among all; n-grams stay within a
+    story. Raises ValueError where a system has no words.
     """
-    told = {
+    words_of = {
         name: [(unit, normalise(" ".join(sentences)).split()) for unit, sentences in stories]
         for name, stories in systems.items()
     }
-    lengths = {name: sum(len(words) for _, words in stories) for name, stories in told.items()}
-    tokens = tokens or min(lengths.values()) // 2
-    if not tokens or min(lengths.values()) < tokens:
+    totals = [sum(len(words) for _, words in stories) for stories in words_of.values()]
+    tokens = tokens or min(totals) // 2
+    if not tokens or min(totals) < tokens:
         raise ValueError("a system has too few words")
+    names = ("distinct-1", "distinct-2", "distinct-3", "vocabulary")
     result = {}
-    for name, stories in told.items():
+    for name, stories in words_of.items():
         rng = np.random.default_rng(seed)
         units, unit_of = np.unique([unit for unit, _ in stories], return_inverse=True)
         lengths = np.array([len(words) for _, words in stories])
-        grams = [numbered(ngrams(words, n) for _, words in stories) for n in (1, 2, 3)]
-        draws = []
+        grams = [number_ngrams(ngrams(words, n) for _, words in stories) for n in (1, 2, 3)]
+        figures = []
         for _ in range(samples):
-            # Without replacement: a bootstrap's doubled stories would count as repetition, and half
-            # a sample so drawn varies as a whole one does.
+            # Without replacement: a bootstrap's doubled stories would count as repetition, and
+            # half of the units, so drawn, vary as a bootstrap of all does.
             order = np.argsort(rng.permutation(len(units))[unit_of], kind="stable")
             ends = lengths[order].cumsum()
-            *whole, last = order[: np.searchsorted(ends, tokens) + 1]
-            # the last story is cut at the last token
-            room = tokens - (ends[len(whole)] - lengths[last])
-            drawn = [
-                [*(ids[i] for i in whole), ids[last][: max(0, room - n)]]
-                for n, ids in enumerate(grams)
-            ]
-            counts = np.array(
-                [
-                    (np.count_nonzero(np.bincount(ids)), len(ids))
-                    for ids in map(np.concatenate, drawn)
-                ]
-            )
-            draws.append([*counts[:, 0] / np.maximum(1, counts[:, 1]), counts[0, 0]])
-        low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-        columns = zip(
-            ("distinct-1", "distinct-2", "distinct-3", "vocabulary"), np.mean(draws, 0), low, high
-        )
-        result[name] = {measure: tuple(map(float, values)) for measure, *values in columns}
+            *complete, last = order[: np.searchsorted(ends, tokens) + 1]
+            room = tokens - (ends[len(complete)] - lengths[last])  # the last story is cut
+            counts = []
+            for n, ids in enumerate(grams):
+                sample = [*(ids[i] for i in complete), ids[last][: max(0, room - n)]]
+                sample = np.concatenate(sample)
+                counts.append((np.count_nonzero(np.bincount(sample)), len(sample)))
+            shares = [different / max(1, count) for different, count in counts]
+            figures.append([*shares, counts[0][0]])
+        low, high = np.percentile(figures, [2.5, 97.5], axis=0)
+        columns = zip(np.mean(figures, 0), low, high)
+        result[name] = {measure: tuple(map(float, x)) for measure, x in zip(names, columns)}
     return result, tokens

@@ -26,7 +26,7 @@ from utils.tensors import create_photos_file
 
 SHARED = ("tokenizer", "image_encoder")  # what the splits of one output folder share
 PHOTOS, NOTES = "photos.safetensors", "[0-9]*.json"  # in <split>.partial/, until it is complete
-CHUNK = 512  # photos between two notes of a process's progress
+CHUNK_SIZE = 512  # photos between two notes of a process's progress
 
 
 # -------------------------------------------------------------------------------------- one split
@@ -144,7 +144,7 @@ def write_photos(
         start = 8 + int.from_bytes(file.read(8), "little")  # where the rows begin
     os.truncate(folder / PHOTOS, start + num_bytes)
 
-    chunks = split_into(range(len(paths)), CHUNK)
+    chunks = split_into(range(len(paths)), CHUNK_SIZE)
     mine = range(state.process_index, len(chunks), state.num_processes)
     todo = [c for c in mine if not note_path(folder, c).exists()]
     batches = [(c, batch) for c in todo for batch in split_into(chunks[c], batch_size)]
@@ -206,7 +206,7 @@ def broken_photos(partial: Path, count: int) -> dict[str, str]:
     """{photo id: reason} of a split's `count` photos, from the notes of all chunks."""
     expected = "the note of a chunk (delete it, and run the same command again)"
     broken = {}
-    for chunk in range(-(-count // CHUNK)):
+    for chunk in range(-(-count // CHUNK_SIZE)):
         note = read_json(note_path(partial, chunk), expected)
         if not isinstance(note, dict):
             raise UserError(f"{note_path(partial, chunk)}: something else; expected {expected}")

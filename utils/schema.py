@@ -114,6 +114,7 @@ SCHEMAS = {
         "album_id": OPTIONAL_ID,
         "worker_arranged_photo_order": Kind(is_place, "a whole number"),
     },
+    "an edit": {},  # its sentences are under one of two names
     "a story of VIST-Edit": {
         "photo_sequence_ids": Kind(is_ids, "a list of photo ids"),
         "auto_story_text_normalized": Kind(is_full_text, "text"),
@@ -122,7 +123,6 @@ SCHEMAS = {
         "album_id": OPTIONAL_ID,
     },
 }
-SCHEMAS["an edit"] = {}  # whose sentences are under one of two names
 SENTENCES = Kind(is_sentences, "sentences")
 
 

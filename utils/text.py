@@ -45,7 +45,7 @@ ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")
 # "night ." and "did n't"
 STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")
 STAND_IN = 0xE000  # a character that no text holds: of the private use area
-PLACEHOLDER = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
+NAME_TAG = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
 
 
 def is_tokenised(text: str) -> bool:
@@ -54,7 +54,7 @@ def is_tokenised(text: str) -> bool:
 
     (Mostly: of VIST's own stories one in a hundred has a "mr." or a slip such as "church." in it.)
     """
-    words = PLACEHOLDER.sub("x", text)
+    words = NAME_TAG.sub("x", text)
     return not re.search("[A-Z]", words) and len(ATTACHED.findall(words)) <= len(
         STANDING.findall(words)
     )
@@ -70,8 +70,8 @@ def tokenise(text: str) -> str:
     from nltk.tokenize import NLTKWordTokenizer
 
     text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', STAND_IN: " "})
-    names = iter(PLACEHOLDER.findall(text))
-    text = PLACEHOLDER.sub(f" {chr(STAND_IN)} ", text)  # brackets would be tokens of their own
+    names = iter(NAME_TAG.findall(text))
+    text = NAME_TAG.sub(f" {chr(STAND_IN)} ", text)  # brackets would be tokens of their own
     sentences = sentence_tokenizer().tokenize(text)
     words = [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
     return re.sub(chr(STAND_IN), lambda _: next(names), " ".join(words)).lower()

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from experiments.picturebook.facts import SPLITS
+from experiments.picturebook.facts import SPLIT_SIZES
 from utils.cli import BOOK, Parser, UserError, parse_before_imports, positive_int, run, warn
 
 
@@ -13,7 +13,7 @@ def parser():
         description="Draw a picture book as a data set, or check stories about it.",
     )
     parser.add_argument("--output", default=BOOK, help="folder to write")
-    for split, count in SPLITS.items():
+    for split, count in SPLIT_SIZES.items():
         parser.add_argument(
             f"--{split}", type=positive_int, default=count, help=f"stories in {split}"
         )
@@ -61,16 +61,16 @@ from utils.stories import read_stories
 def main():
     arguments = parse()
     if arguments.check:
-        told = read_stories(arguments.check)
-        for remark, count in (+told.remarks).items():
+        file = read_stories(arguments.check)
+        for remark, count in (+file.remarks).items():
             warn(f"{arguments.check}: {count} stories {remark}")
-        result = check_stories(told.stories, arguments.world)
+        result = check_stories(file.stories, arguments.world)
         print_check(result)
         if arguments.json:
             write_json(arguments.json, result)
         return
     settings = {
-        "stories": {split: getattr(arguments, split) for split in SPLITS},
+        "stories": {split: getattr(arguments, split) for split in SPLIT_SIZES},
         "stories_per_album": arguments.stories_per_album,
         "seed": arguments.seed,
         "size": arguments.size,

@@ -3,7 +3,7 @@
 from itertools import chain
 from pathlib import Path
 
-from experiments.picturebook.facts import BEATS, SPLITS, WORLD_FILE
+from experiments.picturebook.facts import BEATS, SPLIT_SIZES, WORLD_FILE
 from experiments.picturebook.texts import join_words, split_words
 from utils.cli import UserError
 from utils.files import read_json
@@ -31,7 +31,7 @@ class Book:
                 self.wordings[plot, position] = set(moods)
                 self.mood_of |= moods
         self.photos = {}
-        for split in SPLITS:
+        for split in SPLIT_SIZES:
             for story in read_json(
                 folder / "truth" / f"{split}.json", "a picture book's truth"
             ).values():
@@ -41,12 +41,11 @@ class Book:
         train = read_json(
             folder / "sis" / "train.story-in-sequence.json", "a picture book's annotations"
         )
-        told = {}
+        stories = {}
         for (entry,) in train["annotations"]:
-            told.setdefault(entry["story_id"], {})[entry["worker_arranged_photo_order"]] = (
-                join_words(entry["text"])
-            )
-        self.training = {tuple(story[beat] for beat in range(BEATS)) for story in told.values()}
+            sentences = stories.setdefault(entry["story_id"], {})
+            sentences[entry["worker_arranged_photo_order"]] = join_words(entry["text"])
+        self.training = {tuple(x[beat] for beat in range(BEATS)) for x in stories.values()}
 
     def abstract(self, text):
         """A sentence or a wording with {slot} for each slot word, normalised."""
@@ -64,11 +63,11 @@ class Book:
         facts = next(
             (truth for truth, _ in filter(None, map(self.photos.get, story["photo_ids"]))), None
         )
-        told = {}
+        sentences = {}
         for beat in story["beats"]:
-            found = self.photos.get(beat["photo_id"])
-            told[found[1] if found else beat["position"]] = beat["sentence"]
-        return facts, told
+            _, place = self.photos.get(beat["photo_id"], (None, beat["position"]))
+            sentences[place] = beat["sentence"]
+        return facts, sentences
 
     def right_slots(self, facts, sentences):
         """{slot: whether every beat that is to name it has the right word and no other word of that
@@ -80,14 +79,14 @@ class Book:
                 right[slot] &= words & set(self.slots[slot]) == {facts[slot]}
         return right
 
-    def tally(self, told):
+    def tally(self, stories):
         """{figure: [right, of]} over [(facts, {beat: sentence})]."""
         figures = {
-            name: [0, len(told)]
+            name: [0, len(stories)]
             for name in (*self.slots, "all five beats", "beats", "one mood", *self.moods)
         }
         figures["beats"][1] *= BEATS
-        for facts, sentences in told:
+        for facts, sentences in stories:
             texts = [self.abstract(sentences.get(beat, "")) for beat in range(BEATS)]
             beats = [text in self.wordings[facts["plot"], beat] for beat, text in enumerate(texts)]
             moods = set(map(self.mood_of.get, texts))
@@ -128,21 +127,24 @@ def check_stories(stories, world_dir):
     picture book or no story has a photo of it.
     """
     book = Book(world_dir)
-    told = [placed for placed in map(book.place_story, stories) if placed[0]]
-    if not told:
+    placed = [pair for pair in map(book.place_story, stories) if pair[0]]
+    if not placed:
         raise UserError(
             f"--world {world_dir}: none of the {len(stories)} stories has a photo of this picture "
             "book"
         )
-    others = next_other([facts for facts, _ in told])
+    others = next_other([facts for facts, _ in placed])
     texts = [
-        tuple(join_words(sentences.get(beat, "")) for beat in range(BEATS)) for _, sentences in told
+        tuple(join_words(sentences.get(beat, "")) for beat in range(BEATS))
+        for _, sentences in placed
     ]
     return {
         "stories": len(stories),
-        "unknown": len(stories) - len(told),
-        "figures": book.tally(told),
-        "control": book.tally([(facts, sentences) for facts, (_, sentences) in zip(others, told)]),
+        "unknown": len(stories) - len(placed),
+        "figures": book.tally(placed),
+        "control": book.tally(
+            [(facts, sentences) for facts, (_, sentences) in zip(others, placed)]
+        ),
         "distinct": len(set(texts)),
         "in_training": sum(text in book.training for text in texts),
     }

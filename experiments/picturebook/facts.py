@@ -8,7 +8,7 @@ COLOURS = {
     "purple": "#9258c4",
 }
 
-SPLITS = {"train": 4000, "val": 400, "test": 400}  # stories
+SPLIT_SIZES = {"train": 4000, "val": 400, "test": 400}  # stories
 SLOTS = {
     "hero": ("fox", "rabbit", "bear", "frog", "penguin"),
     "colour": tuple(COLOURS),

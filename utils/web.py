@@ -1,0 +1,237 @@
+"""One photo from one address: requests, failures, what is no photo."""
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+from urllib.request import getproxies, proxy_bypass
+
+import urllib3
+from PIL import Image, UnidentifiedImageError
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    InvalidHeader,
+    MaxRetryError,
+    NewConnectionError,
+    ProxyError,
+    ReadTimeoutError,
+    SSLError,
+)
+from urllib3.util import Retry, Timeout, make_headers, parse_url
+
+from utils.cli import UserError
+
+USER_AGENT = (
+    "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py "
+    "--download)"
+)
+SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "GIF": ".gif",
+    "WEBP": ".webp",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+}
+REDIRECTS = 5
+BROKEN, PLACEHOLDER, UNAVAILABLE = "broken where it comes from", "placeholder", "photo unavailable"
+MAX_FAILURES = 30  # in a row, after which the rest is not asked for
+HOPELESS = {
+    "no connection": "no connection 30 times in a row (is there a network?)",
+    "HTTP 429": "the server asks to slow down (HTTP 429), however long the pauses",
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait, in seconds, and how often to ask."""
+
+    connect: float = 10
+    read: float = 30  # between two parts of an answer
+    photo: float = 180  # for all requests of one photo
+    attempts: int = 5
+    backoff: float = 1  # before the second attempt, doubled before each further one
+    longest: float = 120  # that a server can have us wait
+
+
+PATIENCE = Patience()
+
+
+@dataclass(eq=False)
+class Photo:
+    id: str
+    album: str
+    url: str
+    folder: Path
+    sha256: str = ""  # of an answer that cannot be decoded
+
+
+class Gone(Exception):
+    """The photo does not exist any more; the message is the reason."""
+
+
+class Failed(Exception):
+    """The photo could not be fetched this time; the message is the reason."""
+
+    def __init__(self, reason: str, attempts: int = 1000, wait: float = 0.0):
+        """attempts: how many are worth it. wait: the seconds that the server asks for."""
+        super().__init__(reason)
+        self.attempts, self.wait = attempts, wait
+
+
+def is_web_address(url: object) -> bool:
+    """Whether `url` is text that begins with http:// or https:// and names a host."""
+    if not isinstance(url, str):
+        return False
+    try:
+        parts = parse_url(url)
+    except HTTPError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.host)
+
+
+def is_stand_in(url: str) -> bool:
+    """Whether `url` is that of Flickr's picture for photos that do not exist."""
+    return PurePosixPath(parse_url(url).path or "/").name.startswith("photo_unavailable")
+
+
+class Web:
+    """GET requests over connections that are kept, by the environment's proxies, at most `rate` a
+    second."""
+
+    def __init__(self, connections: int, rate: float, patience: Patience):
+        self.patience, self.interval = patience, 1 / rate if rate else 0.0
+        self.next_request, self.lock = 0.0, threading.Lock()
+        self.streak = (None, 0)  # the last reason to fail, and how often in a row
+        self.stopped = threading.Event()
+        options = {"num_pools": 64, "maxsize": connections}
+        options["headers"] = {"User-Agent": USER_AGENT, "Accept": "image/*"}
+        if "SSL_CERT_FILE" not in os.environ:
+            with contextlib.suppress(ImportError):
+                import certifi
+
+                options["ca_certs"] = certifi.where()
+        self.direct, self.proxied, proxies = urllib3.PoolManager(**options), {}, getproxies()
+        for scheme in ("http", "https"):
+            if proxy := proxies.get(scheme) or proxies.get("all"):
+                self.proxied[scheme] = proxy_manager(proxy, options)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)
+
+    def wait_for_turn(self) -> None:
+        with self.lock:
+            now = time.monotonic()
+            turn = max(now, self.next_request)
+            self.next_request = turn + self.interval
+        self.stopped.wait(turn - now)
+
+    def note(self, reason: str | None, wait: float = 0.0) -> None:
+        """Count requests in a row that failed for one of the reasons in HOPELESS; pause for a
+        server that asks to wait."""
+        with self.lock:
+            same = reason in HOPELESS and reason == self.streak[0]
+            self.streak = (reason, self.streak[1] + 1 if same else 1)
+            self.next_request = max(self.next_request, time.monotonic() + wait)
+
+    def halted(self) -> str | None:
+        """Why the rest is not asked for."""
+        reason, count = self.streak
+        return HOPELESS[reason] if count >= MAX_FAILURES and reason in HOPELESS else None
+
+    def get(self, url: str, seconds: float) -> urllib3.BaseHTTPResponse:
+        """The response, its body still to be read. Raises Failed."""
+        parts = parse_url(url)
+        is_proxied = parts.scheme in self.proxied and not proxy_bypass(parts.host)
+        manager = self.proxied[parts.scheme] if is_proxied else self.direct
+        read = min(self.patience.read, max(seconds, 0.01))
+        try:
+            return manager.request(
+                "GET",
+                url,
+                preload_content=False,
+                decode_content=False,  # a photo is compressed already
+                retries=Retry(None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
+                timeout=Timeout(connect=min(self.patience.connect, read), read=read),
+            )
+        except Exception as error:  # urllib3's, http.client's, ssl's, ValueError
+            reason = error.reason if isinstance(error, MaxRetryError) else error
+        if isinstance(reason, ReadTimeoutError):
+            raise Failed("too slow")
+        if isinstance(reason, (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError)):
+            raise Failed("no connection")
+        if "redirect" in str(reason):
+            raise Failed("redirected without end", attempts=1)
+        raise Failed("connection lost")
+
+    def fetch(self, photo: Photo, path: Path, max_bytes: float, seconds: float) -> tuple[str, str]:
+        """Ask once and write the image to the file `path`. Returns its SHA-256 and suffix.
+
+        Raises Gone or Failed; OSError where it cannot be written.
+        """
+        deadline, sha256, size = time.monotonic() + seconds, hashlib.sha256(), 0
+        response = self.get(photo.url, seconds)
+        try:
+            raise_for_status(response)
+            with open(path, "r+b") as file:
+                while part := read_part(response):
+                    size += len(part)
+                    if max(size, response.length_remaining or 0) > max_bytes:
+                        limit = f"larger than {max_bytes / 1e6:g} MB (--max_megabytes)"
+                        raise Failed(limit, attempts=1)
+                    if time.monotonic() > deadline:
+                        raise Failed("too slow")
+                    sha256.update(part)
+                    file.write(part)
+                file.flush()
+                os.fsync(file.fileno())  # a power cut leaves no half under its name
+        finally:
+            response.close()
+        if not size:
+            raise Failed("empty answer")
+        try:
+            with Image.open(path) as image:
+                return sha256.hexdigest(), SUFFIXES[image.format]
+        except (UnidentifiedImageError, KeyError):
+            raise Failed("not a photo", attempts=2) from None
+
+
+def proxy_manager(url: str, options: dict) -> urllib3.ProxyManager:
+    url = url if "://" in url else f"http://{url}"
+    parts = parse_url(url)
+    if parts.scheme not in ("http", "https"):
+        raise UserError(
+            f"the environment's proxy is of the kind {parts.scheme!r}; expected http:// or https://"
+        )
+    headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
+    return urllib3.ProxyManager(url, proxy_headers=headers, **options)
+
+
+def read_part(response: urllib3.BaseHTTPResponse) -> bytes:
+    try:
+        return response.read1(1 << 16)  # read() would wait for a server that sends byte by byte
+    except ReadTimeoutError:
+        raise Failed("too slow") from None
+    except Exception:
+        raise Failed("cut short") from None
+
+
+def raise_for_status(response: urllib3.BaseHTTPResponse) -> None:
+    status, reason = response.status, f"HTTP {response.status}"
+    if is_stand_in(response.geturl() or ""):
+        raise Gone(UNAVAILABLE)
+    if status in (404, 410):
+        raise Gone(reason)
+    if status in (403, 451):  # may be the network's own
+        raise Failed(reason, attempts=1)
+    if status == 429 or status >= 500:
+        wait = None
+        with contextlib.suppress(InvalidHeader, ValueError, OverflowError):
+            wait = Retry().get_retry_after(response)
+        raise Failed(reason, wait=wait or 0.0)
+    if status != 200:
+        raise Failed(reason, attempts=2)
