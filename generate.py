@@ -35,7 +35,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
-from dataset import StoryDataset, pack
+from dataset import StoryDataset, pack, story_length
 from model import PlanCVAE, load_checkpoint
 from utils.albums import read_albums, read_folder
 from utils.batches import split_into
@@ -45,7 +45,6 @@ from utils.processes import best_device, join_processes
 from utils.screen import Screen, save_outputs
 from utils.tensors import take_photos
 from utils.text import one_line
-from utils.token_table import story_length
 from utils.tokenizer import SpecialIds, encode, special_ids
 
 # ---------------------------------------------------------------------------------------- one batch

@@ -199,8 +199,9 @@ class Training(Stoppable):
         if self.train_set.photos.kind == "features":
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
-                rows = self.train_set.table.photos
-                mean, var = self.train_set.photos.moments(rows[rows >= 0])
+                stories = self.train_set.photo_rows
+                rows = [row for story in stories for row in story if row is not None]
+                mean, var = self.train_set.photos.moments(rows)
                 model.feature_mean.copy_(mean)
                 model.feature_var.copy_(var)
 

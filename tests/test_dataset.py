@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 
 import dataset
-from dataset import StoryDataset, collate, pack
+from dataset import StoryDataset, collate, pack, story_length
 from utils import cli, preprocessing
 from utils.batches import BucketBatches
 from utils.cli import UserError
@@ -29,7 +29,6 @@ from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo
 from utils.story_files import align, read_vist, read_vist_edit, spread_evenly
 from utils.text import similarity
-from utils.token_table import story_length
 from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()
@@ -888,7 +887,7 @@ def test_the_newest_split_is_chosen(tmp_path, monkeypatch):
         (["--vist", "empty"], "nowhere: no such folder; expected the photos, or --images"),
         (["--vist", "empty", "--images", "empty"], "no sis/"),
         (["--vist_edit", "empty", "--images", "empty"], "AREL and GLAC"),
-        (["--vist", "empty", "--picturebook", "empty"], "expected one of them"),
+        (["--vist", "empty", "--picturebook", "empty"], "not allowed with argument --vist"),
         (["--vist", "empty", "--machine_stories"], "--machine_stories: only VIST-Edit"),
         (["--batch_size", "0"], "--batch_size"),
         (["--vist", "book", "--output", "book"], "--output book: holds"),

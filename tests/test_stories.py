@@ -62,6 +62,7 @@ def test_sentences_of_one_string():
             "It’s \N{PARTY POPPER} café time; they’ll go.",
             "it 's \N{PARTY POPPER} café time ; they 'll go .",
         ),
+        ('We met "[male]" there.', "we met `` [male] '' there ."),
         ("the train left at 4:45 for $5,000 .", "the train left at 4:45 for $5,000 ."),
         ("今天 很 好 。", "今天 很 好 。"),
         ("", ""),
@@ -208,8 +209,8 @@ def test_nothing_odd_is_dropped_and_all_of_it_is_counted(tmp_path):
     "content, message",
     [
         ("{", "not JSON"),
-        ("[]", "a list at its top"),
-        ("{}", "nothing"),
+        ("[]", "x.json: []; expected stories.json"),
+        ("{}", "x.json: {}; expected stories.json"),
         ('{"stories": []}', "no stories"),
         ('{"stories": [1]}', "story number 0 is 1; expected a story of generate.py"),
         ('{"stories": [{"sentences": [1]}]}', '"sentences" is [1]; expected a list of texts'),

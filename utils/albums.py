@@ -21,6 +21,7 @@ from utils.stories import read_split
 from utils.tensors import Photos
 
 NAMED = 10  # photos skipped that are named; the others are counted
+UNDATED = "undated"  # sorts after every date
 
 
 def read_folder(
@@ -33,67 +34,72 @@ def read_folder(
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(
-            f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}; expected a "
-            "folder of photos"
-        )
+        raise UserError(f"{folder}: no such folder; expected a folder of photos")
     paths, aside = photo_files(folder, follow_links=follow_links)
-    found, linked = [], sum("a link out" in reason for reason in aside.values())
+    found = []
     for path in sorted(paths, key=lambda path: natural(path.name)):
         try:
             found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
         except BrokenPhoto as error:
             aside[path] = str(error)
     suffixes = PHOTO_SUFFIXES + UNREAD_SUFFIXES
-    others = sum(
-        path.is_file() and path.suffix.lower() not in suffixes for path in folder.iterdir()
-    )
-    if others:
+    others = [path for path in folder.iterdir() if path.suffix.lower() not in suffixes]
+    if count := sum(path.is_file() for path in others):
         cli.warn(
-            f"{folder}: {others} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
+            f"{folder}: {count} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
             "are skipped"
         )
     if aside:
         named = [f"{path.name} ({reason})" for path, reason in aside.items()]
-        named = named[:NAMED] + ([f"and {len(named) - NAMED} more"] if len(named) > NAMED else [])
-        takes = "; --follow_links takes links out of it" if linked else ""
+        if len(named) > NAMED:
+            named[NAMED:] = [f"and {len(named) - NAMED} more"]
+        advice = ""
+        if any("a link out" in reason for reason in aside.values()):
+            advice = "; --follow_links takes links out of it"
         cli.warn(
             f"{folder}: {len(aside)} photos cannot be read and are skipped: "
-            f"{', '.join(named)}{takes}"
+            f"{', '.join(named)}{advice}"
         )
     if not found:
         raise UserError(
             f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files"
         )
     if order == "time":
-        times = {path: time_taken(path) for path, _ in found}
-        undated = sum(time is None for time in times.values())
-        if undated:
+        times = {path: time_taken(path) or UNDATED for path, _ in found}
+        if undated := list(times.values()).count(UNDATED):
             cli.warn(f"{folder}: {undated} photos carry no EXIF time and come last, by name")
-        found.sort(key=lambda entry: (times[entry[0]] is None, times[entry[0]] or ""))
+        found.sort(key=lambda entry: times[entry[0]])
+    paths, pixels = zip(*found)
     name = photo_name(folder.resolve()) or str(folder)
     return {
         "story_id": name,
         "album_id": name,
-        "photo_ids": [photo_name(path) for path, _ in found],
+        "photo_ids": list(map(photo_name, paths)),
         "folder": str(folder),
-        "rows": list(range(len(found))),
-        "photos": torch.stack([pixels for _, pixels in found]),
-        "paths": [path for path, _ in found],
+        "rows": list(range(len(paths))),
+        "photos": torch.stack(pixels),
+        "paths": list(paths),
     }
+
+
+def load_split(path: str | Path, encoder: ImageEncoder | None) -> tuple[dict, Photos]:
+    """A preprocessed split and its photos. Raises UserError where its files are missing, no split,
+    or not of the encoder."""
+    split = read_split(path)
+    photos = Photos(path, split, encoder)
+    for story in split["stories"]:
+        for beat in story["beats"]:
+            if beat["photo"] is not None and beat["photo"] >= len(photos):
+                raise UserError(
+                    f"{path}: story {story['story_id']}: photo {beat['photo']}; expected one of "
+                    f"the {len(photos)} rows in {photos.path.name}"
+                )
+    return split, photos
 
 
 def read_albums(path: str | Path, encoder: ImageEncoder) -> list[dict]:
     """The albums of a preprocessed split, whose photos must be of the encoder's kind."""
-    split = read_split(path)
-    photos = Photos(path, split, encoder)
-    for story in split["stories"]:
-        rows = [beat["photo"] for beat in story["beats"] if beat["photo"] is not None]
-        if beyond := [row for row in rows if row >= len(photos)]:
-            found = f"{path}: story {story['story_id']}: photo {beyond[0]}"
-            raise UserError(
-                f"{found}; expected one of the {len(photos)} rows in {photos.path.name}"
-            )
+    split, photos = load_split(path, encoder)
     return [
         {
             "story_id": story["story_id"],

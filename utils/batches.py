@@ -30,18 +30,15 @@ class BucketBatches(Sampler):
 
     def __iter__(self) -> Iterator[list[int]]:
         rng, count = np.random.default_rng([self.seed, self.epoch]), len(self.lengths)
-        order, window = np.arange(count), max(1, count)
+        order, window = np.arange(count), count + 1
         if self.shuffle:
             order, window = rng.permutation(count), 50 * self.batch_size
-        for start in range(0, count, window):
-            part = order[start : start + window]
-            by_length = np.argsort(self.lengths[part], kind="stable")
-            order[start : start + window] = part[by_length]
-        starts = np.arange(0, count, self.batch_size)
+        # by window, then by length
+        order = order[np.lexsort((self.lengths[order], np.arange(count) // window))]
+        batches = split_into(order.tolist(), self.batch_size)
         if self.shuffle:
-            starts = rng.permutation(starts)
-        for start in starts[self.start :].tolist():
-            yield order[start : start + self.batch_size].tolist()
+            rng.shuffle(batches)
+        return iter(batches[self.start :])
 
 
 def split_into(items: Sequence, size: int) -> list[Sequence]:

@@ -1,11 +1,20 @@
 """Every option of dataset.py, and the sources that it reads."""
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.cli import Parser, UserError, non_negative_float, positive_float, positive_int, say
+from utils.cli import (
+    Parser,
+    UserError,
+    non_negative_float,
+    number,
+    positive_float,
+    positive_int,
+    say,
+)
 from utils.story_files import EDIT_KEYS, read_vist, read_vist_edit
 
 DATASET = Path("dataset")
@@ -57,16 +66,8 @@ BY_SOURCE = {
 }
 
 
-DOWNLOAD = {  # what --download takes: the type, the default and what it is
-    "connections": (positive_int, 16, "photos fetched at once"),
-    "rate": (
-        non_negative_float,
-        20.0,
-        "requests a second, at most; 0: as many as the connections make",
-    ),
-    "max_megabytes": (positive_float, 50.0, "a bigger photo is not fetched"),
-    "retry_gone": (None, False, "ask again for what earlier runs found to be gone"),
-}
+# what --download takes; utils/download.py has the defaults
+DOWNLOAD = ("connections", "rate", "max_megabytes", "retry_gone")
 
 
 class Source(NamedTuple):
@@ -109,8 +110,9 @@ def parser() -> Parser:
         argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
+    sources = parser.add_mutually_exclusive_group()
     for key, source in SOURCES.items():
-        add(
+        sources.add_argument(
             f"--{key}",
             metavar="DIR",
             type=Path,
@@ -129,8 +131,7 @@ def parser() -> Parser:
         help=f"where the splits go (default: {PREPROCESSED}/<source>)",
     )
     for name, (options, meaning) in BY_SOURCE.items():
-        values = {key: source.defaults[name] for key, source in SOURCES.items()}
-        default = f"default: {values['vist']}; picturebook: {values['picturebook']}"
+        default = f"default: {REAL[name]}; picturebook: {DRAWN[name]}"
         add(f"--{name}", **options, help=f"{meaning} ({default})")
     add(
         "--vocab_size",
@@ -178,10 +179,30 @@ def parser() -> Parser:
         "photos, and stop"
     )
     add("--download", action="store_true", default=False, help=fetch)
-    for name, (kind, default, meaning) in DOWNLOAD.items():
-        options = {"type": kind, "metavar": "N"} if kind else {"action": "store_true"}
-        note = f"; default: {default:g}" if kind else ""
-        add(f"--{name}", **options, help=f"{meaning} (with --download{note})")
+    add(
+        "--connections",
+        metavar="N",
+        type=number(int, 1, high=256),
+        help="photos fetched at once (with --download; default: 16)",
+    )
+    add(
+        "--rate",
+        metavar="N",
+        type=non_negative_float,
+        help="requests a second, at most; 0: as many as the connections make (with --download; "
+        "default: 20)",
+    )
+    add(
+        "--max_megabytes",
+        metavar="N",
+        type=positive_float,
+        help="a bigger photo is not fetched (with --download; default: 50)",
+    )
+    add(
+        "--retry_gone",
+        action="store_true",
+        help="ask again for what earlier runs found to be gone (with --download)",
+    )
     return parser
 
 
@@ -189,24 +210,18 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser().parse_args(argv)
     if not args.download and (given := [name for name in DOWNLOAD if name in args]):
         parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
-    if vars(args).get("connections", 0) > 256:
-        parser().error(f"--connections {args.connections}: expected 256 at most")
     return args
 
 
 def latest_split(split: str) -> Path | None:
     """The newest dataset/preprocessed/*/<split>.json, or None."""
-    return max(
-        PREPROCESSED.glob(f"*/{split}.json"), key=lambda path: path.stat().st_mtime, default=None
-    )
+    return max(PREPROCESSED.glob(f"*/{split}.json"), key=os.path.getmtime, default=None)
 
 
 def choose_source(args: argparse.Namespace) -> tuple[str, Path] | None:
     """(key in SOURCES, folder) that the user named, or the first under dataset/; None if none."""
-    named = [(key, folder) for key, folder in vars(args).items() if key in SOURCES]
-    if len(named) > 1:
-        raise UserError(f"--{named[0][0]} and --{named[1][0]}: expected one of them")
-    for key, folder in named:
+    for key in SOURCES.keys() & vars(args):
+        folder = vars(args)[key]
         if not folder.is_dir():
             raise UserError(
                 f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it"
@@ -216,8 +231,8 @@ def choose_source(args: argparse.Namespace) -> tuple[str, Path] | None:
     present = [key for key in folders if any(folders[key].glob(SOURCES[key].files))]
     if not present:
         return None
-    message = "Fetching the photos of" if args.download else "Preprocessing"
-    message += f" {folders[present[0]]}"
+    task = "Fetching the photos of" if args.download else "Preprocessing"
+    message = f"{task} {folders[present[0]]}"
     if others := ", ".join(f"--{key} {folders[key]}" for key in present[1:]):
         message += f" (or name another: {others})"
     say(message)

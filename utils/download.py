@@ -7,6 +7,7 @@ and keeps the journal, from which a stopped run resumes.
 """
 
 import contextlib
+import itertools
 import os
 import random
 import shlex
@@ -17,9 +18,10 @@ import threading
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from queue import Empty, SimpleQueue
 
 from tqdm import tqdm
 
@@ -44,6 +46,7 @@ from utils.web import (
 )
 
 REPORT = "download.json"  # in the folder of the photos
+EXISTING, FETCHED, GONE, FAILED = "there already", "fetched", "gone", "failed for now"
 
 
 class Stopped(KeyboardInterrupt):
@@ -58,8 +61,7 @@ def vist_urls(folder: Path) -> dict[str, str]:
     urls = {}
     for split in SPLITS:
         path = folder / "sis" / f"{split}.story-in-sequence.json"
-        data = read_json(path, "VIST annotations") if path.exists() else None
-        images = data.get("images") if isinstance(data, dict) else None
+        images = read_json(path, "VIST annotations").get("images") if path.exists() else None
         for image in images if isinstance(images, list) else ():
             if isinstance(image, dict) and (url := image.get("url_o") or image.get("url_m")):
                 urls.setdefault(str(image.get("id")), url)
@@ -113,14 +115,8 @@ def fetch_photos(args: Namespace) -> int:
         for split, (stories, _) in splits.items()
     }
     urls = vist_urls(folder) if key == "vist" else vist_edit_urls(folder)
-
-    def list_existing(split: str) -> set[str]:
-        """Ids of the photos for which there is a file: none is replaced."""
-        index, skipped = photo_index(images, split, args.follow_links)
-        return {*index, *(name for name, reason in skipped.items() if reason != DEAD_LINK)}
-
     settings = {name: options[name] for name in DOWNLOAD if name in options}
-    status = download(images, needed, urls, list_existing, why_broken, **settings)
+    status = download(images, needed, urls, args.follow_links, **settings)
     if status in (0, 1):
         command = [f"--{key}", str(folder)]
         if "images" in args:
@@ -132,67 +128,53 @@ def fetch_photos(args: Namespace) -> int:
 
 
 class Downloader:
-    """Threads that fetch photos. existing, fetched: photo ids; failed: {photo id: reason}."""
+    """Threads that fetch photos. results: {photo id: (FETCHED or the like, reason)}."""
 
-    def __init__(self, images: Path, journal: Journal, check: Callable, web: Web, max_bytes: float):
-        self.images, self.journal, self.check = images, journal, check
+    def __init__(self, images: Path, journal: Journal, web: Web, max_bytes: float):
+        self.images, self.journal = images, journal
         self.web, self.max_bytes = web, max_bytes
-        self.existing, self.fetched, self.gone, self.failed = set(), set(), {}, {}
-        self.holders, self.jobs, self.results = {}, SimpleQueue(), SimpleQueue()
+        self.results, self.holders = {}, {}
         self.decoding = threading.Semaphore(os.cpu_count() or 1)  # decoding takes memory
 
     def run(self, photos: list[Photo], connections: int, bar: tqdm) -> None:
         """Fetch the photos, until it is pointless to go on."""
-        for photo in photos:
-            self.failed[photo.id] = "not asked"
-            if photo.folder not in self.holders:
-                photo.folder.mkdir(parents=True, exist_ok=True)
-                self.holders[photo.folder] = new_holder(photo.folder / "download")
-            self.jobs.put(photo)
-        for _ in range(min(connections, len(photos))):
-            threading.Thread(target=self.work, daemon=True).start()  # a stop waits for no server
-        waiting = set(photos)
+        for folder in {photo.folder for photo in photos}:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.holders[folder] = new_holder(folder / "download")
         try:
-            while waiting and not self.web.halted():
-                photo, result = self.results.get()
-                waiting.remove(photo)
-                self.settle(photo, result)
-                bar.update()
+            with ThreadPool(connections) as pool:  # a stop waits for no server
+                for photo, result in pool.imap_unordered(self.work, photos):
+                    self.settle(photo, result)
+                    bar.update()
+                    if self.web.halted():
+                        break
         finally:
             self.web.stopped.set()
             for holder in self.holders.values():
                 shutil.rmtree(holder, ignore_errors=True)
 
-    def work(self) -> None:
-        """What each thread does: photos, until there are no more."""
-        while not self.web.stopped.is_set():
-            try:
-                photo = self.jobs.get_nowait()
-            except Empty:
-                return
-            try:
-                result = self.ask(photo)
-            except Exception as error:  # an answer, or the disk's failure
-                result = error
-            self.results.put((photo, result))
+    def work(self, photo: Photo) -> tuple[Photo, tuple | Exception]:
+        """What a thread does for a photo: what came of it, an answer or an error."""
+        try:
+            return photo, self.ask(photo)
+        except Exception as error:
+            return photo, error
 
     def ask(self, photo: Photo) -> tuple[Path, str, str]:
         """Ask for a photo until it is there, gone, or not worth another attempt. Returns its
         temporary file, SHA-256 and suffix."""
-        web, patience, attempt, seconds = self.web, self.web.patience, 0, 0.0
+        web, patience, seconds = self.web, self.web.patience, 0.0
         path = self.holders[photo.folder] / photo.id
-        while True:
+        for attempt in itertools.count(1):
             web.wait_for_turn()
             if web.stopped.is_set():
                 raise Failed("not asked")
-            path.touch()
-            attempt += 1
             start = time.monotonic()
             try:
                 sha256, suffix = web.fetch(photo, path, self.max_bytes, patience.photo - seconds)
                 web.note(None)
                 with self.decoding:
-                    if not self.check(path):
+                    if not why_broken(path):
                         return path, sha256, suffix
                 if photo.sha256 == sha256:  # the same bytes again: no accident on the way
                     raise Gone(BROKEN)
@@ -211,10 +193,10 @@ class Downloader:
     def settle(self, photo: Photo, result: tuple | Exception) -> None:
         """Name a photo's file, or note why there is none."""
         if isinstance(result, Failed):
-            self.failed[photo.id] = str(result)
-            return
-        if isinstance(result, Gone):
+            self.results[photo.id] = (FAILED, str(result))
+        elif isinstance(result, Gone):
             self.journal.add_gone(photo.id, str(result))
+            self.results[photo.id] = (GONE, str(result))
         elif isinstance(result, Exception):
             if isinstance(result, OSError):
                 result.filename = str(photo.folder / photo.id)
@@ -224,28 +206,20 @@ class Downloader:
             place = photo.folder / (photo.id + suffix)
             file = place.relative_to(self.images).as_posix()
             if self.journal.add_fetched(photo, file, sha256):
-                path.unlink()
                 self.journal.add_gone(photo.id, PLACEHOLDER)
-                self.journal.remove(sha256)
-                for found in (self.existing, self.fetched):
-                    for photo_id in found & self.journal.gone.keys():
-                        found.remove(photo_id)
-                        self.gone[photo_id] = self.journal.gone[photo_id]
+                for photo_id in {photo.id, *self.journal.remove(sha256)} & self.results.keys():
+                    self.results[photo_id] = (GONE, PLACEHOLDER)
             else:
                 with reraise_with_path(place, path.parent):
                     os.replace(path, place)
-                self.fetched.add(photo.id)
-        del self.failed[photo.id]
-        if photo.id not in self.fetched:
-            self.gone[photo.id] = self.journal.gone[photo.id]
+                self.results[photo.id] = (FETCHED, "")
 
 
 def download(
     images: Path,
     needed: dict[str, dict[str, str]],
     urls: dict[str, str],
-    list_existing: Callable[[str], set[str]],
-    check: Callable[[Path], str | None],
+    follow_links: bool = False,
     connections: int = 16,
     rate: float = 20.0,
     max_megabytes: float = 50.0,
@@ -255,59 +229,62 @@ def download(
     """Fetch the photos that stories need and that no file stands for, into images/<split>/.
     Returns the exit status.
 
-    needed: {split: {photo id: album id}}; check(path): why a file is no photo, or None. Raises
-    UserError where another process fetches into the same folder, OSError where nothing more can be
-    written: what was fetched stays.
+    needed: {split: {photo id: album id}}. Raises UserError where another process fetches into the
+    same folder, OSError where nothing more can be written: what was fetched stays.
     """
     images, status = Path(images), 0
     web = Web(connections, rate, patience or PATIENCE)
     with directory_lock(images, "--images"):
         journal = Journal(images)
-        downloader = Downloader(images, journal, check, web, max_megabytes * 1e6)
-        photos = list_photos(downloader, needed, urls, list_existing, retry_gone)
+        downloader = Downloader(images, journal, web, max_megabytes * 1e6)
+        photos = list_photos(downloader, needed, urls, follow_links, retry_gone)
         bar = tqdm(total=len(photos), unit=" photos", disable=not photos)
-        with contextlib.closing(journal.file), bar, raise_on_signals(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's about odd metadata
+        quiet = warnings.catch_warnings(action="ignore")  # Pillow's about odd metadata
+        with contextlib.closing(journal.file), bar, raise_on_signals(), quiet:
             try:
                 downloader.run(photos, connections, bar)
             except Stopped as stop:
-                fetched, failed = len(downloader.fetched), len(downloader.failed)
                 bar.close()
-                warn(f"stopped; {fetched} photos fetched, {failed} to go: the same command goes on")
+                counts = Counter(name for name, _ in downloader.results.values())
+                warn(
+                    f"stopped; {counts[FETCHED]} photos fetched, {counts[FAILED]} to go: the same "
+                    "command goes on"
+                )
                 status = 128 + stop.args[0]
-        report = make_report(downloader)
+        report = make_report(downloader.results)
         write_json(images / REPORT, report)
     if status:
         return status
     if web.halted():
         warn(f"{web.halted()}: stopped; the same command goes on")
     print_report(images, report)
-    return 1 if downloader.failed else 0
+    return 1 if report[FAILED] else 0
 
 
 def list_photos(
-    downloader: Downloader, needed: dict, urls: dict, list_existing: Callable, retry_gone: bool
+    downloader: Downloader, needed: dict, urls: dict, follow_links: bool, retry_gone: bool
 ) -> list[Photo]:
     """The photos to ask for; the downloader notes those that exist, are gone, or cannot be."""
-    images, gone, photos, seen = downloader.images, downloader.journal.gone, [], set()
+    images, results, photos = downloader.images, downloader.results, []
+    gone = {} if retry_gone else downloader.journal.gone
     has_folders = any((images / split).is_dir() for split in SPLITS)
     # a folder of a split would hide the photos that lie in the folder itself
-    is_flat = not has_folders and any(map(list_existing, needed))
+    is_flat = not has_folders and any(photo_index(images, "", follow_links))
     for split, albums in needed.items():
-        folder, existing = images if is_flat else images / split, list_existing(split)
+        folder = images if is_flat else images / split
+        existing, skipped = photo_index(images, split, follow_links)
         for photo_id, album in albums.items():
-            if photo_id in seen:
+            if photo_id in results:
                 continue
-            seen.add(photo_id)
             url = urls.get(photo_id)
-            reason = refusal(photo_id, url)
-            if not retry_gone:
-                reason = reason or gone.get(photo_id)
-            if photo_id in existing:
-                downloader.existing.add(photo_id)
+            reason = refusal(photo_id, url) or gone.get(photo_id)
+            # none is replaced for which there is a file
+            if photo_id in existing or skipped.get(photo_id, DEAD_LINK) != DEAD_LINK:
+                results[photo_id] = (EXISTING, "")
             elif reason:
-                downloader.gone[photo_id] = reason
+                results[photo_id] = (GONE, reason)
             else:
+                results[photo_id] = (FAILED, "not asked")
                 photos.append(Photo(photo_id, album, url, folder))
     return photos
 
@@ -319,9 +296,6 @@ def raise_on_signals() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
@@ -330,26 +304,26 @@ def raise_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def make_report(downloader: Downloader) -> dict:
-    report = {"there already": len(downloader.existing), "fetched": len(downloader.fetched)}
-    for name, reasons in (("gone", downloader.gone), ("failed for now", downloader.failed)):
-        groups = {}
-        for photo_id, reason in sorted(reasons.items(), key=lambda item: item[1]):
+def make_report(results: dict[str, tuple[str, str]]) -> dict:
+    """How many photos exist or were fetched, and {reason: photo ids} of the others."""
+    counts = Counter(name for name, _ in results.values())
+    report = {EXISTING: counts[EXISTING], FETCHED: counts[FETCHED], GONE: {}, FAILED: {}}
+    for photo_id, (name, reason) in sorted(results.items(), key=lambda item: item[1]):
+        if name in (GONE, FAILED):
             # JSON may hold half a character, no file does
             text = photo_id.encode(errors="backslashreplace").decode()
-            groups.setdefault(reason, []).append(text)
-        report[name] = groups
+            report[name].setdefault(reason, []).append(text)
     return report
 
 
 def print_report(images: Path, report: dict) -> None:
-    lines = {name: report[name] for name in ("there already", "fetched")}
-    for name in ("gone", "failed for now"):
+    lines = {name: report[name] for name in (EXISTING, FETCHED)}
+    for name in (GONE, FAILED):
         lines |= {f"{name}: {reason}": len(ids) for reason, ids in report[name].items()}
     print(printable(f"{images}: {sum(lines.values())} photos needed"))
     for name, count in lines.items():
         print(f"  {printable(name):<50} {count:>7}")
-    if report["gone"] or report["failed for now"]:
+    if report[GONE] or report[FAILED]:
         print(printable(f"Which are gone or failed: {images / REPORT}"))
-    if report["failed for now"]:
+    if report[FAILED]:
         print("Some failed for now: the same command tries them again")

@@ -37,15 +37,8 @@ def read_json(path: str | Path, expected: str, unique: bool = False) -> Any:
         return json.loads(text, object_pairs_hook=refuse_repeated_keys if unique else None)
     except UserError:
         raise
-    except json.JSONDecodeError as error:
-        found = f"not JSON (line {error.lineno}: {error.msg})"
-    except UnicodeDecodeError:
-        found = "not UTF-8 text"
-    except ValueError as error:  # a number of thousands of digits
-        found = str(error)
-    except RecursionError:
-        found = "nested too deeply"
-    raise UserError(f"{path}: {found}; expected {expected}")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not JSON in UTF-8 ({error}); expected {expected}") from None
 
 
 @contextlib.contextmanager

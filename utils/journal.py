@@ -81,12 +81,16 @@ class Journal:
             self.add(placeholder=sha256)
         return True
 
-    def remove(self, sha256: str) -> None:
-        """Remove the files that still have a placeholder's bytes; their photos are gone."""
+    def remove(self, sha256: str) -> list[str]:
+        """Remove the files that still have a placeholder's bytes; their photos are gone. Returns
+        the photos' ids."""
+        removed = []
         for photo_id, (_, file) in self.files.get(sha256, {}).items():
             path = self.images / file
             if path.is_file():
                 if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
                     continue
                 path.unlink()
-            self.gone[photo_id] = PLACEHOLDER
+            removed.append(photo_id)
+        self.gone |= dict.fromkeys(removed, PLACEHOLDER)
+        return removed

@@ -6,7 +6,6 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,9 @@ def load_photo(path: Path, size: int) -> Image.Image:
             raise BrokenPhoto("not a file")
         if about.st_size == 0:
             raise BrokenPhoto("empty file")
-        with quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
+        # of odd metadata there are many warnings; what cannot be read raises an error
+        quiet = warnings.catch_warnings(action="ignore")
+        with quiet, Image.open(path, formats=PHOTO_FORMATS) as image:
             image.draft("RGB", (2 * size, 2 * size))
             # Pillow itself refuses twice as many
             if math.prod(image.size) > Image.MAX_IMAGE_PIXELS:
@@ -83,15 +84,6 @@ def load_photo(path: Path, size: int) -> Image.Image:
     except Exception as error:  # OSError, SyntaxError, ValueError, struct.error, zlib.error …
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
         raise BrokenPhoto(reason[:80]) from None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the libraries' warnings: of odd metadata there are many; what cannot be read raises
-    an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def unread_format(path: Path) -> str | None:
@@ -114,9 +106,7 @@ def upright(image: Image.Image) -> Image.Image:
 
 def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel, which convert() would clip at 255
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
@@ -134,18 +124,13 @@ def photo_files(
     if links are not to be followed.
     """
     found, aside, root = [], {}, Path(root or folder).resolve()
-    with os.scandir(folder) as entries:
-        entries = sorted(entries, key=lambda entry: entry.name)
-    for entry in entries:
-        path = Path(folder, entry.name)
+    for path in sorted(Path(folder).iterdir()):
         if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
             continue
-        if entry.is_file(follow_symlinks=False) or not (
-            reason := why_aside(path, root, follow_links)
-        ):
-            found.append(path)
-        else:
+        if reason := why_aside(path, root, follow_links):
             aside[path] = reason
+        else:
+            found.append(path)
     return found, aside
 
 
@@ -171,7 +156,8 @@ def photo_name(path: Path) -> str:
 def time_taken(path: Path) -> str | None:
     """When a photo was taken, "2004:11:27 10:40:46" (it sorts), as its EXIF says; None where it
     does not."""
-    with contextlib.suppress(Exception), quiet(), Image.open(path, formats=PHOTO_FORMATS) as image:
+    quiet = warnings.catch_warnings(action="ignore")
+    with contextlib.suppress(Exception), quiet, Image.open(path, formats=PHOTO_FORMATS) as image:
         exif = image.getexif()
         for of, tag in ((exif.get_ifd(ExifTags.IFD.Exif), "DateTimeOriginal"), (exif, "DateTime")):
             time = of.get(ExifTags.Base[tag])
@@ -192,11 +178,7 @@ def photo_index(
     folders = [images / name for name in (split, *SPLITS) if (images / name).is_dir()] or [images]
     index, aside = {}, {}
     for folder in reversed(folders):
-        if (
-            folder != images
-            and not follow_links
-            and not folder.resolve().is_relative_to(images.resolve())
-        ):
+        if not follow_links and not folder.resolve().is_relative_to(images.resolve()):
             raise UserError(
                 f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links"
             )
@@ -228,12 +210,10 @@ def find_photos(
     return found, missing
 
 
-def natural(name: str) -> list[tuple]:
+def natural(name: str) -> list[str | int]:
     """Sorting key by which photo2 comes before photo10."""
-    return [
-        (part.isdecimal(), int(part) if part.isdecimal() else part.lower())
-        for part in re.split(r"(\d+)", name)
-    ]
+    parts = re.split(r"(\d+)", name)  # texts and numbers by turns
+    return [int(part) if part.isdecimal() else part.lower() for part in parts]
 
 
 def open_photo(photo: Any, encoder: Any) -> Image.Image:
@@ -242,8 +222,7 @@ def open_photo(photo: Any, encoder: Any) -> Image.Image:
     if isinstance(photo, str | os.PathLike):
         try:
             return load_photo(Path(photo), encoder.config.image_size)
-        except (BrokenPhoto, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except BrokenPhoto as reason:
             raise UserError(f"{photo}: {reason}; expected a photo") from None
     if not isinstance(photo, Image.Image):
         photo = Image.fromarray(np.asarray(photo))

@@ -8,7 +8,6 @@ from argparse import Namespace
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -132,18 +131,14 @@ def write_photos(
     encoding, on_gpu = kind == "features", state.device.type != "cpu"
     size, paths, ids = encoder.config.image_size, list(photos.values()), list(photos)
     row_shape = (encoder.config.feature_size,) if encoding else (3, size, size)
-    shape = (len(paths), *row_shape)
-    dtype = np.dtype(np.float16 if encoding else np.uint8)
-    num_bytes = math.prod(shape) * dtype.itemsize
+    row_bytes = math.prod(row_shape) * (2 if encoding else 1)
+    num_bytes = len(paths) * row_bytes
     if state.is_main_process:
         folder.mkdir(exist_ok=True)
         if not any(folder.glob(NOTES)):
-            create_photos_file(folder / PHOTOS, "F16" if encoding else "U8", shape, num_bytes)
+            dtype, shape = "F16" if encoding else "U8", (len(paths), *row_shape)
+            create_photos_file(folder / PHOTOS, dtype, shape, num_bytes)
     state.wait_for_everyone()
-    with open(folder / PHOTOS, "rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")  # where the rows begin
-    os.truncate(folder / PHOTOS, start + num_bytes)
-
     chunks = split_into(range(len(paths)), CHUNK_SIZE)
     mine = range(state.process_index, len(chunks), state.num_processes)
     todo = [c for c in mine if not note_path(folder, c).exists()]
@@ -168,7 +163,9 @@ def write_photos(
         disable=not state.is_main_process,
     )
     broken = {}
-    with bar, open_rows(folder / PHOTOS) as file:
+    with bar, open(folder / PHOTOS, "r+b") as file:  # other processes write beside this one
+        start = 8 + int.from_bytes(file.read(8), "little")  # where the rows begin
+        file.truncate(start + num_bytes)
         for (c, batch), (rows, reasons) in zip(batches, loader, strict=True):
             if encoding and on_gpu:
                 rows = encode_photos(network, rows.to(state.device, non_blocking=True)).cpu()
@@ -182,7 +179,7 @@ def write_photos(
                     "expected --image_encoder resnet50 or a smaller one, --encoder_weights "
                     "imagenet, or --store pixels"
                 )
-            file.seek(start + batch[0] * math.prod(row_shape) * dtype.itemsize)
+            file.seek(start + batch[0] * row_bytes)
             file.write(rows)
             bar.update(len(batch))
             if batch[-1] == chunks[c][-1]:
@@ -191,11 +188,6 @@ def write_photos(
                 write_json(note_path(folder, c), broken)
                 broken = {}
     state.wait_for_everyone()
-
-
-def open_rows(path: Path) -> BinaryIO:
-    """A file opened for writing in place: other processes write beside this one."""
-    return os.fdopen(os.open(path, os.O_WRONLY), "wb")
 
 
 def note_path(folder: Path, chunk: int) -> Path:
@@ -260,18 +252,19 @@ def read_report(output: Path, new: dict, overwrite: bool) -> dict | None:
     before, now = report["settings"], new["settings"]
     if resumes:  # one file's features are computed in one way
         before, now = before | report["encoding"], now | new["encoding"]
-    names = [name for name in before | now if before.get(name) != now.get(name)]
-    differences = [f"{name} was {before.get(name)}, now {now.get(name)}" for name in names]
+    differences = [
+        f"{name} was {before.get(name)}, now {now.get(name)}"
+        for name in before | now
+        if before.get(name) != now.get(name)
+    ]
     if report["inputs"] != new["inputs"]:
         differences.append("other stories or photos")
-    if not differences:
-        return report
-    if not overwrite:
+    if differences and not overwrite:
         raise UserError(
             f"{output}: of another run ({'; '.join(differences)}); expected --overwrite, or "
             "another --output"
         )
-    return None
+    return None if differences else report
 
 
 def describe_split(split: str, entry: dict) -> str:

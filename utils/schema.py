@@ -1,50 +1,33 @@
 """The fields of every file of stories, and one check of them."""
 
 from collections.abc import Callable
+from pathlib import Path
+from types import NoneType
 from typing import Any, NamedTuple
 
 from utils.cli import UserError
 
 
 class Kind(NamedTuple):
-    """What the value of a field must be."""
+    """What the value of a field must be. A value on which `fits` fails does not fit."""
 
     fits: Callable[[Any], bool]
     expected: str
     needed: bool = True
 
 
-def is_id(value: Any) -> bool:
-    """Whether a value from JSON names something: text, or a whole number."""
-    return isinstance(value, str) or type(value) is int
+def of_type(*types: type) -> Callable[[Any], bool]:
+    """A test of a value from JSON, whose type is exact: true is no int."""
+    return lambda value: type(value) in types
 
 
-def is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def list_of(fits: Callable[[Any], bool], least: int = 0) -> Callable[[Any], bool]:
+    return lambda value: type(value) is list and len(value) >= least and all(map(fits, value))
 
 
-def is_full_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def is_any_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def is_list(value: Any) -> bool:
-    return isinstance(value, list) and bool(value)
-
-
-def is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_text, value))
-
-
-def is_ids(value: Any) -> bool:
-    return is_list(value) and all(map(is_id, value))
-
-
-def is_photo_ids(value: Any) -> bool:
-    return isinstance(value, list) and all(x is None or is_id(x) for x in value)
+is_text, is_id = of_type(str), of_type(str, int)
+is_texts = list_of(is_text)
+is_list = list_of(lambda item: True, least=1)
 
 
 def is_row(value: Any) -> bool:
@@ -53,20 +36,14 @@ def is_row(value: Any) -> bool:
 
 def is_place(value: Any) -> bool:
     """Whether a number, or its text, is whole."""
-    try:
-        return int(value) == float(value)
-    except (TypeError, ValueError, OverflowError):
-        return False
+    return int(value) == float(value)
 
 
 def is_photos(value: Any) -> bool:
-    """Of a split: the file beside it, and what it holds."""
-    if not isinstance(value, dict) or value.get("kind") not in ("features", "pixels"):
-        return False
-    file = value.get("file")
-    if not isinstance(file, str) or len(file.encode(errors="replace")) > 255:
-        return False
-    return file not in ("", ".", "..") and not set(file) & {"/", "\\", "\0"}
+    """Of a split: the name of the file beside it, and what it holds."""
+    file = value["file"]
+    is_name = Path(file).name == file and len(file.encode(errors="replace")) < 256
+    return is_name and value["kind"] in ("features", "pixels")
 
 
 def is_sentences(value: Any) -> bool:
@@ -74,12 +51,13 @@ def is_sentences(value: Any) -> bool:
 
 
 ID, TEXT = Kind(is_id, "text"), Kind(is_text, "text")
+OPTIONAL_TEXT = Kind(is_text, "text", needed=False)
 OPTIONAL_ID = Kind(is_id, "text", needed=False)
-PHOTO_IDS = Kind(is_photo_ids, "a list of photo ids", needed=False)
+PHOTO_IDS = Kind(list_of(of_type(str, int, NoneType)), "a list of photo ids", needed=False)
 
 SCHEMAS = {
     "a preprocessed split (python dataset.py writes <split>.json)": {
-        "format": Kind((1).__eq__, "1"),
+        "format": Kind({1}.__contains__, "1"),
         "photos": Kind(
             is_photos, '{"file": "<split>.safetensors", "kind": "features" or "pixels"}'
         ),
@@ -89,6 +67,7 @@ SCHEMAS = {
     "a story of a split": {
         "story_id": ID,
         "album_id": OPTIONAL_ID,
+        "label": OPTIONAL_TEXT,
         "beats": Kind(is_list, "a list of at least one"),
     },
     "a beat": {
@@ -96,18 +75,24 @@ SCHEMAS = {
         "photo_id": OPTIONAL_ID,
         "photo": Kind(is_row, "a row number or null"),
     },
+    "settings of generate.py": {"data_path": OPTIONAL_TEXT},
     "a story of generate.py": {
         "story_id": OPTIONAL_ID,
         "album_id": OPTIONAL_ID,
         "photo_ids": PHOTO_IDS,
         "sentences": Kind(is_texts, "a list of texts"),
+        "folder": OPTIONAL_TEXT,
     },
     "a story of a VIST Challenge submission": {
         "album_id": OPTIONAL_ID,
         "photo_sequence": PHOTO_IDS,
         "story_text_normalized": TEXT,
     },
-    "VIST annotations (stories in sequence)": {"annotations": Kind(is_any_list, "a list")},
+    "VIST annotations (stories in sequence)": {
+        "annotations": Kind(is_list, "a list"),
+        "albums": Kind(of_type(list), "a list", needed=False),
+    },
+    "a VIST album": {"id": ID, "vist_label": OPTIONAL_TEXT},
     "a VIST annotation": {
         "story_id": ID,
         "photo_flickr_id": ID,
@@ -116,8 +101,8 @@ SCHEMAS = {
     },
     "an edit": {},  # its sentences are under one of two names
     "a story of VIST-Edit": {
-        "photo_sequence_ids": Kind(is_ids, "a list of photo ids"),
-        "auto_story_text_normalized": Kind(is_full_text, "text"),
+        "photo_sequence_ids": Kind(list_of(is_id, least=1), "a list of photo ids"),
+        "auto_story_text_normalized": Kind(str.strip, "text"),
         "edited_stories": Kind(is_list, "a list of edits"),
         "model": OPTIONAL_ID,
         "album_id": OPTIONAL_ID,
@@ -138,11 +123,11 @@ def check(where: str, value: Any, what: str, **more: Kind) -> None:
             raise UserError(f'{where} has no "{name}"; expected {kind.expected}')
         try:
             fits = kind.fits(value[name])
-        except TypeError:  # of what cannot be in a set
+        except (ArithmeticError, LookupError, TypeError, ValueError):
             fits = False
-        if fits is not True:
+        if not fits:
             found = describe(value[name])
-            raise UserError(f'{where}: "{name}" is {found}; expected {kind.expected}')
+            raise UserError(f'{where}: "{name[:60]}" is {found}; expected {kind.expected}')
 
 
 def describe(value: Any) -> str:

@@ -62,10 +62,11 @@ def read_stories(path: str | Path) -> StoryFile:
         return read_machine_stories(path, files)
     value = read_json(path, SHAPES, unique=True)
     if not isinstance(value, dict) or not value:
-        found = "nothing" if value == {} else f"a {type(value).__name__} at its top"
-        raise UserError(f"{path}: {found}; expected {SHAPES}")
+        raise UserError(f"{path}: {describe(value)}; expected {SHAPES}")
     if "format" in value:
-        return read_entries(path, check_split(path, value)["stories"], from_split, str(path))
+        file = read_entries(path, check_split(path, value)["stories"], from_split)
+        file.photos = str(path)
+        return file
     if "annotations" in value:
         stories, remarks = vist_stories(path, value, "normalized")
         file = read_entries(path, stories, from_split)
@@ -77,12 +78,11 @@ def read_stories(path: str | Path) -> StoryFile:
         return read_entries(path, value["output_stories"], from_submission)
     if isinstance(value.get("stories"), list):
         file = read_entries(path, value["stories"], from_generated)
-        settings = value.get("settings")
-        split = settings.get("data_path") if isinstance(settings, dict) else None
-        if isinstance(split, str) and split:
-            file.photos = split
-        elif any("folder" in beat for story in file.stories for beat in story["beats"]):
+        settings = value.get("settings") or {}
+        check(f"{path}: settings", settings, "settings of generate.py")
+        if any("folder" in beat for story in file.stories for beat in story["beats"]):
             file.photos = "folders"
+        file.photos = settings.get("data_path") or file.photos
         return file
     return read_texts(path, value)
 
@@ -96,32 +96,29 @@ def read_machine_stories(path: str | Path, files: Iterable[Path]) -> StoryFile:
     return file
 
 
-def read_entries(
-    path: str | Path, entries: Any, convert: Callable, photos: str | None = None
-) -> StoryFile:
+def read_entries(path: str | Path, entries: Any, convert: Callable) -> StoryFile:
     """Stories from a list of entries, each by convert(where, number, entry)."""
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path}: no stories in it; expected {SHAPES}")
-    stories, remarks, keys = [], Counter(), Counter()
+    stories, remarks, keys = [], Counter(), set()
     for number, entry in enumerate(entries):
         story = convert(f"{path}: story number {number}", number, entry)
         key = story["story_id"], str(entry.get("sample"))
         remarks["with an id that another has too"] += key in keys
-        keys[key] += 1
+        keys.add(key)
         if not story["beats"]:
             remarks["without words"] += 1
         elif len(story["beats"]) != len(story["photo_ids"]):
             remarks["with not as many sentences as photos"] += 1
         stories.append(story)
-    return StoryFile(stories, photos, remarks)
+    return StoryFile(stories, None, remarks)
 
 
 def from_split(where: str, number: int, entry: dict) -> dict:
     photos = [beat.get("photo_id") for beat in entry["beats"]]
     sentences = [beat["sentence"] for beat in entry["beats"]]
     story = make_story(entry["story_id"], entry.get("album_id"), photos, sentences)
-    label = entry.get("label")
-    return story | {"label": label} if label and isinstance(label, str) else story
+    return story | {"label": entry["label"]} if entry.get("label") else story
 
 
 def from_generated(where: str, number: int, entry: Any) -> dict:
@@ -130,9 +127,8 @@ def from_generated(where: str, number: int, entry: Any) -> dict:
     name = f"number {number}" if name is None else name
     photos = entry.get("photo_ids") or []
     story = make_story(name, entry.get("album_id"), photos, entry["sentences"])
-    if isinstance(entry.get("folder"), str):
-        for beat in story["beats"]:
-            beat["folder"] = entry["folder"]
+    if entry.get("folder") is not None:
+        story["beats"] = [beat | {"folder": entry["folder"]} for beat in story["beats"]]
     return story
 
 

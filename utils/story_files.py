@@ -1,8 +1,9 @@
 """VIST's and VIST-Edit's own files as stories."""
 
+import math
 import re
 from collections import Counter
-from itertools import accumulate
+from collections.abc import Iterable
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ UNEVEN = "kept: a machine story without one sentence per photo"
 Splits = dict[str, tuple[list[dict], Counter]]  # {split: (stories, remarks)}
 
 
-def new_story(story_id: str, album_id: str, beats: list[tuple[str, str]]) -> dict:
-    """beats: [(photo id, sentence)]."""
+def new_story(story_id: str, album_id: str, beats: Iterable[tuple[str, str]]) -> dict:
+    """beats: (photo id, sentence) of each."""
     beats = [{"photo_id": photo_id, "sentence": sentence} for photo_id, sentence in beats]
     return {"story_id": story_id, "album_id": album_id, "beats": beats}
 
@@ -45,35 +46,33 @@ def read_vist(folder: Path, text: str) -> tuple[Splits, dict]:
 def vist_stories(path: str | Path, data: Any, text: str) -> tuple[list[dict], Counter]:
     """Stories and remarks of a VIST object that was read from `path`."""
     check(f"{path}", data, "VIST annotations (stories in sequence)")
-    labels = {}
-    for album in data["albums"] if isinstance(data.get("albums"), list) else ():
-        if isinstance(album, dict) and isinstance(album.get("vist_label"), str):
-            labels[str(album.get("id"))] = album["vist_label"]  # what the album is about
-    by_story, key, sentence = {}, "text", TEXT
+    labels = {}  # {album id: what the album is about}
+    for album in data.get("albums") or ():
+        check(f"{path}: an album", album, "a VIST album")
+        labels[str(album["id"])] = album.get("vist_label")
+    key, sentence = "text", TEXT
     if text == "original":
         key, sentence = "original_text", Kind(is_text, "text (--text normalized needs none)")
+    by_story, albums = {}, {}
     for number, entry in enumerate(data["annotations"]):
         entry = entry[0] if isinstance(entry, list) and len(entry) == 1 else entry
         check(f"{path}: annotation {number}", entry, "a VIST annotation", **{key: sentence})
-        by_story.setdefault(str(entry["story_id"]), []).append(entry)
+        place, story_id = int(entry["worker_arranged_photo_order"]), str(entry["story_id"])
+        beat = place, str(entry["photo_flickr_id"]), one_line(entry[key])
+        by_story.setdefault(story_id, set()).add(beat)  # one that is there twice counts once
+        albums.setdefault(story_id, entry.get("album_id"))
     stories, remarks = [], Counter()
-    for story_id, entries in by_story.items():
-        beats = set()  # an annotation that is there twice counts once
-        for entry in entries:
-            place = int(entry["worker_arranged_photo_order"])
-            beats.add((place, (str(entry["photo_flickr_id"]), one_line(entry[key]))))
-        beats = sorted(beats)
-        places = [place for place, _ in beats]
+    for story_id, beats in by_story.items():
+        places, photos, sentences = zip(*sorted(beats))
         if len(set(places)) < len(places):
             remarks["left out: two photos at one place"] += 1
-        elif not all(sentence for _, (_, sentence) in beats):
+        elif not all(sentences):
             remarks["left out: an empty sentence"] += 1
         else:
-            remarks["kept: a place without a photo"] += places != list(range(len(places)))
-            album_id = entries[0].get("album_id")
-            album_id = story_id if album_id is None else str(album_id)
-            story = new_story(story_id, album_id, [beat for _, beat in beats])
-            if album_id in labels:
+            remarks["kept: a place without a photo"] += places != tuple(range(len(places)))
+            album_id = story_id if albums[story_id] is None else str(albums[story_id])
+            story = new_story(story_id, album_id, zip(photos, sentences))
+            if labels.get(album_id):
                 story["label"] = labels[album_id]
             stories.append(story)
     return stories, remarks
@@ -120,9 +119,9 @@ def read_edits(path: str | Path, text: str, remarks: Counter) -> tuple[list[dict
         remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)
         beats = join_by_photo(photos, sentences, machine)
         stories.append(new_story(f"{name}-{number}", album_id, beats))
-    photo_ids, sentences = zip(*join_by_photo(photos, machine, machine))
-    machine_story = {"story_id": name, "album_id": album_id, "photo_ids": list(photo_ids)}
-    return stories, machine_story | {"sentences": list(sentences)}
+    photo_ids, sentences = map(list, zip(*join_by_photo(photos, machine, machine)))
+    about = {"story_id": name, "album_id": album_id}
+    return stories, about | {"photo_ids": photo_ids, "sentences": sentences}
 
 
 def join_by_photo(
@@ -152,12 +151,11 @@ def align(edited: list[str], machine: list[str]) -> list[int]:
     count, places = len(edited), len(machine)
     if count == places:
         return list(range(count))
-    # best[j]: score and alignment of the sentences so far, none of them beyond j
-    best = [(0.0, [])] * places
+    best = [(0.0, [])] * places  # [j]: the sentences so far, none of them beyond j
     for sentence, even in zip(edited, spread_evenly(count, places), strict=True):
-        ending = []
+        reached = (-math.inf, [])
         for j, (score, path) in enumerate(best):
             score += similarity(sentence, machine[j]) - 1e-6 * abs(j - even)
-            ending.append((score, [*path, j]))
-        best = list(accumulate(ending, lambda a, b: max(a, b, key=itemgetter(0))))
+            reached = max(reached, (score, [*path, j]), key=itemgetter(0))
+            best[j] = reached
     return best[-1][1]

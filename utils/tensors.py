@@ -71,7 +71,7 @@ class Photos:
             )
         return photo
 
-    def moments(self, rows: np.ndarray, most: int = 20_000) -> tuple[Tensor, Tensor]:
+    def moments(self, rows: list[int], most: int = 20_000) -> tuple[Tensor, Tensor]:
         """Mean and variance (F) of the features in `rows`, of at most `most` evenly spread."""
         rows = np.unique(rows)
         if not len(rows):

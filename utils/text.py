@@ -5,12 +5,11 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-FUNCTION_WORDS = frozenset(
+FUNCTION_WORDS = set(
     "a an and are as at be but by for from had has have he her his i in is it its my n of on or "
     "our s she so that the "
     "their them then there they this to us was we were with you".split()
 )
-ABBREVIATIONS = frozenset("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
 
 
 def one_line(text: object) -> str:
@@ -36,7 +35,7 @@ def sentence_tokenizer() -> Any:
     )
 
     parameters = PunktParameters()
-    parameters.abbrev_types = set(ABBREVIATIONS)
+    parameters.abbrev_types = set("mr mrs ms dr st jr sr prof vs a.m p.m u.s".split())
     return PunktSentenceTokenizer(parameters)
 
 
@@ -44,8 +43,7 @@ def sentence_tokenizer() -> Any:
 ATTACHED = re.compile(r"\w[.!?,;:](?=\s|$)|\w(?:n't|'(?:s|m|re|ve|d|ll))\b")
 # "night ." and "did n't"
 STANDING = re.compile(r"(?<!\S)(?:[.!?,;:]|n't|'(?:s|m|re|ve|d|ll))(?!\S)")
-STAND_IN = 0xE000  # a character that no text holds: of the private use area
-NAME_TAG = re.compile(r"\[(?:male|female|location|organization)\]", re.IGNORECASE)
+NAMES = "male|female|location|organization"
 
 
 def is_tokenised(text: str) -> bool:
@@ -54,10 +52,9 @@ def is_tokenised(text: str) -> bool:
 
     (Mostly: of VIST's own stories one in a hundred has a "mr." or a slip such as "church." in it.)
     """
-    words = NAME_TAG.sub("x", text)
-    return not re.search("[A-Z]", words) and len(ATTACHED.findall(words)) <= len(
-        STANDING.findall(words)
-    )
+    words = re.sub(rf"\[({NAMES})\]", "x", text, flags=re.IGNORECASE)
+    attached, standing = ATTACHED.findall(words), STANDING.findall(words)
+    return not re.search("[A-Z]", words) and len(attached) <= len(standing)
 
 
 def tokenise(text: str) -> str:
@@ -69,12 +66,11 @@ def tokenise(text: str) -> str:
         return text
     from nltk.tokenize import NLTKWordTokenizer
 
-    text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"', STAND_IN: " "})
-    names = iter(NAME_TAG.findall(text))
-    text = NAME_TAG.sub(f" {chr(STAND_IN)} ", text)  # brackets would be tokens of their own
+    text = text.translate({0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'})
     sentences = sentence_tokenizer().tokenize(text)
     words = [word for sentence in sentences for word in NLTKWordTokenizer().tokenize(sentence)]
-    return re.sub(chr(STAND_IN), lambda _: next(names), " ".join(words)).lower()
+    # brackets are tokens of their own
+    return re.sub(rf"\[ ({NAMES}) \]", r"[\1]", " ".join(words).lower())
 
 
 def similarity(a: str, b: str) -> float:

@@ -33,14 +33,14 @@ SPECIAL_TOKENS = tuple(f"[{name}]" for name in SpecialIds._fields)
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> SpecialIds:
     """Raises UserError where the tokenizer lacks one of the special tokens."""
-    ids = SpecialIds(*tokenizer.convert_tokens_to_ids(list(SPECIAL_TOKENS)))
-    for token, number in zip(SPECIAL_TOKENS, ids):
-        if number is None or tokenizer.convert_ids_to_tokens(number) != token:
+    vocabulary = tokenizer.get_vocab()
+    for token in SPECIAL_TOKENS:
+        if token not in vocabulary:
             raise UserError(
                 f"{tokenizer.name_or_path}: a tokenizer without {token}; expected one that "
                 "dataset.py wrote"
             )
-    return ids
+    return SpecialIds(*map(vocabulary.get, SPECIAL_TOKENS))
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
@@ -51,16 +51,14 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenize
     return tokenizer
 
 
-def load_tokenizer(
-    name_or_path: str | Path,
-    advice: str = "name a local folder, or --tokenizer bpe to train one on the stories",
-) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     """GPT-2's tokenizer, or another of transformers', by name or local folder, with the special
     tokens. Raises UserError where it cannot be loaded."""
     folder = Path(name_or_path)
     # GPT-2 was published as two files that do not say what they are
     is_bare = (folder / "vocab.json").is_file() and not (folder / "tokenizer_config.json").is_file()
     kind = GPT2Tokenizer if is_bare else AutoTokenizer
+    advice = "name a local folder, or --tokenizer bpe to train one on the stories"
     with loading(f"--tokenizer {name_or_path}", advice):
         # else it would ask whether to run code
         tokenizer = add_special_tokens(kind.from_pretrained(name_or_path, trust_remote_code=False))

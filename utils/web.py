@@ -20,6 +20,7 @@ from urllib3.exceptions import (
     MaxRetryError,
     NewConnectionError,
     ProxyError,
+    ProxySchemeUnknown,
     ReadTimeoutError,
     SSLError,
 )
@@ -146,8 +147,9 @@ class Web:
     def get(self, url: str, seconds: float) -> urllib3.BaseHTTPResponse:
         """The response, its body still to be read. Raises Failed."""
         parts = parse_url(url)
-        is_proxied = parts.scheme in self.proxied and not proxy_bypass(parts.host)
-        manager = self.proxied[parts.scheme] if is_proxied else self.direct
+        manager = self.proxied.get(parts.scheme, self.direct)
+        if proxy_bypass(parts.host):
+            manager = self.direct
         read = min(self.patience.read, max(seconds, 0.01))
         try:
             return manager.request(
@@ -175,10 +177,11 @@ class Web:
         """
         deadline, sha256, size = time.monotonic() + seconds, hashlib.sha256(), 0
         response = self.get(photo.url, seconds)
-        try:
+        with contextlib.closing(response), open(path, "wb") as file:
             raise_for_status(response)
-            with open(path, "r+b") as file:
-                while part := read_part(response):
+            try:
+                # read() would wait for a server that sends byte by byte
+                while part := response.read1(1 << 16):
                     size += len(part)
                     if max(size, response.length_remaining or 0) > max_bytes:
                         limit = f"larger than {max_bytes / 1e6:g} MB (--max_megabytes)"
@@ -187,10 +190,12 @@ class Web:
                         raise Failed("too slow")
                     sha256.update(part)
                     file.write(part)
-                file.flush()
-                os.fsync(file.fileno())  # a power cut leaves no half under its name
-        finally:
-            response.close()
+            except ReadTimeoutError:
+                raise Failed("too slow") from None
+            except HTTPError:
+                raise Failed("cut short") from None
+            file.flush()
+            os.fsync(file.fileno())  # a power cut leaves no half under its name
         if not size:
             raise Failed("empty answer")
         try:
@@ -203,21 +208,11 @@ class Web:
 def proxy_manager(url: str, options: dict) -> urllib3.ProxyManager:
     url = url if "://" in url else f"http://{url}"
     parts = parse_url(url)
-    if parts.scheme not in ("http", "https"):
-        raise UserError(
-            f"the environment's proxy is of the kind {parts.scheme!r}; expected http:// or https://"
-        )
     headers = make_headers(proxy_basic_auth=unquote(parts.auth)) if parts.auth else None
-    return urllib3.ProxyManager(url, proxy_headers=headers, **options)
-
-
-def read_part(response: urllib3.BaseHTTPResponse) -> bytes:
     try:
-        return response.read1(1 << 16)  # read() would wait for a server that sends byte by byte
-    except ReadTimeoutError:
-        raise Failed("too slow") from None
-    except Exception:
-        raise Failed("cut short") from None
+        return urllib3.ProxyManager(url, proxy_headers=headers, **options)
+    except ProxySchemeUnknown as error:
+        raise UserError(f"the environment's proxy: {error}") from None
 
 
 def raise_for_status(response: urllib3.BaseHTTPResponse) -> None:
@@ -226,12 +221,10 @@ def raise_for_status(response: urllib3.BaseHTTPResponse) -> None:
         raise Gone(UNAVAILABLE)
     if status in (404, 410):
         raise Gone(reason)
-    if status in (403, 451):  # may be the network's own
-        raise Failed(reason, attempts=1)
     if status == 429 or status >= 500:
         wait = None
         with contextlib.suppress(InvalidHeader, ValueError, OverflowError):
             wait = Retry().get_retry_after(response)
         raise Failed(reason, wait=wait or 0.0)
-    if status != 200:
-        raise Failed(reason, attempts=2)
+    if status != 200:  # 403 and 451 may be the network's own
+        raise Failed(reason, attempts=1 if status in (403, 451) else 2)
