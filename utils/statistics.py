@@ -15,8 +15,7 @@ class Figure:
 
     rows (units, rounds, k): what each unit adds to the corpus; the last of the k counts it, 0 where
     a round lacks it. combine: sums of rows (…, k) -> (…). The figure is its mean over rounds,
-    weighted by the units they hold. (scipy.stats.bootstrap resamples observations, not sums: a
-    corpus BLEU of 1,000 albums took it 60 times as long.)
+    weighted by the units they hold. (scipy.stats.bootstrap resamples observations, not sums.)
     """
 
     units: list[str]
