@@ -171,22 +171,22 @@ def difference_table(systems: list[System], differences: dict[str, dict]) -> Tab
 
 
 def draw_scores(systems: list[System], scores: list[str], path: str) -> None:
-    """Violins of the scores: of each system's stories, and of the corrupted ones."""
+    """Box plots of the scores: of each system's stories, and of the corrupted ones."""
     scores = [name for name in scores if any(system.album_scores(name) for system in systems)]
     kinds = list(dict.fromkeys(kind for system in systems for kind in system.corrupted))
     width = 3 + 0.4 * (len(kinds) + 1) * len(systems)
     figure = Diagram(figsize=(width * len(scores), 5), layout="constrained")
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axis, name in zip(axes, scores):
-        labels, violins = [], []
+        labels, groups = [], []
         for system in systems:
             groups = {system.name: system.album_scores(name)}
             groups |= {kind: system.corrupted.get(kind, {}).get(name, []) for kind in kinds}
             for label, pairs in groups.items():
                 if pairs:
                     labels.append(label.replace("$", r"\$"))
-                    violins.append([score for _, score in pairs])
-        axis.boxplot(violins, tick_labels=labels, showfliers=False)
+                    groups.append([score for _, score in pairs])
+        axis.boxplot(groups, tick_labels=labels, showfliers=False)
         axis.tick_params(axis="x", rotation=90)
         axis.set_ylabel(f"{name} (lower is better)")
     save_figure(figure, path)
