@@ -178,15 +178,15 @@ def draw_scores(systems: list[System], scores: list[str], path: str) -> None:
     figure = Diagram(figsize=(width * len(scores), 5), layout="constrained")
     axes = figure.subplots(1, len(scores), squeeze=False)[0]
     for axis, name in zip(axes, scores):
-        labels, groups = [], []
+        labels, boxes = [], []
         for system in systems:
             groups = {system.name: system.album_scores(name)}
             groups |= {kind: system.corrupted.get(kind, {}).get(name, []) for kind in kinds}
             for label, pairs in groups.items():
                 if pairs:
                     labels.append(label.replace("$", r"\$"))
-                    groups.append([score for _, score in pairs])
-        axis.boxplot(groups, tick_labels=labels, showfliers=False)
+                    boxes.append([score for _, score in pairs])
+        axis.boxplot(boxes, tick_labels=labels, showfliers=False)
         axis.tick_params(axis="x", rotation=90)
         axis.set_ylabel(f"{name} (lower is better)")
     save_figure(figure, path)
