@@ -172,7 +172,7 @@ class Downloader:
             start = time.monotonic()
             try:
                 sha256, suffix = web.fetch(photo, path, self.max_bytes, patience.photo - seconds)
-                web.note(None)
+                web.unconnected = web.pauses = 0
                 with self.decoding:
                     if not why_broken(path):
                         return path, sha256, suffix
@@ -182,7 +182,9 @@ class Downloader:
                 failure = Failed(BROKEN)
             except Failed as error:
                 failure = error
-                web.note(str(error), error.wait if str(error) == "HTTP 429" else 0.0)
+                web.unconnected = web.unconnected + 1 if str(error) == "no connection" else 0
+                if str(error) == "HTTP 429":
+                    web.pause(error, start)
             seconds += time.monotonic() - start
             is_last = attempt >= min(failure.attempts, patience.attempts)
             if is_last or seconds >= patience.photo or web.halted():

@@ -42,11 +42,8 @@ SUFFIXES = {
 }
 REDIRECTS = 5
 BROKEN, PLACEHOLDER, UNAVAILABLE = "broken where it comes from", "placeholder", "photo unavailable"
-MAX_FAILURES = 30  # in a row, after which the rest is not asked for
-HOPELESS = {
-    "no connection": "no connection 30 times in a row (is there a network?)",
-    "HTTP 429": "the server asks to slow down (HTTP 429), however long the pauses",
-}
+# Failures to connect, and requests to slow down, in a row, after which the rest is not asked for.
+MAX_UNCONNECTED, MAX_PAUSES = 30, 10
 
 
 @dataclass(frozen=True)
@@ -109,7 +106,8 @@ class Web:
     def __init__(self, connections: int, rate: float, patience: Patience):
         self.patience, self.interval = patience, 1 / rate if rate else 0.0
         self.next_request, self.lock = 0.0, threading.Lock()
-        self.streak = (None, 0)  # the last reason to fail, and how often in a row
+        self.unconnected = self.pauses = 0  # in a row
+        self.paused = 0.0  # when
         self.stopped = threading.Event()
         options = {"num_pools": 64, "maxsize": connections}
         options["headers"] = {"User-Agent": USER_AGENT, "Accept": "image/*"}
@@ -131,18 +129,22 @@ class Web:
             self.next_request = turn + self.interval
         self.stopped.wait(turn - now)
 
-    def note(self, reason: str | None, wait: float = 0.0) -> None:
-        """Count requests in a row that failed for one of the reasons in HOPELESS; pause for a
-        server that asks to wait."""
+    def pause(self, failure: Failed, sent: float) -> None:
+        """All requests wait as long as a server asks for, and come more slowly."""
+        seconds = min(max(failure.wait, self.patience.backoff), self.patience.longest)
         with self.lock:
-            same = reason in HOPELESS and reason == self.streak[0]
-            self.streak = (reason, self.streak[1] + 1 if same else 1)
-            self.next_request = max(self.next_request, time.monotonic() + wait)
+            if sent > self.paused:  # requests that were under way together count once
+                self.pauses, self.paused = self.pauses + 1, time.monotonic()
+                self.interval = min(max(2 * self.interval, 0.02), self.patience.backoff)
+            self.next_request = max(self.next_request, time.monotonic() + seconds)
 
     def halted(self) -> str | None:
         """Why the rest is not asked for."""
-        reason, count = self.streak
-        return HOPELESS[reason] if count >= MAX_FAILURES and reason in HOPELESS else None
+        if self.unconnected >= MAX_UNCONNECTED:
+            return f"no connection {MAX_UNCONNECTED} times in a row (is there a network?)"
+        if self.pauses >= MAX_PAUSES:
+            return "the server asks to slow down (HTTP 429), however long the pauses"
+        return None
 
     def get(self, url: str, seconds: float) -> urllib3.BaseHTTPResponse:
         """The response, its body still to be read. Raises Failed."""
