@@ -428,7 +428,7 @@ def encode_splits(
 ) -> None:
     """Encode the photos of all splits that are not complete; the first process writes the
     splits."""
-    cores = os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     num_workers = vars(args).get("num_workers", max(1, cores))
     store = report["settings"]["store"]
     todo = [split for split in jobs if not is_complete(output, split, report)]

@@ -66,8 +66,8 @@ BY_SOURCE = {
 }
 
 
-# what --download takes; utils/download.py has the defaults
-DOWNLOAD = ("connections", "rate", "max_megabytes", "retry_gone")
+# what --download takes, with its defaults
+DOWNLOAD = {"connections": 16, "rate": 20.0, "max_megabytes": 50.0, "retry_gone": False}
 
 
 class Source(NamedTuple):
@@ -183,20 +183,21 @@ def parser() -> Parser:
         "--connections",
         metavar="N",
         type=number(int, 1, high=256),
-        help="photos fetched at once (with --download; default: 16)",
+        help=f"photos fetched at once (with --download; default: {DOWNLOAD['connections']})",
     )
     add(
         "--rate",
         metavar="N",
         type=non_negative_float,
         help="requests a second, at most; 0: as many as the connections make (with --download; "
-        "default: 20)",
+        f"default: {DOWNLOAD['rate']:g})",
     )
     add(
         "--max_megabytes",
         metavar="N",
         type=positive_float,
-        help="a bigger photo is not fetched (with --download; default: 50)",
+        help="a bigger photo is not fetched (with --download; default: "
+        f"{DOWNLOAD['max_megabytes']:g})",
     )
     add(
         "--retry_gone",

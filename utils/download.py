@@ -222,10 +222,10 @@ def download(
     needed: dict[str, dict[str, str]],
     urls: dict[str, str],
     follow_links: bool = False,
-    connections: int = 16,
-    rate: float = 20.0,
-    max_megabytes: float = 50.0,
-    retry_gone: bool = False,
+    connections: int = DOWNLOAD["connections"],
+    rate: float = DOWNLOAD["rate"],
+    max_megabytes: float = DOWNLOAD["max_megabytes"],
+    retry_gone: bool = DOWNLOAD["retry_gone"],
     patience: Patience | None = None,
 ) -> int:
     """Fetch the photos that stories need and that no file stands for, into images/<split>/.
