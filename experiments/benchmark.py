@@ -21,7 +21,7 @@ PARTS = ("training", "generation", "preprocessing", "scoring", "memory", "startu
 def parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m experiments.benchmark", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (all if none is named)")
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     add("--size", choices=("gpt2", "tiny"), default="gpt2", help="GPT-2 small, or a rehearsal")
     add("--encoder", choices=RESNETS, help="image encoder (default: by --size)")
     add("--batch_size", type=cli.positive_int, help="stories per training step; 8, on a GPU 64")
@@ -36,15 +36,13 @@ def parser() -> cli.Parser:
 
 def parse(arguments: list[str] | None = None):
     options = parser().parse_intermixed_args(arguments)
-    for part in options.parts:
-        if part not in PARTS:
-            raise UserError(f"{part}: unknown part; expected {', '.join(PARTS)}")
+    if unknown := set(options.parts) - set(PARTS):
+        raise UserError(f"{min(unknown)}: unknown part; expected {', '.join(PARTS)}")
     options.output = options.output.removesuffix(".json")
-    for path in (options.output, f"{options.output}.json"):
-        if not path.strip() or Path(path).is_dir():
-            raise UserError(
-                f"--output {options.output}: a folder; expected the name of the files to write"
-            )
+    if Path(options.output).is_dir():
+        raise UserError(
+            f"--output {options.output}: a folder; expected the name of the files to write"
+        )
     return options
 
 
@@ -53,7 +51,6 @@ if __name__ == "__main__":
 
 import contextlib
 import io
-import platform
 import subprocess
 import sys
 import tempfile
@@ -65,7 +62,6 @@ import numpy as np
 import psutil
 import torch
 import torch.nn.functional as F
-import transformers
 from accelerate.utils import send_to_device
 from matplotlib.figure import Figure
 from PIL import Image
@@ -77,7 +73,9 @@ import CDE_score
 from dataset import StoryDataset, collate
 from generate import generate_stories
 from model import PlanCVAE, PlanCVAEConfig
+from train import ADAM_BETAS
 from utils.batches import BucketBatches, split_into
+from utils.checkpoint import versions
 from utils.dataset_options import CPU_BATCH
 from utils.files import save_figure, write_json
 from utils.gaussian import Noise
@@ -91,10 +89,12 @@ from utils.train_options import OBJECTIVE, TrainOptions
 
 BEATS, WORDS = 5, 13  # of VIST's stories, and the mean words of its sentences
 VIST_STORIES = 40_155  # of its training split
+MEDIAN_AND_RANGE = (0.5, 0, 1)  # quantiles
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # of bf16, per second
+TINY = {"vocab_size": 310, "n_layer": 2, "n_embd": 32, "n_head": 2}
 SIZES = {  # GPT2Config's fields, image encoder, image size, image positions, photos, scored stories
     "gpt2": ({"vocab_size": 50263}, "resnet152", 224, 10, 192, 32),
-    "tiny": ({"vocab_size": 310, "n_layer": 2, "n_embd": 32, "n_head": 2}, "resnet18", 32, 3, 8, 6),
+    "tiny": (TINY, "resnet18", 32, 3, 8, 6),
 }
 
 
@@ -105,10 +105,8 @@ class Setup:
     """Networks with random weights and random stories, as long as VIST's."""
 
     def __init__(self, options):
-        sizes = SIZES[options.size]
-        self.decoder_fields, encoder, image_size, self.image_positions, self.photos, self.scored = (
-            sizes
-        )
+        self.decoder_fields, encoder, image_size, *counts = SIZES[options.size]
+        self.image_positions, self.photos, self.scored = counts
         self.options, self.device = options, best_device()
         self.on_gpu = self.device.type == "cuda"
         self.bf16 = options.precision == "bf16" or (options.precision == "auto" and self.on_gpu)
@@ -230,19 +228,15 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def summarize(values) -> list[float]:
-    """Median, least and most."""
-    return [float(np.median(values)), float(np.min(values)), float(np.max(values))]
-
-
 def make_row(what: str, unit: str, seconds: dict, work: dict, ours: str = "ours") -> dict:
     """Speeds, and ours by the limit's and the reference's in the same turn. work: how much each
     does in a call."""
     rates = {name: work[name] / np.array(times) for name, times in seconds.items()}
-    row = {"what": what, "unit": unit, "seconds": seconds}
-    row["rates"] = {name: summarize(rate) for name, rate in rates.items()}
-    ratios = {name: rates[ours] / rates[name] for name in ("limit", "reference") if name in rates}
-    return row | {"ratios": {name: summarize(ratio) for name, ratio in ratios.items()}}
+    row = {"what": what, "unit": unit, "seconds": seconds, "rates": {}, "ratios": {}}
+    for name, rate in rates.items():
+        row["rates"][name] = np.quantile(rate, MEDIAN_AND_RANGE).tolist()
+        row["ratios"][name] = np.quantile(rates[ours] / rate, MEDIAN_AND_RANGE).tolist()
+    return row
 
 
 def measure_training(setup: Setup) -> dict:
@@ -251,11 +245,8 @@ def measure_training(setup: Setup) -> dict:
     model, decoder = setup.build_model().train(), setup.build_decoder().train()
     reference = Reference(setup.build_decoder(), setup.encoder.feature_size, setup.image_positions)
     reference.to(setup.device)
-    adam = {"lr": 5e-5, "betas": (0.9, 0.95)}
-    optimizers = {
-        network: torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], **adam)
-        for network in (model, decoder, reference)
-    }
+    networks = (model, decoder, reference)
+    optimizers = {x: torch.optim.AdamW(x.parameters(), 5e-5, ADAM_BETAS) for x in networks}
     objective = {name: getattr(train_options, name) for name in OBJECTIVE}
     stories = setup.stories(50 * setup.batch_size)
     batches = list(BucketBatches(stories.lengths, setup.batch_size, options.seed))
@@ -280,7 +271,7 @@ def measure_training(setup: Setup) -> dict:
     def limit(turn: int) -> None:
         for batch in ready:
             with setup.autocast():
-                loss = F.cross_entropy(bare_logits(decoder, batch).float(), batch["words"])
+                loss = bare_loss(decoder, batch)
             step(decoder, loss)
 
     def reference_step(turn: int) -> None:
@@ -315,53 +306,21 @@ def measure_training(setup: Setup) -> dict:
     return {"rows": rows, "figures": figures}
 
 
-def bare_logits(decoder: GPT2LMHeadModel, batch: dict) -> torch.Tensor:
-    """GPT-2 alone over the same tokens: logits (N, V) of predicted words."""
+def bare_loss(decoder: GPT2LMHeadModel, batch: dict) -> torch.Tensor:
+    """GPT-2 alone over the same tokens: the loss of the predicted words."""
     states = decoder.transformer(input_ids=batch["input_ids"], use_cache=False)[0]
-    return decoder.lm_head(states.flatten(0, 1)[batch["word_at"]])
+    logits = decoder.lm_head(states.flatten(0, 1)[batch["word_at"]])
+    return F.cross_entropy(logits.float(), batch["words"])
 
 
 def measure_generation(setup: Setup) -> dict:
     """A fifth sentence or a whole story; greedy or 5 beams; 1 story or 16."""
     model, decoder = setup.build_model().eval(), setup.build_decoder().eval()
     reference = Reference(decoder, setup.encoder.feature_size, setup.image_positions)
-    reference.to(setup.device)
-    stories = setup.stories(16)
-    photos = stories.photos.view(16, BEATS, -1).to(setup.device)
-    rows = []
+    networks = model, decoder, reference.to(setup.device)
+    stories, rows = setup.stories(16), []
     for first, beams, count in ((5, 1, 1), (5, 5, 1), (1, 1, 16), (1, 5, 16)):
-        settings = GenerationConfig(
-            num_beams=beams,
-            do_sample=False,
-            min_new_tokens=WORDS,
-            max_new_tokens=WORDS,
-            bos_token_id=setup.special.bos,
-            eos_token_id=setup.special.eos,
-            pad_token_id=setup.special.pad,
-        )
-        prefix = [stories.sentences(i)[: first - 1] for i in range(count)]
-        mask = torch.ones(count, BEATS, dtype=torch.bool, device=setup.device)
-
-        def ours(turn, count=count, mask=mask, settings=settings, prefix=prefix) -> None:
-            generate_stories(
-                model, setup.special, photos[:count], mask, settings, prefix=prefix or None
-            )
-
-        def limit(turn, count=count, settings=settings, first=first) -> None:
-            for t in range(first, BEATS + 1):
-                length = t * (setup.image_positions + 1) + (t - 1) * (WORDS + 2)
-                ids = torch.zeros(count, length, dtype=torch.long, device=setup.device)
-                decoder.generate(
-                    ids, attention_mask=torch.ones_like(ids), generation_config=settings
-                )
-
-        def word_by_word(turn, beams=beams) -> None:
-            sentences, features = story_for_reference(stories, 0, setup.device)
-            reference.write([*sentences[:-1], sentences[-1][:1]], features, WORDS, beams)
-
-        functions = {"limit": limit, "ours": ours}
-        if count == 1:
-            functions["reference"] = word_by_word
+        functions = generation_functions(setup, networks, stories, first, beams, count)
         work = dict.fromkeys(functions, count * (BEATS - first + 1))
         with setup.autocast():
             seconds = interleave(functions, setup.options.repetitions)
@@ -369,6 +328,43 @@ def measure_generation(setup: Setup) -> dict:
         decoding = f"beam {beams}" if beams > 1 else "greedy"
         rows.append(make_row(f"{extent}, {decoding}, batch {count}", "sentences", seconds, work))
     return {"rows": rows}
+
+
+def generation_functions(
+    setup: Setup, networks: tuple, stories: StoryDataset, first: int, beams: int, count: int
+) -> dict:
+    """Each way to write the sentences from number `first` on of `count` stories."""
+    model, decoder, reference = networks
+    special, device = setup.special, setup.device
+    settings = GenerationConfig(
+        num_beams=beams,
+        do_sample=False,
+        min_new_tokens=WORDS,
+        max_new_tokens=WORDS,
+        bos_token_id=special.bos,
+        eos_token_id=special.eos,
+        pad_token_id=special.pad,
+    )
+    photos = stories.photos.view(len(stories), BEATS, -1)[:count].to(device)
+    mask = torch.ones(count, BEATS, dtype=torch.bool, device=device)
+    prefix = [stories.sentences(i)[: first - 1] for i in range(count)]
+
+    def ours(turn: int) -> None:
+        generate_stories(model, special, photos, mask, settings, prefix=prefix)
+
+    def limit(turn: int) -> None:
+        for t in range(first, BEATS + 1):
+            length = t * (setup.image_positions + 1) + (t - 1) * (WORDS + 2)
+            ids = torch.zeros(count, length, dtype=torch.long, device=device)
+            mask = torch.ones_like(ids)
+            decoder.generate(ids, attention_mask=mask, generation_config=settings)
+
+    def word_by_word(turn: int) -> None:
+        sentences, features = story_for_reference(stories, 0, device)
+        reference.write([*sentences[:-1], sentences[-1][:1]], features, WORDS, beams)
+
+    functions = {"limit": limit, "ours": ours}
+    return functions | {"reference": word_by_word} if count == 1 else functions
 
 
 def draw_photos(folder: Path, count: int, seed: int) -> dict[str, Path]:
@@ -420,7 +416,7 @@ def measure_scoring(setup: Setup) -> dict:
     @torch.inference_mode()
     def limit(turn: int) -> None:
         for part in indices:
-            bare_logits(decoder, setup.batch(stories, part))
+            bare_loss(decoder, setup.batch(stories, part))
 
     def ours(turn: int) -> None:
         CDE_score.trace_stories(model, stories, setup.special.pad, 32)
@@ -437,15 +433,12 @@ def peak_memory(options, is_ours: bool, batch_size: int) -> int:
     setup = Setup(options)
     network = (setup.build_model if is_ours else setup.build_decoder)().train()
     batch = setup.batch(setup.stories(batch_size), range(batch_size))
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad])
+    optimizer = torch.optim.AdamW(network.parameters())
     objective = {name: getattr(TrainOptions(), name) for name in OBJECTIVE}
     before = psutil.Process().memory_info().rss
     for _ in range(2):  # the optimizer's state is there from the second on
         with setup.autocast():
-            if is_ours:
-                loss = network(**batch, **objective).loss
-            else:
-                loss = F.cross_entropy(bare_logits(network, batch).float(), batch["words"])
+            loss = network(**batch, **objective).loss if is_ours else bare_loss(network, batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -462,7 +455,7 @@ def measure_memory(setup: Setup) -> dict:
             with ProcessPoolExecutor(1, get_context("spawn"), cli.keep_memory) as process:
                 peak = process.submit(peak_memory, setup.options, is_ours, batch_size).result()
             figures[f"GiB, batch {batch_size}, {name}"] = peak / 2**30
-    return {"rows": [], "figures": figures}
+    return {"figures": figures}
 
 
 def run_python(*arguments) -> None:
@@ -478,8 +471,7 @@ def measure_startup(setup: Setup) -> dict:
         folder = Path(folder)
         (folder / "photos").mkdir()
         draw_photos(folder / "photos", BEATS, setup.options.seed)
-        setup.decoder_fields = {"vocab_size": len(setup.tokenizer), "n_layer": 2, "n_embd": 64}
-        setup.decoder_fields["n_head"] = 2
+        setup.decoder_fields = TINY | {"vocab_size": len(setup.tokenizer)}
         setup.encoder = ImageEncoderConfig(arch="resnet18", image_size=64)
         for item in (setup.build_model(), setup.tokenizer):
             with quiet_transformers():
@@ -495,24 +487,19 @@ def measure_startup(setup: Setup) -> dict:
             name: lambda _, x=command: run_python(*x) for name, command in commands.items()
         }
         seconds = interleave(functions, setup.options.repetitions)
-    return {"rows": [], "figures": {name: float(np.median(x)) for name, x in seconds.items()}}
+    return {"figures": {name: float(np.median(x)) for name, x in seconds.items()}}
 
 
 # ------------------------------------------------------------------------------------------ report
 
 
 def speed_table(rows: list[dict]) -> Table:
-    def cell(values: list[float] | None, unit: str = "") -> str:
-        if values is None:
-            return "–"
-        return "{:.3g}{} [{:.3g}, {:.3g}]".format(values[0], unit, *values[1:])
-
     table = []
     for row in rows:
-        cells = [f"{row['what']} ({row['unit']}/s)"]
-        cells += [cell(row["rates"].get(name)) for name in ("reference", "limit", "ours")]
-        cells += [cell(row["ratios"].get(name), " x") for name in ("reference", "limit")]
-        table.append(cells)
+        cells = [row["rates"].get(name) for name in ("reference", "limit", "ours")]
+        cells += [row["ratios"].get(name) for name in ("reference", "limit")]
+        cells = ["{:.3g} [{:.3g}, {:.3g}]".format(*x) if x else "–" for x in cells]
+        table.append([f"{row['what']} ({row['unit']}/s)", *cells])
     columns = ["", "reference", "limit", "ours", "ours / reference", "ours / limit"]
     return Table("Speed", columns, table, "Medians [least, most] over repetitions, in turns.")
 
@@ -533,20 +520,15 @@ def draw(rows: list[dict], path: str) -> None:
 def main() -> None:
     options = parse()
     setup = Setup(options)
-    machine = {
-        "device": torch.cuda.get_device_name() if setup.on_gpu else platform.processor(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "bf16": setup.bf16,
-    }
-    results = {"options": vars(options), "machine": machine}
+    device = torch.cuda.get_device_name() if setup.on_gpu else "CPU"
+    machine = {"device": device, "threads": torch.get_num_threads(), "bf16": setup.bf16}
+    results = {"options": vars(options), "machine": machine | versions()}
     for part in options.parts or PARTS:
         print(f"measuring {part} …", flush=True)
         results[part] = globals()[f"measure_{part}"](setup)
         write_json(f"{options.output}.json", results)  # the next part may take all memory
     parts = [results[part] for part in PARTS if part in results]
-    rows = [row for part in parts for row in part["rows"]]
+    rows = [row for part in parts for row in part.get("rows", ())]
     if rows:
         print(speed_table(rows).text())
         draw(rows, f"{options.output}.png")
