@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils import cli
-from utils.cli import UserError
 from utils.files import atomic_write, reraise_with_path, save_figure
 
 BAGS = ("bow", "future_bow", "photo_bow", "state_bow")  # the bag-of-words terms
 TERMS = ("nll", "kl", *BAGS, "dynamics")
+SUMS = (*TERMS, "tokens", "stories")  # over the batches of a training
 # Shares of posterior means and samples within so many standard deviations of the prior, and what
 # they would be if the posteriors were samples of it.
 WITHIN = {
@@ -57,17 +57,6 @@ def read_log(path: Path) -> list[dict]:
     return lines
 
 
-def summary_writer() -> type:
-    """torch's SummaryWriter. Raises UserError where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--tensorboard: the package is not installed; pip install tensorboard, or do without"
-        ) from None
-    return SummaryWriter
-
-
 class Log:
     """JSON lines in output_dir/log.jsonl and their figure, training.png."""
 
@@ -80,8 +69,10 @@ class Log:
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         if options.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
             purge_step = resumed_at + 1 if resumed_at else None  # hides the repeated steps
-            self.board = summary_writer()(directory / "tensorboard", purge_step=purge_step)
+            self.board = SummaryWriter(directory / "tensorboard", purge_step=purge_step)
 
     def write(self, **line) -> None:
         self.lines.append(line)
