@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -93,14 +93,13 @@ def parameter_groups(model: PlanCVAE, weight_decay: float) -> list[dict]:
     """Matrices decay; biases, gains, embeddings and single vectors do not."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     embeddings.add(id(model.no_photo))
-    decayed, others = [], []
+    groups = {True: [], False: []}
     for p in model.parameters():
-        is_matrix = p.dim() >= 2 and id(p) not in embeddings
         if p.requires_grad:
-            (decayed if is_matrix else others).append(p)
+            groups[p.dim() >= 2 and id(p) not in embeddings].append(p)
     return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": others, "weight_decay": 0.0},
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
     ]
 
 
@@ -245,7 +244,7 @@ class Training(Stoppable):
         # The loss is divided by the tokens of the whole step: a mean of means over unequal batches
         # would weigh them wrongly.
         num_tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in batches)
-        num_tokens = self.sum_number(num_tokens)
+        num_tokens = accelerator.reduce(torch.tensor(num_tokens, device=accelerator.device))
         sums, stories = 0, []
         for i, batch in enumerate(batches):
             counts = Shard.counts(batch)
@@ -274,17 +273,6 @@ class Training(Stoppable):
         self.optimizer.zero_grad()
         self.progress["step"] += 1
         return sums, {"lr": lr, "beta": beta, "bow_scale": bow_scale}
-
-    def sum_number(self, number: int) -> Tensor:
-        """Its sum over the processes, which a GPU need not be waited for."""
-        return self.accelerator.reduce(torch.tensor(number, device=self.accelerator.device))
-
-    def stop_requested(self) -> bool:
-        """Whether a signal has reached one of the processes."""
-        stop = self.stop is not None
-        return (
-            stop if self.accelerator.num_processes == 1 else self.sum_number(int(stop)).item() > 0
-        )
 
     def check_steps(self) -> None:
         """Raise UserError where a step since the last check was not finite. (Every process finds
@@ -397,7 +385,7 @@ class Training(Stoppable):
             if validates:
                 self.validate(log)
                 since = time.perf_counter()
-            stops = self.stop_requested()
+            stops = any(gather_object([self.stop]))  # a signal may reach one of several processes
             if stops and not validates:
                 self.save()
             if stops or self.is_complete:

@@ -119,7 +119,7 @@ def sum_plans(out: ModelOutput, batch: dict, num_places: int, every: int) -> tup
         "squares": at_place @ mean**2,
     }
     values = {"means": q.mean, "samples": q.sample(noise)}
-    for name, (kind, bound, _) in WITHIN.items():
+    for name, (kind, bound) in WITHIN.items():
         sums[name] = (values[kind].abs() < bound).double().mean(1).sum().item()
     rows = torch.column_stack([place, q.mean, q.log_var, noise])
     return sums, rows[index[beats // T] % every == 0]
