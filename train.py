@@ -130,9 +130,8 @@ def evaluate_split(
 class Training(Stoppable):
     """A training in progress: the model, the optimizer, and how far it is."""
 
-    def __init__(
-        self, options: TrainOptions, train_path: Path, val_path: Path, progress: dict | None
-    ):
+    def __init__(self, options: TrainOptions, progress: dict | None):
+        """progress: of the checkpoint that is resumed."""
         self.options, self.directory = options, Path(options.output_dir)
         self.resumed = progress is not None
         self.progress = {"step": 0, "best": math.inf, "best_step": None, "worse": 0}
@@ -141,8 +140,8 @@ class Training(Stoppable):
         self.accelerator = get_accelerator(options)
         self.is_main = self.prints = self.accelerator.is_main_process
         set_seed(options.seed)
-        self.load_model(train_path)
-        self.load_data(train_path, val_path)
+        self.load_model()
+        self.load_data()
         freeze_unused(self.model, options)
         self.prepare()
         self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
@@ -150,6 +149,7 @@ class Training(Stoppable):
         steps = max(1, round(options.num_train_epochs * self.steps_per_epoch))
         self.total_steps = options.max_steps or steps
         self.eval_steps = options.eval_steps or self.steps_per_epoch
+        self.log = None  # of the main process
         self.unchecked = []  # of steps: their number, stories, sums and gradient norm
         # SUMS since the last line of the log; a checkpoint holds those of all processes.
         self.window = torch.zeros(len(SUMS), device=self.accelerator.device)
@@ -164,36 +164,36 @@ class Training(Stoppable):
     def is_complete(self) -> bool:
         return self.progress["step"] >= self.total_steps or self.stopped_early
 
-    def load_model(self, train_path: Path) -> None:
+    def load_model(self) -> None:
         if self.resumed:
             with cli.flag("--resume"):
                 self.model, self.tokenizer = load_checkpoint(self.directory / LATEST)
         else:
-            self.tokenizer = load_data_tokenizer(train_path.parent / "tokenizer")
-            self.model = build_model(self.options, self.tokenizer, train_path.parent)
+            data_dir = Path(self.options.train_data_path).parent
+            self.tokenizer = load_data_tokenizer(data_dir / "tokenizer")
+            self.model = build_model(self.options, self.tokenizer, data_dir)
 
-    def load_data(self, train_path: Path, val_path: Path) -> None:
-        model = self.model
-        positions = self.options.image_positions, model.max_length
-        self.train_set, self.val_set = (
-            StoryDataset.load(path, self.tokenizer, *positions, model.image_encoder)
-            for path in (train_path, val_path)
-        )
-        data = {
-            "training": describe_data(train_path, self.train_set),
-            "validation": describe_data(val_path, self.val_set),
+    def load_data(self) -> None:
+        model, options = self.model, self.options
+        positions = options.image_positions, model.max_length
+        paths = {"training": options.train_data_path, "validation": options.val_data_path}
+        splits = {
+            name: StoryDataset.load(path, self.tokenizer, *positions, model.image_encoder)
+            for name, path in paths.items()
         }
+        data = {name: describe_data(path, splits[name]) for name, path in paths.items()}
         if self.resumed:
-            check_data(self.options, data, self.progress)
+            check_data(options, data, self.progress)
         self.progress |= {"data": data, "versions": versions()}
+        self.train_set, self.val_set = splits.values()
         model.config.text = self.train_set.text
-        photos = self.train_set.photos
-        if photos.kind == "features":
+        if self.train_set.photos.kind == "features":
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
-                stories = self.train_set.photo_rows
-                rows = [row for story in stories for row in story if row is not None]
-                mean, var = photos.moments(rows)
+                rows = [
+                    row for rows in self.train_set.photo_rows for row in rows if row is not None
+                ]
+                mean, var = self.train_set.photos.moments(rows)
                 model.feature_mean.copy_(mean)
                 model.feature_var.copy_(var)
 
@@ -294,7 +294,7 @@ class Training(Stoppable):
                 "a smaller --learning_rate or --max_grad_norm often helps"
             )
 
-    def validate(self, log: Log | None) -> None:
+    def validate(self) -> None:
         """Print and log figures on the validation split, and save a checkpoint."""
         self.check_steps()
         figures = evaluate_split(self.model, self.val_set, self.accelerator, self.options)
@@ -305,9 +305,9 @@ class Training(Stoppable):
         if loss < progress["best"]:
             progress |= {"best": loss, "best_step": step, "worse": 0}
         progress["validation"] = {"step": step, **figures}
-        if log:
-            log.write(step=step, split="val", **figures)
-            log.draw(force=False)
+        if self.log:
+            self.log.write(step=step, split="val", **figures)
+            self.log.draw(force=False)
         self.save()
         self.print(
             f"step {step}: validation −ELBO {loss:.2f} nats per story, perplexity "
@@ -340,7 +340,7 @@ class Training(Stoppable):
             with tqdm.external_write_mode():
                 cli.say(text)
 
-    def write_log(self, log: Log | None, bar: tqdm, since: float, schedules: dict) -> None:
+    def write_log(self, bar: tqdm, since: float, schedules: dict) -> None:
         """A line of the log: the terms' means per story since the last one."""
         sums = self.sum_window()
         self.window.zero_()
@@ -350,19 +350,19 @@ class Training(Stoppable):
         bar.set_postfix_str(
             f"NLL {nll:.3f} per token, KL {terms['kl']:.2f} per story, {speed:.0f} stories/s"
         )
-        if log:
+        if self.log:
             step = self.progress["step"]
-            log.write(step=step, split="train", **terms, **schedules, stories_per_second=speed)
+            self.log.write(step=step, split="train", **terms, **schedules, stories_per_second=speed)
 
     def run(self) -> int:
         """Train to the end, or until a signal or --patience stops it. Returns the exit status."""
-        options, progress, log = self.options, self.progress, None
+        options, progress = self.options, self.progress
         if self.resumed:
             self.update_derived()
         elif options.overwrite:
             self.save()  # from here on --resume resumes this training
         if self.is_main:
-            log = Log(self.directory, options, progress["versions"], progress["step"])
+            self.log = Log(self.directory, options, progress["versions"], progress["step"])
         bar = tqdm(
             total=self.total_steps,
             initial=progress["step"],
@@ -379,11 +379,11 @@ class Training(Stoppable):
             step = progress["step"]
             is_last = step >= self.total_steps
             if step % options.logging_steps == 0 or is_last:
-                self.write_log(log, bar, since, schedules)
+                self.write_log(bar, since, schedules)
                 since = time.perf_counter()
             validates = step % self.eval_steps == 0 or is_last
             if validates:
-                self.validate(log)
+                self.validate()
                 since = time.perf_counter()
             stops = any(gather_object([self.stop]))  # a signal may reach one of several processes
             if stops and not validates:
@@ -391,8 +391,8 @@ class Training(Stoppable):
             if stops or self.is_complete:
                 break
         bar.close()
-        if log:
-            log.draw()
+        if self.log:
+            self.log.draw()
         self.accelerator.end_training()
         if not self.is_complete:
             self.print(f"stopped at step {step} and saved; the same command with --resume resumes")
@@ -431,9 +431,8 @@ def evaluate_only(options: TrainOptions) -> None:
 
 def train(options: TrainOptions) -> int:
     """Start or resume the training that the options describe. Returns the exit status."""
-    train_path, val_path = find_splits(options)
-    options.train_data_path, options.val_data_path = str(train_path), str(val_path)
-    training = Training(options, train_path, val_path, read_resumed(options))
+    find_splits(options)
+    training = Training(options, read_resumed(options))
     progress = training.progress
     for name, data in (("training", training.train_set), ("validation", training.val_set)):
         shortened = ""

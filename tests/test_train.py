@@ -8,7 +8,6 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -179,6 +178,7 @@ def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_
 def training(data):
     options = TrainOptions(
         train_data_path=str(data / "train.json"),
+        val_data_path=str(data / "val.json"),
         n_layer=1,
         n_head=2,
         n_embd=16,
@@ -186,7 +186,7 @@ def training(data):
         image_positions=2,
         plan="deterministic",
     )
-    return train.Training(options, data / "train.json", data / "val.json", None)
+    return train.Training(options, None)
 
 
 def test_validation_does_not_depend_on_the_batch_size(training):
@@ -228,10 +228,7 @@ def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
     """A posterior that is the prior has its means in the middle and its samples where the prior's
     fall."""
     options = dataclasses.replace(training.options, plan="cvae", output_dir=str(tmp_path))
-    paths = map(
-        Path, (options.train_data_path, Path(options.train_data_path).with_name("val.json"))
-    )
-    fresh = train.Training(options, *paths, None)
+    fresh = train.Training(options, None)
     model = fresh.model
     with torch.no_grad():
         for mlp in (model.prior_mlp, model.posterior_mlp):

@@ -5,6 +5,7 @@ the optimizer) and the `step-<number>` of save_total_limit are further names of 
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -218,17 +219,17 @@ def versions() -> dict[str, str | None]:
 def read_progress(path: Path) -> dict:
     """The progress in a checkpoint. Raises UserError where it is something else."""
     expected = "the progress of a training, as train.py writes it beside a model"
-    kinds = {"step": int, "worse": int, "best": (int, float), "options": dict, "data": dict}
-    kinds |= {"validation": dict, "window": list}
-    progress = read_json(path, expected)
-    try:
-        progress = {"validation": {}} | progress
-        fits = all(isinstance(progress[name], kind) for name, kind in kinds.items())
-        numbers = [progress["step"], progress["worse"], *progress["window"]]
-        fits = fits and len(numbers) == len(SUMS) + 2
-        fits = fits and progress["step"] >= 0 and all(abs(float(x)) < 1e300 for x in numbers)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise UserError(f"{path}: something else; expected {expected}")
-    return progress
+    match read_json(path, expected):
+        case {
+            "step": int(step),
+            "worse": int(),
+            "best": int() | float(),
+            "options": dict(),
+            "data": dict(),
+            "validation": dict(),
+            "window": list(window),
+        } as progress:
+            are_sums = all(isinstance(x, float) and math.isfinite(x) for x in window)
+            if step >= 0 and are_sums and len(window) == len(SUMS):
+                return progress
+    raise UserError(f"{path}: something else; expected {expected}")

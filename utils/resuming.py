@@ -16,8 +16,8 @@ from utils.stories import SPLIT_SHAPE
 from utils.train_options import TrainOptions, allowed_changes, option_names
 
 
-def find_splits(options: TrainOptions) -> tuple[Path, Path]:
-    """The paths of both splits; what was not named is printed."""
+def find_splits(options: TrainOptions) -> None:
+    """Name the splits that the options do not name, and print them."""
     train_path = options.train_data_path or latest_split("train")
     if train_path is None:
         raise UserError(
@@ -34,7 +34,7 @@ def find_splits(options: TrainOptions) -> tuple[Path, Path]:
     for path in (train_path, val_path):
         if not path.is_file():
             raise UserError(f"{path}: no such file; expected {SPLIT_SHAPE}")
-    return train_path, val_path
+    options.train_data_path, options.val_data_path = str(train_path), str(val_path)
 
 
 def read_resumed(options: TrainOptions) -> dict | None:
@@ -90,7 +90,7 @@ def check_data(options: TrainOptions, data: dict[str, str], progress: dict) -> N
             )
 
 
-def describe_data(path: Path, dataset: Dataset) -> str:
+def describe_data(path: str, dataset: Dataset) -> str:
     """A split in a few words, which change when the data do."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
