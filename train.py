@@ -19,22 +19,14 @@ from pathlib import Path
 from utils import cli
 from utils.cli import UserError
 from utils.files import directory_lock, write_json
-from utils.train_options import (
-    OBJECTIVE,
-    TrainOptions,
-    allowed_changes,
-    get_beta,
-    get_bow_scale,
-    get_lr,
-    parse,
-)
+from utils.train_options import OBJECTIVE, TrainOptions, get_beta, get_bow_scale, get_lr, parse
 
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import gather_object, send_to_device, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -56,11 +48,11 @@ from utils.checkpoint import (
 )
 from utils.gaussian import Noise
 from utils.loading import BEST, LATEST, load_decoder, load_encoder
-from utils.processes import get_accelerator, over_processes, shard
-from utils.resuming import describe_data, find_splits, read_resumed
+from utils.processes import get_accelerator, shard, sum_over_processes
+from utils.resuming import check_data, describe_data, find_splits, read_resumed
 from utils.signals import Stoppable
 from utils.tokenizer import load_data_tokenizer
-from utils.train_log import BAGS, TERMS, Log, summary_writer
+from utils.train_log import SUMS, TERMS, Log
 
 ADAM_BETAS = (0.9, 0.95)  # 0.95, not 0.999, as is common for transformers
 
@@ -101,14 +93,14 @@ def parameter_groups(model: PlanCVAE, weight_decay: float) -> list[dict]:
     """Matrices decay; biases, gains, embeddings and single vectors do not."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     embeddings.add(id(model.no_photo))
-    trained = [p for p in model.parameters() if p.requires_grad]
-    decays = [p.dim() >= 2 and id(p) not in embeddings for p in trained]
-    groups = [
-        {"params": [p for p, d in zip(trained, decays) if d], "weight_decay": weight_decay},
-        {"params": [p for p, d in zip(trained, decays) if not d], "weight_decay": 0.0},
+    groups = {True: [], False: []}
+    for p in model.parameters():
+        if p.requires_grad:
+            groups[p.dim() >= 2 and id(p) not in embeddings].append(p)
+    return [
+        {"params": groups[True], "weight_decay": weight_decay},
+        {"params": groups[False], "weight_decay": 0.0},
     ]
-    assert sum(len(group["params"]) for group in groups) == len(trained), "missing or doubled"
-    return groups
 
 
 def get_loader(
@@ -138,75 +130,75 @@ def evaluate_split(
 class Training(Stoppable):
     """A training in progress: the model, the optimizer, and how far it is."""
 
-    def __init__(
-        self, options: TrainOptions, train_path: Path, val_path: Path, progress: dict | None
-    ):
+    def __init__(self, options: TrainOptions, progress: dict | None):
+        """progress: of the checkpoint that is resumed."""
         self.options, self.directory = options, Path(options.output_dir)
         self.resumed = progress is not None
-        start = {"step": 0, "best": math.inf, "best_step": None, "worse": 0}
-        self.progress = start | {"id": uuid.uuid4().hex} | (progress or {})
-        self.progress["stopped_early"] = 0 < options.patience <= self.progress["worse"]
+        self.progress = {"step": 0, "best": math.inf, "best_step": None, "worse": 0}
+        self.progress |= {"validation": {}, "window": [0.0] * len(SUMS), "id": uuid.uuid4().hex}
+        self.progress |= progress or {}
         self.accelerator = get_accelerator(options)
         self.is_main = self.prints = self.accelerator.is_main_process
         set_seed(options.seed)
-        self.load_model(train_path)
-        self.load_data(train_path, val_path)
+        self.load_model()
+        self.load_data()
         freeze_unused(self.model, options)
-        self.wrap_model()
+        self.prepare()
         self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
         self.steps_per_epoch = math.ceil(len(self.batches) / options.gradient_accumulation_steps)
         steps = max(1, round(options.num_train_epochs * self.steps_per_epoch))
         self.total_steps = options.max_steps or steps
         self.eval_steps = options.eval_steps or self.steps_per_epoch
-        self.stop_requested = False  # by a signal to any of several processes
-        self.unchecked = []  # losses and gradient norms since the last check
-        # Sums of the terms, tokens and stories since the last line of the log; in a checkpoint
-        # those of all processes.
-        self.window = torch.zeros(len(TERMS) + 2, device=self.accelerator.device)
-        window = self.progress.get("window", [])
-        if self.is_main and len(window) == len(self.window):
-            self.window += torch.tensor(window, device=self.accelerator.device)
+        self.log = None  # of the main process
+        self.unchecked = []  # of steps: their number, stories, sums and gradient norm
+        # SUMS since the last line of the log; a checkpoint holds those of all processes.
+        self.window = torch.zeros(len(SUMS), device=self.accelerator.device)
+        if self.is_main:
+            self.window += torch.tensor(self.progress["window"], device=self.window.device)
 
-    def load_model(self, train_path: Path) -> None:
+    @property
+    def stopped_early(self) -> bool:
+        return 0 < self.options.patience <= self.progress["worse"]
+
+    @property
+    def is_complete(self) -> bool:
+        return self.progress["step"] >= self.total_steps or self.stopped_early
+
+    def load_model(self) -> None:
         if self.resumed:
             with cli.flag("--resume"):
                 self.model, self.tokenizer = load_checkpoint(self.directory / LATEST)
         else:
-            self.tokenizer = load_data_tokenizer(train_path.parent / "tokenizer")
-            self.model = build_model(self.options, self.tokenizer, train_path.parent)
+            data_dir = Path(self.options.train_data_path).parent
+            self.tokenizer = load_data_tokenizer(data_dir / "tokenizer")
+            self.model = build_model(self.options, self.tokenizer, data_dir)
 
-    def load_data(self, train_path: Path, val_path: Path) -> None:
+    def load_data(self) -> None:
         model, options = self.model, self.options
         positions = options.image_positions, model.max_length
-        self.train_set, self.val_set = (
-            StoryDataset.load(path, self.tokenizer, *positions, model.image_encoder)
-            for path in (train_path, val_path)
-        )
-        data = {
-            "training": describe_data(train_path, self.train_set),
-            "validation": describe_data(val_path, self.val_set),
+        paths = {"training": options.train_data_path, "validation": options.val_data_path}
+        splits = {
+            name: StoryDataset.load(path, self.tokenizer, *positions, model.image_encoder)
+            for name, path in paths.items()
         }
-        before = self.progress.get("data") or data
-        for split, name in (("training", "train_data_path"), ("validation", "val_data_path")):
-            if data[split] != before.get(split) and name not in allowed_changes(options):
-                raise UserError(
-                    f"--resume {self.directory / LATEST}: other {split} data ({before.get(split)} "
-                    f"then, {data[split]} now); the same data, or --allow_changed {name}, or "
-                    "--overwrite"
-                )
+        data = {name: describe_data(path, splits[name]) for name, path in paths.items()}
+        if self.resumed:
+            check_data(options, data, self.progress)
         self.progress |= {"data": data, "versions": versions()}
+        self.train_set, self.val_set = splits.values()
         model.config.text = self.train_set.text
         if self.train_set.photos.kind == "features":
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
-                stories = self.train_set.photo_rows
-                rows = [row for story in stories for row in story if row is not None]
+                rows = [
+                    row for rows in self.train_set.photo_rows for row in rows if row is not None
+                ]
                 mean, var = self.train_set.photos.moments(rows)
                 model.feature_mean.copy_(mean)
                 model.feature_var.copy_(var)
 
-    def wrap_model(self) -> None:
-        """Prepare the model and its optimizer for the processes."""
+    def prepare(self) -> None:
+        """The optimizer, and the model as the processes share it."""
         options, accelerator = self.options, self.accelerator
         # self.model is asked at validation: DDP would wait for the others at every batch
         if options.fsdp:
@@ -220,7 +212,7 @@ class Training(Stoppable):
             path = self.directory / LATEST / OPTIMIZER
             advice = "expected the state that train.py wrote"
             with cli.loading(f"--resume {path}", advice, tried=""):
-                load_optimizer(self.model, self.optimizer.optimizer, path)
+                load_optimizer(self.model, adamw, path)
             if accelerator.scaler is not None and "scaler" in self.progress:
                 accelerator.scaler.load_state_dict(self.progress["scaler"])
 
@@ -237,29 +229,29 @@ class Training(Stoppable):
                 yield batches
 
     def take_step(self, batches: list[dict]) -> tuple[Tensor, dict[str, float]]:
-        """One optimizer step. Returns this process's sums of the terms, and the schedules."""
+        """One optimizer step. Returns this process's SUMS, and the schedules."""
         options, step, accelerator = self.options, self.progress["step"], self.accelerator
         set_seed((options.seed * 1_000_003 + step) % 2**32, device_specific=True)  # for dropout
         lr = get_lr(step, self.total_steps, options)
         beta = get_beta(step, self.total_steps, options)
         bow_scale = get_bow_scale(step, self.total_steps, options)
         objective = {name: getattr(options, name) for name in OBJECTIVE}
-        for name in ("bow_weight", "future_bow_weight"):
-            objective[name] *= bow_scale
+        objective["bow_weight"] *= bow_scale
+        objective["future_bow_weight"] *= bow_scale
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
         # The loss is divided by the tokens of the whole step: a mean of means over unequal batches
         # would weigh them wrongly.
-        tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in batches)
-        totals = torch.tensor([tokens, bool(self.stop)], device=accelerator.device)
-        num_tokens, self.stop_requested = accelerator.reduce(totals)
-        sums = 0
+        num_tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in batches)
+        num_tokens = accelerator.reduce(torch.tensor(num_tokens, device=accelerator.device))
+        sums, stories = 0, []
         for i, batch in enumerate(batches):
-            stories, counts = batch["index"], Shard.counts(batch)
-            noise_seed = [options.seed, step]
+            counts = Shard.counts(batch)
+            stories += batch["index"].tolist()
             plan_size = self.model.config.plan_size
-            batch["noise"] = Noise.sample(stories, batch["beat_mask"], plan_size, noise_seed)
+            seed = [options.seed, step]
+            batch["noise"] = Noise.sample(batch["index"], batch["beat_mask"], plan_size, seed)
             batch = send_to_device(batch, accelerator.device, non_blocking=True)
             is_last = i == len(batches) - 1
             with nullcontext() if is_last else accelerator.no_sync(self.ddp):
@@ -267,79 +259,70 @@ class Training(Stoppable):
                     out = self.ddp(**batch, beta=beta, num_tokens=num_tokens, **objective)
                 # the processes' gradients are averaged, and should be added
                 accelerator.backward(out.loss * (counts * accelerator.num_processes))
-            terms = [out[name].detach() for name in (*TERMS, "tokens")]
-            terms.append(torch.tensor(len(stories), device=accelerator.device))
-            sums = sums + counts * torch.stack([term.float() for term in terms])
-            self.unchecked.append((step, stories.tolist(), out.loss.detach(), sums))
+            terms = [out[name].detach().float() for name in (*TERMS, "tokens")]
+            terms.append(out.loss.new_tensor(len(batch["index"])))
+            sums = sums + counts * torch.stack(terms)
         norm = accelerator.clip_grad_norm_(self.ddp.parameters(), options.max_grad_norm or math.inf)
-        if accelerator.scaler is None:  # which skips steps whose gradients overflow
-            stories = [i for batch in batches for i in batch["index"].tolist()]
-            norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
-            self.unchecked.append((step, stories, norm, None))
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if accelerator.scaler is not None:  # which skips steps whose gradients overflow
+            norm = torch.zeros_like(norm)
+        self.unchecked.append((step, stories, torch.cat([sums, norm[None]])))
         if accelerator.device.type == "cpu":  # a GPU would have to be waited for
-            self.check_finite()
+            self.check_steps()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.progress["step"] += 1
         return sums, {"lr": lr, "beta": beta, "bow_scale": bow_scale}
 
-    def check_finite(self, of_any_process: bool = False) -> None:
-        """Raise UserError at a loss or gradient since the last check that is not finite."""
-        bad = next((entry for entry in self.unchecked if not entry[2].isfinite()), None)
-        self.unchecked = []
-        is_bad = torch.tensor(bad is not None).double()
-        if bad is None:
-            if of_any_process and over_processes(self.accelerator, is_bad):
-                self.raise_not_finite("a loss is not finite in another process")
-            return
-        step, stories, value, terms = bad
-        if terms is None:
-            found = f"step {step}: gradient not finite (its norm is {value.item()}"
-        else:
-            values = dict(zip(TERMS, terms.tolist()))
-            names = [name for name, x in values.items() if not math.isfinite(x)] or ["loss"]
-            found = f"step {step}: {' and '.join(names)} not finite ({values}"
-        ids = ", ".join(str(self.train_set.ids[i]) for i in stories[:32])
-        self.raise_not_finite(f"{found}; stories {ids}{' …' if len(stories) > 32 else ''})")
+    def check_steps(self) -> None:
+        """Raise UserError where a step since the last check was not finite. (Every process finds
+        the same norm.)"""
+        for step, stories, values in self.unchecked:
+            ids = ", ".join(str(self.train_set.ids[i]) for i in stories[:32])
+            values = dict(zip((*SUMS, "gradient"), values.tolist()))
+            self.check_finite(f"step {step}", values, f" (stories {ids})")
+        self.unchecked.clear()
 
-    def raise_not_finite(self, found: str) -> None:
-        latest = self.directory / LATEST
-        remains = "there is no checkpoint yet"
-        if latest.is_dir():
-            remains = f"{latest} holds the last good checkpoint"
-        raise UserError(
-            f"{found}; {remains}; a smaller --learning_rate or --max_grad_norm often helps"
-        )
+    def check_finite(self, where: str, values: dict[str, float], what: str = "") -> None:
+        bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            latest = self.directory / LATEST
+            kept = f"{latest} holds the last good checkpoint"
+            raise UserError(
+                f"{where}: not finite: {', '.join(bad)}{what}; "
+                f"{kept if latest.is_dir() else 'there is no checkpoint yet'}; "
+                "a smaller --learning_rate or --max_grad_norm often helps"
+            )
 
-    def validate(self, log: Log | None) -> str:
-        """Figures on the validation split, and a checkpoint. Returns a line to print."""
-        self.check_finite(of_any_process=True)
+    def validate(self) -> None:
+        """Print and log figures on the validation split, and save a checkpoint."""
+        self.check_steps()
         figures = evaluate_split(self.model, self.val_set, self.accelerator, self.options)
-        progress, step = self.progress, self.progress["step"]
-        loss = figures["elbo_loss"]
-        if not math.isfinite(loss):
-            names = [name for name in TERMS if not math.isfinite(figures[name])]
-            self.raise_not_finite(f"validation at step {step}: {' and '.join(names)} not finite")
-        is_best = loss < progress["best"]
-        if is_best:
-            progress |= {"best": loss, "best_step": step}
-        progress["worse"] = 0 if is_best else progress["worse"] + 1
-        progress["stopped_early"] = 0 < self.options.patience <= progress["worse"]
+        progress, step, loss = self.progress, self.progress["step"], figures["elbo_loss"]
+        terms = {name: figures[name] for name in TERMS}
+        self.check_finite(f"validation at step {step}", terms)
+        progress["worse"] += 1
+        if loss < progress["best"]:
+            progress |= {"best": loss, "best_step": step, "worse": 0}
         progress["validation"] = {"step": step, **figures}
-        if log:
-            log.write(step=step, split="val", **figures)
-            log.draw(force=False)
+        if self.log:
+            self.log.write(step=step, split="val", **figures)
+            self.log.draw(force=False)
         self.save()
-        return (
+        self.print(
             f"step {step}: validation −ELBO {loss:.2f} nats per story, perplexity "
             f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units "
-            f"{figures['active_units_per_beat']}{', the best so far' if is_best else ''}"
+            f"{figures['active_units_per_beat']}{'' if progress['worse'] else ', the best so far'}"
         )
+
+    def sum_window(self) -> dict[str, float]:
+        """SUMS since the last line of the log, over all processes."""
+        self.check_steps()
+        return sum_over_processes(dict(zip(SUMS, self.window.tolist())))
 
     def save(self) -> None:
         """Write the latest checkpoint, from which any number of processes can resume."""
-        self.check_finite(of_any_process=True)
-        window = over_processes(self.accelerator, self.window.cpu().double()).tolist()
+        window = list(self.sum_window().values())
         progress = self.progress | {"options": dataclasses.asdict(self.options), "window": window}
         if self.accelerator.scaler is not None:
             progress["scaler"] = self.accelerator.scaler.state_dict()
@@ -357,31 +340,29 @@ class Training(Stoppable):
             with tqdm.external_write_mode():
                 cli.say(text)
 
-    def write_log(self, log: Log | None, bar: tqdm, since: float, schedules: dict) -> None:
+    def write_log(self, bar: tqdm, since: float, schedules: dict) -> None:
         """A line of the log: the terms' means per story since the last one."""
-        self.check_finite()
-        totals = over_processes(self.accelerator, self.window.cpu().double())
-        totals = dict(zip((*TERMS, "tokens", "stories"), totals.tolist(), strict=True))
-        speed = totals["stories"] / (time.perf_counter() - since)
-        terms = {name: totals[name] / totals["stories"] for name in TERMS}
-        nll = totals["nll"] / totals["tokens"]
+        sums = self.sum_window()
+        self.window.zero_()
+        speed = sums["stories"] / (time.perf_counter() - since)
+        terms = {name: sums[name] / sums["stories"] for name in TERMS}
+        nll = sums["nll"] / sums["tokens"]
         bar.set_postfix_str(
             f"NLL {nll:.3f} per token, KL {terms['kl']:.2f} per story, {speed:.0f} stories/s"
         )
-        if log:
+        if self.log:
             step = self.progress["step"]
-            log.write(step=step, split="train", **terms, **schedules, stories_per_second=speed)
-        self.window.zero_()
+            self.log.write(step=step, split="train", **terms, **schedules, stories_per_second=speed)
 
     def run(self) -> int:
         """Train to the end, or until a signal or --patience stops it. Returns the exit status."""
-        options, progress, log = self.options, self.progress, None
+        options, progress = self.options, self.progress
         if self.resumed:
             self.update_derived()
         elif options.overwrite:
             self.save()  # from here on --resume resumes this training
         if self.is_main:
-            log = Log(self.directory, options, progress["versions"], progress["step"])
+            self.log = Log(self.directory, options, progress["versions"], progress["step"])
         bar = tqdm(
             total=self.total_steps,
             initial=progress["step"],
@@ -398,35 +379,30 @@ class Training(Stoppable):
             step = progress["step"]
             is_last = step >= self.total_steps
             if step % options.logging_steps == 0 or is_last:
-                self.write_log(log, bar, since, schedules)
+                self.write_log(bar, since, schedules)
                 since = time.perf_counter()
             validates = step % self.eval_steps == 0 or is_last
             if validates:
-                self.print(self.validate(log))
+                self.validate()
                 since = time.perf_counter()
-            if is_last or progress["stopped_early"]:
-                break
-            # A signal may reach one of several processes: they have exchanged it in take_step.
-            several = self.accelerator.num_processes > 1
-            if self.stop_requested if several else self.stop:
-                if not validates:
-                    self.save()
+            stops = any(gather_object([self.stop]))  # a signal may reach one of several processes
+            if stops and not validates:
+                self.save()
+            if stops or self.is_complete:
                 break
         bar.close()
-        if log:
-            log.draw()
-        status = 0
-        if progress["stopped_early"]:
+        if self.log:
+            self.log.draw()
+        self.accelerator.end_training()
+        if not self.is_complete:
+            self.print(f"stopped at step {step} and saved; the same command with --resume resumes")
+            return 128 + (self.stop or signal.SIGTERM)
+        if self.stopped_early:
             worse = progress["worse"]
             self.print(f"stopped early: {worse} validations without a better −ELBO (--patience)")
-        elif not is_last:
-            self.print(f"stopped at step {step} and saved; the same command with --resume resumes")
-            status = 128 + (self.stop or signal.SIGTERM)
-        if status == 0:
-            best = self.directory / BEST
-            self.print(f"best model: {best}; log.jsonl and training.png are beside it")
-        self.accelerator.end_training()
-        return status
+        best = self.directory / BEST
+        self.print(f"best model: {best}; log.jsonl and training.png are beside it")
+        return 0
 
 
 def evaluate_only(options: TrainOptions) -> None:
@@ -434,8 +410,7 @@ def evaluate_only(options: TrainOptions) -> None:
     path = Path(options.output_dir) / LATEST / PROGRESS
     if path.is_file():  # a term of weight 0 was not trained
         trained = read_progress(path)["options"]
-        names = [f"{name}_weight" for name in BAGS]
-        weights = {name: trained[name] for name in names if name in trained}
+        weights = {name: trained[name] for name in trained if name.endswith("bow_weight")}
         options = dataclasses.replace(options, **weights)
     accelerator = get_accelerator(options)
     with cli.flag("--output_dir"):
@@ -456,9 +431,8 @@ def evaluate_only(options: TrainOptions) -> None:
 
 def train(options: TrainOptions) -> int:
     """Start or resume the training that the options describe. Returns the exit status."""
-    train_path, val_path = find_splits(options)
-    options.train_data_path, options.val_data_path = str(train_path), str(val_path)
-    training = Training(options, train_path, val_path, read_resumed(options))
+    find_splits(options)
+    training = Training(options, read_resumed(options))
     progress = training.progress
     for name, data in (("training", training.train_set), ("validation", training.val_set)):
         shortened = ""
@@ -466,8 +440,7 @@ def train(options: TrainOptions) -> int:
             longest = training.model.max_length
             shortened = f", {data.shortened} of them shortened to {longest} positions"
         training.print(f"{name}: {len(data)} stories{shortened}, photos as {data.photos.kind}")
-    is_complete = progress["step"] >= training.total_steps or progress["stopped_early"]
-    if training.resumed and is_complete:
+    if training.resumed and training.is_complete:
         training.update_derived()
         training.print(
             f"{options.output_dir}: this training is complete ({progress['step']} steps, −ELBO "
@@ -487,12 +460,8 @@ def main() -> int | None:
     options = parse()
     if options.evaluate is not None:
         return evaluate_only(options)
-    if options.tensorboard:
-        summary_writer()  # refused before anything is loaded
-    lock = nullcontext()
-    if cli.first_process():
-        lock = directory_lock(options.output_dir, "--output_dir")
-    with lock:
+    lock = directory_lock(options.output_dir, "--output_dir")
+    with lock if cli.first_process() else nullcontext():
         return train(options)
 
 

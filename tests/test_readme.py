@@ -5,7 +5,6 @@ import dataclasses
 import json
 import re
 import shlex
-import sys
 
 import pytest
 from conftest import EXPERIMENTS, ROOT, parser_of
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from utils import cli
 from utils.files import directory_lock, write_json
+from utils.train_log import SUMS
 from utils.train_options import TrainOptions
 
 SCRIPTS = ["CDE_score.py", "dataset.py", "generate.py", "train.py"]
@@ -113,6 +113,7 @@ def wrecks(tmp_path_factory, make_model, tokenizer):
         TrainOptions(train_data_path="train.json", val_data_path="val.json")
     )
     progress = {"step": 40, "best": 9.5, "best_step": 40, "worse": 0, "options": options}
+    progress |= {"data": {}, "validation": {}, "window": [0.0] * len(SUMS)}
     write_json(tmp_path / "output/latest/progress.json", progress)
 
     for folder, names in {"holiday": "ab", "empty": "", "album": "abcdefghijklmnop"}.items():
@@ -149,7 +150,8 @@ def troubles():
 def test_what_is_wrong_is_said_in_that_line(command, said, wrecks, script, monkeypatch):
     """The line of the page, where … stands for anything, is all that the command prints on
     stderr."""
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # it may be installed here
+    # it may be installed here
+    monkeypatch.setattr("utils.train_options.find_spec", lambda name: None)
     with directory_lock(wrecks / "busy", "--output_dir"):
         done = script(*command, cwd=wrecks)
     pattern = ".*".join(map(re.escape, said.split("…")))

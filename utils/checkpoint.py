@@ -5,6 +5,7 @@ the optimizer) and the `step-<number>` of save_total_limit are further names of 
 """
 
 import json
+import math
 import os
 import platform
 import shutil
@@ -16,6 +17,7 @@ import torch
 import transformers
 from huggingface_hub import ModelCard, ModelCardData
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -27,6 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from utils.cli import UserError
 from utils.files import atomic_write, read_json, recover, remove, write_json
 from utils.loading import BEST, LATEST, quiet_transformers
+from utils.train_log import SUMS
 
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)  # whole tensors, also under FSDP
@@ -50,14 +53,18 @@ def save_checkpoint(
     # tied weights once
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     weights = {name: tensor.contiguous() for name, tensor in weights.items() if name in names}
-    moments = {f"{name}:{key}": x for name, entry in state.items() for key, x in entry.items()}
     with atomic_write(path) as directory:
         with quiet_transformers():
             model.save_pretrained(directory, state_dict=weights)
             tokenizer.save_pretrained(directory)
         model_card(model, progress).save(directory / "README.md")
-        save_file(moments, directory / OPTIMIZER)
+        save_file(flatten(state), directory / OPTIMIZER)
         write_json(directory / PROGRESS, progress)
+
+
+def flatten(state: dict[str, dict]) -> dict[str, Tensor]:
+    """An optimizer's tensors by "parameter:name"."""
+    return {f"{name}:{key}": x for name, entry in state.items() for key, x in entry.items()}
 
 
 def load_optimizer(model: PreTrainedModel, optimizer: torch.optim.Optimizer, path: Path) -> None:
@@ -67,15 +74,11 @@ def load_optimizer(model: PreTrainedModel, optimizer: torch.optim.Optimizer, pat
         return
     options = StateDictOptions(full_state_dict=True)  # in all processes
     state = get_optimizer_state_dict(model, optimizer, options=options)
-    expected = {
-        f"{n}:{k}": x.shape for n, entry in state["state"].items() for k, x in entry.items()
-    }
-    for key in sorted(expected.keys() | tensors.keys()):
-        tensor = tensors.get(key)
-        if tensor is None or tensor.shape != expected.get(key) or not tensor.isfinite().all():
-            raise UserError(
-                f"{path}: {key!r} does not fit the model; expected the training's state"
-            )
+    expected = flatten(state["state"])
+    shapes, expected_shapes = ({key: x.shape for key, x in y.items()} for y in (tensors, expected))
+    if shapes != expected_shapes:
+        raise UserError(f"{path}: does not fit the model; expected the training's own state")
+    for key, tensor in tensors.items():
         name, entry = key.rsplit(":", 1)
         state["state"][name][entry] = tensor
     set_optimizer_state_dict(model, optimizer, state, options=options)
@@ -96,9 +99,9 @@ def copy_checkpoint(source: Path, target: Path, without: tuple = ()) -> None:
 
 def kept_steps(directory: Path) -> list[Path]:
     """The checkpoints of save_total_limit, the oldest first."""
-    paths = directory.glob(f"{STEP}*")
-    steps = {path: path.name.removeprefix(STEP) for path in paths}
-    return sorted((path for path in steps if steps[path].isdecimal()), key=lambda x: int(steps[x]))
+    steps = [path.name.removeprefix(STEP) for path in directory.glob(f"{STEP}*")]
+    steps = sorted(filter(str.isdecimal, steps), key=int)
+    return [directory / f"{STEP}{step}" for step in steps]
 
 
 def belongs_to(path: Path, progress: dict) -> bool:
@@ -122,39 +125,24 @@ def update_derived(directory: Path, progress: dict, save_total_limit: int) -> No
         copy_checkpoint(latest, best, without=(OPTIMIZER, PROGRESS))
     elif progress["best_step"] is None and best.exists():
         remove(best)
-    was_validated = progress.get("validation", {}).get("step") == progress["step"]
-    if save_total_limit and was_validated:
+    if save_total_limit and progress["validation"].get("step") == progress["step"]:
         copy_checkpoint(latest, directory / f"{STEP}{progress['step']}")
-    own = [path for path in kept_steps(directory) if belongs_to(path, progress)]
-    for path in kept_steps(directory):
+    kept = kept_steps(directory)
+    own = [path for path in kept if belongs_to(path, progress)]
+    for path in kept:
         if path not in own[-save_total_limit:]:  # with a limit of 0 all that are its own stay
             remove(path)
 
 
-def model_card(model: PreTrainedModel, progress: dict) -> ModelCard:
-    """README.md of a checkpoint."""
-    options, versions, figures = (
-        progress["options"],
-        progress["versions"],
-        progress.get("validation", {}),
-    )
-    about = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-to-text",
-        tags=["visual-storytelling", "conditional-vae", "plan-cvae"],
-    )
-    parameters = sum(p.numel() for p in model.parameters()) / 1e6
-    lines = [f"- {split}: {data}" for split, data in progress["data"].items()]
-    lines += [f"- {name}: {version}" for name, version in versions.items()]
-    return ModelCard(f"""---
-{about.to_yaml()}
+CARD = """---
+{about}
 ---
 
 # plan-CVAE for visual storytelling
 
 Writes one sentence per photo, each under a plan (a latent vector) drawn from the photos and
-sentences before it. A conditional VAE around GPT-2: {parameters:.1f} M parameters, photos by
-{model.image_encoder.config.arch}, `plan` {model.config.plan}, after {progress["step"]} steps.
+sentences before it. A conditional VAE around GPT-2: {millions:.1f} M parameters, photos by
+{config.image_encoder[arch]}, `plan` {config.plan}, after {progress[step]} steps.
 
 ## Use
 
@@ -173,33 +161,52 @@ model, tokenizer = load_checkpoint("<this folder>")
 
 ## Validation
 
-Figures on `{options["val_data_path"]}`, nats per story where not said:
+Figures on `{progress[options][val_data_path]}`, nats per story where not said:
 
 ```json
-{json.dumps(figures, indent=1)}
+{figures}
 ```
 
 ## Training
 
-{chr(10).join(lines)}
+{versions}
 
 ```json
-{json.dumps(options, indent=1, ensure_ascii=False)}
+{options}
 ```
 
 A story is as good as the data: the model knows the world of its training stories alone.
-""")
+"""
+
+
+def model_card(model: PreTrainedModel, progress: dict) -> ModelCard:
+    """README.md of a checkpoint."""
+    about = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-to-text",
+        tags=["visual-storytelling", "conditional-vae", "plan-cvae"],
+    )
+    lines = [f"- {name}: {x}" for name, x in (progress["data"] | progress["versions"]).items()]
+    card = CARD.format(
+        about=about.to_yaml(),
+        config=model.config,
+        millions=sum(p.numel() for p in model.parameters()) / 1e6,
+        progress=progress,
+        figures=json.dumps(progress["validation"], indent=1),
+        versions="\n".join(lines),
+        options=json.dumps(progress["options"], indent=1, ensure_ascii=False),
+    )
+    return ModelCard(card)
 
 
 def versions() -> dict[str, str | None]:
     """What the training runs with."""
-    try:
+    commit = None
+    if shutil.which("git"):
         command = ["git", "describe", "--always", "--dirty"]
         folder = Path(__file__).parent
         done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
         commit = done.stdout.strip() or None
-    except OSError:  # no git here
-        commit = None
     return {
         "commit": commit,
         "python": platform.python_version(),
@@ -212,17 +219,17 @@ def versions() -> dict[str, str | None]:
 def read_progress(path: Path) -> dict:
     """The progress in a checkpoint. Raises UserError where it is something else."""
     expected = "the progress of a training, as train.py writes it beside a model"
-    progress = read_json(path, expected)
-    kinds = {"step": int, "worse": int, "best": (int, float), "options": dict, "data": dict}
-    kinds |= {"validation": dict, "window": list}
-    defaults = {"data": {}, "validation": {}, "window": []}
-    try:
-        progress = defaults | progress
-        fits = all(isinstance(progress[name], kind) for name, kind in kinds.items())
-        numbers = [progress["step"], progress["worse"], *progress["window"]]
-        fits = fits and progress["step"] >= 0 and all(abs(float(x)) < 1e300 for x in numbers)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        fits = False
-    if not fits:
-        raise UserError(f"{path}: something else; expected {expected}")
-    return progress
+    match read_json(path, expected):
+        case {
+            "step": int(step),
+            "worse": int(),
+            "best": int() | float(),
+            "options": dict(),
+            "data": dict(),
+            "validation": dict(),
+            "window": list(window),
+        } as progress:
+            are_sums = all(isinstance(x, float) and math.isfinite(x) for x in window)
+            if step >= 0 and are_sums and len(window) == len(SUMS):
+                return progress
+    raise UserError(f"{path}: something else; expected {expected}")

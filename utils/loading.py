@@ -5,18 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import (
-    AutoTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError, flag, loading
 from utils.files import read_json, recover
 from utils.image_encoder import ImageEncoder, not_finite
+from utils.tokenizer import load_data_tokenizer
 from utils.train_options import TrainOptions
 
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
@@ -127,21 +122,15 @@ def load_model_and_tokenizer(
     advice = "expected the complete directory that train.py wrote"
     model = load_model(kind, place, advice)
     with loading(str(place), advice, tried=""), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(
-            place, local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = load_data_tokenizer(place, advice)
         largest_id = max(tokenizer.get_vocab().values())
-        rules = tokenizer.backend_tokenizer.to_str()
-        tokenizer(["a"])  # wrong settings show only then
+        tokenizer.backend_tokenizer.to_str()  # damaged rules show only then
     vocab_size = model.decoder.config.vocab_size
-    if len(tokenizer) != vocab_size or largest_id >= vocab_size:
-        raise UserError(
-            f"{place}: its tokenizer has {len(tokenizer)} tokens, its model {vocab_size}"
-        )
+    same_size = len(tokenizer) == vocab_size and largest_id < vocab_size
     same_eos = tokenizer.eos_token_id == model.config.eos_token_id
-    if not rules or tokenizer.pad_token_id is None or not same_eos:
+    if not same_size or not same_eos or tokenizer.pad_token_id is None:
         raise UserError(
-            f"{place}: its tokenizer is not its model's ([eos], [pad]); expected train.py's own "
-            "files"
+            f"{place}: its tokenizer is not its model's: its tokenizer has {len(tokenizer)} "
+            f"tokens, its model {vocab_size}; expected train.py's own files, with [eos] and [pad]"
         )
     return model, tokenizer

@@ -1,22 +1,21 @@
 """The processes and devices that share the work."""
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 
 import torch
 from accelerate import Accelerator, PartialState
-from torch import Tensor
+from accelerate.utils import gather_object
 
 from utils.cli import UserError
 from utils.train_options import TrainOptions
 
 
 def best_device() -> torch.device:
-    """The CUDA or Apple GPU where there is one, else the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The GPU where there is one, CUDA's or Apple's or another that torch knows, else the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 @contextlib.contextmanager
@@ -32,20 +31,22 @@ def join_processes() -> Iterator[PartialState]:
 
 def get_accelerator(options: TrainOptions) -> Accelerator:
     """The Accelerator that TrainOptions describe."""
-    if options.mixed_precision == "fp16" and not torch.cuda.is_available():
+    precision = options.mixed_precision
+    if precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16: needs a CUDA GPU; expected auto, no or bf16 here")
-    auto = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "no"
-    return Accelerator(
-        mixed_precision=auto if options.mixed_precision == "auto" else options.mixed_precision,
-        cpu=best_device().type == "cpu",  # several processes talk by gloo then
-    )
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "no"
+    # on a CPU several processes talk by gloo
+    return Accelerator(mixed_precision=precision, cpu=best_device().type == "cpu")
 
 
-def over_processes(accelerator: Accelerator, sums: Tensor) -> Tensor:
-    """The sum of a float64 tensor over all processes."""
-    if accelerator.num_processes == 1:  # Apple's GPUs have no float64
-        return sums
-    return accelerator.reduce(sums.to(accelerator.device)).cpu()
+def sum_over_processes(sums: Mapping) -> Counter:
+    """Numbers, or tensors on the CPU, by name: summed over all processes."""
+    totals = Counter()
+    for share in gather_object([sums]):
+        totals.update(share)
+    return totals
 
 
 def shard(model: torch.nn.Module, accelerator: Accelerator) -> torch.nn.Module:

@@ -16,8 +16,8 @@ from utils.stories import SPLIT_SHAPE
 from utils.train_options import TrainOptions, allowed_changes, option_names
 
 
-def find_splits(options: TrainOptions) -> tuple[Path, Path]:
-    """The paths of both splits; what was not named is printed."""
+def find_splits(options: TrainOptions) -> None:
+    """Name the splits that the options do not name, and print them."""
     train_path = options.train_data_path or latest_split("train")
     if train_path is None:
         raise UserError(
@@ -33,9 +33,8 @@ def find_splits(options: TrainOptions) -> tuple[Path, Path]:
             print(f"validating on {val_path} (--val_data_path names another)")
     for path in (train_path, val_path):
         if not path.is_file():
-            found = "a folder" if path.is_dir() else "no such file"
-            raise UserError(f"{path}: {found}; expected {SPLIT_SHAPE}")
-    return train_path, val_path
+            raise UserError(f"{path}: no such file; expected {SPLIT_SHAPE}")
+    options.train_data_path, options.val_data_path = str(train_path), str(val_path)
 
 
 def read_resumed(options: TrainOptions) -> dict | None:
@@ -67,26 +66,31 @@ def read_resumed(options: TrainOptions) -> dict | None:
         )
     progress = read_progress(latest / PROGRESS)
     now, before = dataclasses.asdict(options), progress["options"]
-    if unknown := sorted(before.keys() - now.keys()):
-        raise UserError(
-            f"--resume {latest}: of another version of this code, with other options "
-            f"({', '.join(unknown)}); --overwrite starts again"
-        )
     allowed = option_names("free") | allowed_changes(options)
-    changed = [name for name in before if name not in allowed and now[name] != before[name]]
+    changed = [name for name in before if name not in allowed and now.get(name) != before[name]]
     if changed:
-        changes = "; ".join(f"--{name} was {before[name]}, now {now[name]}" for name in changed)
-        allow = f"allow it (--allow_changed {','.join(changed)}), "
-        if option_names("of_model") & set(changed):
-            allow = ""
+        changes = "; ".join(f"--{name} was {before[name]}, now {now.get(name)}" for name in changed)
+        advice = "keep its options"
+        if option_names(None).issuperset(changed):
+            advice += f", allow it (--allow_changed {','.join(changed)})"
         raise UserError(
-            f"--resume {latest}: another training ({changes}); keep its options, {allow}or "
-            "--overwrite"
+            f"--resume {latest}: another training ({changes}); {advice}, or --overwrite"
         )
     return progress
 
 
-def describe_data(path: Path, dataset: Dataset) -> str:
+def check_data(options: TrainOptions, data: dict[str, str], progress: dict) -> None:
+    """Raise UserError where a split is not the one that the training began with."""
+    for split, name in (("training", "train_data_path"), ("validation", "val_data_path")):
+        before = progress["data"].get(split)
+        if data[split] != before and name not in allowed_changes(options):
+            raise UserError(
+                f"--resume {options.output_dir}: other {split} data ({before} then, {data[split]} "
+                f"now); the same data, or --allow_changed {name}, or --overwrite"
+            )
+
+
+def describe_data(path: str, dataset: Dataset) -> str:
     """A split in a few words, which change when the data do."""
     with open(path, "rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -25,13 +25,12 @@ class Stoppable:
     def stoppable(self) -> Iterator[None]:
         """Within it SIGINT and SIGTERM ask to stop."""
         self.pid = os.getpid()  # not that of the workers, which get the signals too
-        before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if handler not in (signal.SIG_IGN, None):  # one that is ignored stays so
-                before[number] = signal.signal(number, self.ask_to_stop)
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [number for number in before if before[number] != signal.SIG_IGN]
+        for number in heard:  # one that is ignored stays so
+            signal.signal(number, self.ask_to_stop)
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            for number in heard:
+                signal.signal(number, before[number])

@@ -66,9 +66,11 @@ def load_tokenizer(name_or_path: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_data_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer that dataset.py has left beside the data. Raises UserError."""
-    advice = "expected the tokenizer that dataset.py leaves beside the data"
+def load_data_tokenizer(
+    path: Path, advice: str = "expected the tokenizer that dataset.py leaves beside the data"
+) -> PreTrainedTokenizerBase:
+    """The tokenizer that dataset.py has left beside the data, or train.py in a checkpoint. Raises
+    UserError, which ends with `advice`."""
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; {advice}")
     with loading(str(path), advice, tried=""):

@@ -11,18 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils import cli
-from utils.cli import UserError
 from utils.files import atomic_write, reraise_with_path, save_figure
 
 BAGS = ("bow", "future_bow", "photo_bow", "state_bow")  # the bag-of-words terms
 TERMS = ("nll", "kl", *BAGS, "dynamics")
-# Shares of posterior means and samples within so many standard deviations of the prior, and what
-# they would be if the posteriors were samples of it.
+SUMS = (*TERMS, "tokens", "stories")  # over the batches of a training
+# Shares of posterior means and samples within so many standard deviations of the prior: were the
+# posteriors samples of it, the shares would be 50 and 90 %.
 WITHIN = {
-    "means_within_50": ("means", 0.67449, 0.5),
-    "means_within_90": ("means", 1.64485, 0.9),
-    "samples_within_50": ("samples", 0.67449, 0.5),
-    "samples_within_90": ("samples", 1.64485, 0.9),
+    "means_within_50": ("means", 0.67449),
+    "means_within_90": ("means", 1.64485),
+    "samples_within_50": ("samples", 0.67449),
+    "samples_within_90": ("samples", 1.64485),
 }
 PANELS = (  # title, label of the y axis, scale, {name in the log: label}, of the validation
     ("terms of the loss", "nats per story", "symlog", {name: name for name in TERMS}),
@@ -57,17 +57,6 @@ def read_log(path: Path) -> list[dict]:
     return lines
 
 
-def summary_writer() -> type:
-    """torch's SummaryWriter. Raises UserError where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError(
-            "--tensorboard: the package is not installed; pip install tensorboard, or do without"
-        ) from None
-    return SummaryWriter
-
-
 class Log:
     """JSON lines in output_dir/log.jsonl and their figure, training.png."""
 
@@ -80,22 +69,24 @@ class Log:
         with atomic_write(self.path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
         if options.tensorboard:
-            purge_step = resumed_at + 1 if resumed_at else None  # hides the repeated steps
-            self.board = summary_writer()(directory / "tensorboard", purge_step=purge_step)
+            from torch.utils.tensorboard import SummaryWriter
 
-    def write(self, **line) -> None:
+            purge_step = resumed_at + 1 if resumed_at else None  # hides the repeated steps
+            self.board = SummaryWriter(directory / "tensorboard", purge_step=purge_step)
+
+    def write(self, step: int, split: str, **figures) -> None:
+        line = {"step": step, "split": split, **figures}
         self.lines.append(line)
         with reraise_with_path(self.path, self.path), self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self.board is None:
             return
-        for name in line.keys() - {"step", "split"}:
-            tag, value, step = f"{line['split']}/{name}", line[name], line["step"]
+        for name, value in figures.items():
+            scalars = {name: value}
             if isinstance(value, list):
-                for beat, x in enumerate(value, start=1):
-                    self.board.add_scalar(f"{tag}/beat {beat}", x, step)
-            else:
-                self.board.add_scalar(tag, value, step)
+                scalars = {f"{name}/beat {beat}": x for beat, x in enumerate(value, start=1)}
+            for tag, x in scalars.items():
+                self.board.add_scalar(f"{split}/{tag}", x, step)
         self.board.flush()
 
     def draw(self, force: bool = True) -> None:
@@ -130,15 +121,13 @@ class Log:
     ) -> None:
         """A figure over the steps; one of several beats as a line per beat."""
         lines = [x for x in self.lines if x.get("split") == split and name in x]
-        if not lines:
-            return
         steps, values = [x["step"] for x in lines], [x[name] for x in lines]
         if divide_by_peak:
             values = [x / (max(values) or 1) for x in values]
-        if not isinstance(values[0], list):
+        if lines and isinstance(values[0], list):
+            dashes = "--" if "information" in name else "-"
+            for beat, y in enumerate(zip(*values)):
+                text = f"{label} {beat + 1}"
+                axis.plot(steps, y, dashes, color=f"C{beat}", label=text, **style)
+        elif lines:
             axis.plot(steps, values, label=label, **style)
-            return
-        dashes = "--" if "information" in name else "-"
-        for beat, of_beat in enumerate(zip(*values), start=1):
-            text, color = f"{label} {beat}", f"C{beat - 1}"
-            axis.plot(steps, of_beat, dashes, color=color, label=text, **style)

@@ -3,14 +3,16 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
 
 from utils import cli
 from utils.cli import OUTPUT_DIR, PLANS, UserError, option
 
 # A resumed training may change the options that are `free`; those `of_model` are in the model that
 # a checkpoint holds; any other makes another training unless --allow_changed names it.
-FREE, OF_MODEL = {"changes": "free"}, {"changes": "of_model"}
-SHARE = {"low": 0, "high": 1}
+free_option = partial(option, changes="free")
+model_option = partial(option, changes="of_model")
 
 
 @dataclass
@@ -18,37 +20,35 @@ class TrainOptions:
     """Every option of a training."""
 
     # data and output
-    train_data_path: str | None = option(
-        None, "training split (.json; default: the newest)", **FREE
+    train_data_path: str | None = free_option(None, "training split (.json; default: the newest)")
+    val_data_path: str | None = free_option(
+        None, "validation split (default: val.json beside the training split)"
     )
-    val_data_path: str | None = option(
-        None, "validation split (default: val.json beside the training split)", **FREE
-    )
-    output_dir: str = option(OUTPUT_DIR, "for checkpoints, log and figure", **FREE)
-    resume: bool = option(False, "resume the latest checkpoint in output_dir, if any", **FREE)
-    allow_changed: str = option("", "options that --resume may change", metavar="NAMES", **FREE)
-    overwrite: bool = option(False, "replace the training in output_dir", **FREE)
-    evaluate: str | None = option(
-        None, "train nothing: figures of the best model on this split", metavar="SPLIT", **FREE
+    output_dir: str = free_option(OUTPUT_DIR, "for checkpoints, log and figure")
+    resume: bool = free_option(False, "resume the latest checkpoint in output_dir, if any")
+    allow_changed: str = free_option("", "options that --resume may change", metavar="NAMES")
+    overwrite: bool = free_option(False, "replace the training in output_dir")
+    evaluate: str | None = free_option(
+        None, "train nothing: figures of the best model on this split", metavar="SPLIT"
     )
 
     # model
-    decoder: str = option(
-        "scratch", "GPT-2 by name (gpt2, distilgpt2 …) or local path; or scratch", **OF_MODEL
+    decoder: str = model_option(
+        "scratch", "GPT-2 by name (gpt2, distilgpt2 …) or local path; or scratch"
     )
-    n_layer: int = option(3, "decoder from scratch: blocks", low=1, **OF_MODEL)
-    n_head: int = option(4, "decoder from scratch: attention heads", low=1, **OF_MODEL)
-    n_embd: int = option(256, "decoder from scratch: width", low=1, **OF_MODEL)
-    n_positions: int = option(512, "decoder from scratch: longest story", low=8, **OF_MODEL)
-    dropout: float = option(
-        0.0, "dropout in decoder and latent dynamic module", **SHARE, **OF_MODEL
+    n_layer: int = model_option(3, "decoder from scratch: blocks", low=1)
+    n_head: int = model_option(4, "decoder from scratch: attention heads", low=1)
+    n_embd: int = model_option(256, "decoder from scratch: width", low=1)
+    n_positions: int = model_option(512, "decoder from scratch: longest story", low=8)
+    dropout: float = model_option(
+        0.0, "dropout in decoder and latent dynamic module", low=0, high=1
     )
-    image_positions: int = option(4, "sequence positions per photo", low=1, **OF_MODEL)
-    train_encoder: bool = option(True, "train the image encoder, where data are pixels", **OF_MODEL)
-    plan: str = option("cvae", "the plan, or an ablation of it", choices=PLANS, **OF_MODEL)
-    plan_size: int = option(32, "width of the plan", low=1, **OF_MODEL)
-    detach_dynamics_target: bool = option(
-        False, "keep the dynamics loss from moving the states that it predicts", **OF_MODEL
+    image_positions: int = model_option(4, "sequence positions per photo", low=1)
+    train_encoder: bool = model_option(True, "train the image encoder, where data are pixels")
+    plan: str = model_option("cvae", "the plan, or an ablation of it", choices=PLANS)
+    plan_size: int = model_option(32, "width of the plan", low=1)
+    detach_dynamics_target: bool = model_option(
+        False, "keep the dynamics loss from moving the states that it predicts"
     )
 
     # objective
@@ -63,19 +63,17 @@ class TrainOptions:
         1.0, "bag of words of the later sentences from the plan, likewise", low=0
     )
     bow_final_scale: float = option(
-        0.2, "scale of these two weights after four fifths of the steps", **SHARE
+        0.2, "scale of these two weights after four fifths of the steps", low=0, high=1
     )
     photo_bow_weight: float = option(
         0.5, "bag of words from the photo, which teaches the image encoder", low=0
     )
-    state_bow_weight: float = option(
-        1.0, "bag of words from the predicted state", low=0, **OF_MODEL
-    )
+    state_bow_weight: float = model_option(1.0, "bag of words from the predicted state", low=0)
     dynamics_weight: float = option(3.0, "error of the predicted state", low=0)
     posterior_dropout: float = option(
-        0.7, "share of beats whose posterior sees the observed change alone", **SHARE
+        0.7, "share of beats whose posterior sees the observed change alone", low=0, high=1
     )
-    photo_dropout: float = option(0.1, "share of stories without their photos", **SHARE)
+    photo_dropout: float = option(0.1, "share of stories without their photos", low=0, high=1)
 
     # optimisation
     num_train_epochs: float = option(4.0, "passes over the training stories", low=0)
@@ -92,22 +90,22 @@ class TrainOptions:
         "auto", "auto: bf16 where the GPU can, else no", choices=("auto", "no", "bf16", "fp16")
     )
     seed: int = option(0, "random seed", low=0)
-    num_workers: int = option(0, "processes that read photos; 0: none", low=0, **FREE)
-    fsdp: bool = option(False, "shard model, gradients and moments over the processes", **FREE)
+    num_workers: int = free_option(0, "processes that read photos; 0: none", low=0)
+    fsdp: bool = free_option(False, "shard model, gradients and moments over the processes")
 
     # logging
-    logging_steps: int = option(10, "steps between lines of the log", low=1, **FREE)
+    logging_steps: int = free_option(10, "steps between lines of the log", low=1)
     eval_steps: int = option(0, "steps between validations; 0: once an epoch", low=0)
-    patience: int = option(
-        0, "validations without a better −ELBO before stopping; 0: never", low=0, **FREE
+    patience: int = free_option(
+        0, "validations without a better −ELBO before stopping; 0: never", low=0
     )
-    iwae_samples: int = option(
-        0, "samples of the importance-weighted bound at validation; 0: none", low=0, **FREE
+    iwae_samples: int = free_option(
+        0, "samples of the importance-weighted bound at validation; 0: none", low=0
     )
-    save_total_limit: int = option(
-        0, "newest validated checkpoints to keep beside best and latest", low=0, **FREE
+    save_total_limit: int = free_option(
+        0, "newest validated checkpoints to keep beside best and latest", low=0
     )
-    tensorboard: bool = option(False, "log to output_dir/tensorboard too", **FREE)
+    tensorboard: bool = free_option(False, "log to output_dir/tensorboard too")
 
 
 # options that the model's forward takes by name
@@ -117,10 +115,10 @@ OBJECTIVE = (
 )  # fmt: skip
 
 
-def option_names(changes: str) -> set[str]:
-    """The options that are "free" or "of_model"."""
+def option_names(*changes: str | None) -> set[str]:
+    """The options that are "free", "of_model", or None of these."""
     fields = dataclasses.fields(TrainOptions)
-    return {field.name for field in fields if field.metadata.get("changes") == changes}
+    return {field.name for field in fields if field.metadata.get("changes") in changes}
 
 
 def parser() -> cli.Parser:
@@ -135,22 +133,21 @@ def parse(arguments: list[str] | None = None) -> TrainOptions:
     cli.check_bounds(options)
     if options.num_train_epochs == 0:
         raise UserError("--num_train_epochs 0.0: expected more than 0")
-    names = {field.name for field in dataclasses.fields(TrainOptions)}
-    of_model = option_names("of_model")
-    for name in allowed_changes(options):
-        if name not in names - of_model:
-            found = "of the model, which exists" if name in of_model else "no option"
-            raise UserError(
-                f"--allow_changed {name}: {found}; expected options' names, as in "
-                "learning_rate,num_train_epochs"
-            )
+    if options.tensorboard and find_spec("tensorboard") is None:
+        raise UserError(
+            "--tensorboard: the package is not installed; pip install tensorboard, or do without"
+        )
+    for name in allowed_changes(options) - option_names("free", None):
+        raise UserError(
+            f"--allow_changed {name}: no option, or one of the model, which exists; expected "
+            "options' names, as in learning_rate,num_train_epochs"
+        )
     return options
 
 
 def allowed_changes(options: TrainOptions) -> set[str]:
     """The names in --allow_changed."""
-    names = (name.strip().removeprefix("--") for name in options.allow_changed.split(","))
-    return set(filter(None, names))
+    return set(options.allow_changed.replace("--", "").replace(",", " ").split())
 
 
 # --------------------------------------------------------------------------------------- schedules
