@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object, send_to_device, set_seed
+from accelerate.utils import send_to_device, set_seed
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
@@ -52,7 +52,7 @@ from utils.processes import get_accelerator, shard, sum_over_processes
 from utils.resuming import check_data, describe_data, find_splits, read_resumed
 from utils.signals import Stoppable
 from utils.tokenizer import load_data_tokenizer
-from utils.train_log import SUMS, TERMS, Log
+from utils.train_log import BAGS, SUMS, TERMS, Log
 
 ADAM_BETAS = (0.9, 0.95)  # 0.95, not 0.999, as is common for transformers
 
@@ -150,6 +150,7 @@ class Training(Stoppable):
         self.total_steps = options.max_steps or steps
         self.eval_steps = options.eval_steps or self.steps_per_epoch
         self.log = None  # of the main process
+        self.stop_requested = False  # by a signal to any of several processes
         self.unchecked = []  # of steps: their number, stories, sums and gradient norm
         # SUMS since the last line of the log; a checkpoint holds those of all processes.
         self.window = torch.zeros(len(SUMS), device=self.accelerator.device)
@@ -190,9 +191,8 @@ class Training(Stoppable):
         if self.train_set.photos.kind == "features":
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
-                rows = [
-                    row for rows in self.train_set.photo_rows for row in rows if row is not None
-                ]
+                stories = self.train_set.photo_rows
+                rows = [row for story in stories for row in story if row is not None]
                 mean, var = self.train_set.photos.moments(rows)
                 model.feature_mean.copy_(mean)
                 model.feature_var.copy_(var)
@@ -243,8 +243,9 @@ class Training(Stoppable):
 
         # The loss is divided by the tokens of the whole step: a mean of means over unequal batches
         # would weigh them wrongly.
-        num_tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in batches)
-        num_tokens = accelerator.reduce(torch.tensor(num_tokens, device=accelerator.device))
+        tokens = sum(len(batch["words"]) * Shard.counts(batch) for batch in batches)
+        totals = torch.tensor([tokens, bool(self.stop)], device=accelerator.device)
+        num_tokens, self.stop_requested = accelerator.reduce(totals)
         sums, stories = 0, []
         for i, batch in enumerate(batches):
             counts = Shard.counts(batch)
@@ -287,11 +288,12 @@ class Training(Stoppable):
         bad = [f"{name} {value}" for name, value in values.items() if not math.isfinite(value)]
         if bad:
             latest = self.directory / LATEST
-            kept = f"{latest} holds the last good checkpoint"
+            remains = "there is no checkpoint yet"
+            if latest.is_dir():
+                remains = f"{latest} holds the last good checkpoint"
             raise UserError(
-                f"{where}: not finite: {', '.join(bad)}{what}; "
-                f"{kept if latest.is_dir() else 'there is no checkpoint yet'}; "
-                "a smaller --learning_rate or --max_grad_norm often helps"
+                f"{where}: not finite: {', '.join(bad)}{what}; {remains}; a smaller "
+                "--learning_rate or --max_grad_norm often helps"
             )
 
     def validate(self) -> None:
@@ -385,7 +387,9 @@ class Training(Stoppable):
             if validates:
                 self.validate()
                 since = time.perf_counter()
-            stops = any(gather_object([self.stop]))  # a signal may reach one of several processes
+            # A signal may reach one of several processes: they have exchanged it in take_step.
+            several = self.accelerator.num_processes > 1
+            stops = self.stop_requested if several else self.stop
             if stops and not validates:
                 self.save()
             if stops or self.is_complete:
@@ -410,7 +414,8 @@ def evaluate_only(options: TrainOptions) -> None:
     path = Path(options.output_dir) / LATEST / PROGRESS
     if path.is_file():  # a term of weight 0 was not trained
         trained = read_progress(path)["options"]
-        weights = {name: trained[name] for name in trained if name.endswith("bow_weight")}
+        names = [f"{name}_weight" for name in BAGS]
+        weights = {name: trained[name] for name in names if name in trained}
         options = dataclasses.replace(options, **weights)
     accelerator = get_accelerator(options)
     with cli.flag("--output_dir"):

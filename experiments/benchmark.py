@@ -39,10 +39,11 @@ def parse(arguments: list[str] | None = None):
     if unknown := set(options.parts) - set(PARTS):
         raise UserError(f"{min(unknown)}: unknown part; expected {', '.join(PARTS)}")
     options.output = options.output.removesuffix(".json")
-    if Path(options.output).is_dir():
-        raise UserError(
-            f"--output {options.output}: a folder; expected the name of the files to write"
-        )
+    for path in (options.output, f"{options.output}.json"):
+        if Path(path).is_dir():
+            raise UserError(
+                f"--output {options.output}: a folder; expected the name of the files to write"
+            )
     return options
 
 
@@ -51,6 +52,7 @@ if __name__ == "__main__":
 
 import contextlib
 import io
+import platform
 import subprocess
 import sys
 import tempfile
@@ -235,7 +237,8 @@ def make_row(what: str, unit: str, seconds: dict, work: dict, ours: str = "ours"
     row = {"what": what, "unit": unit, "seconds": seconds, "rates": {}, "ratios": {}}
     for name, rate in rates.items():
         row["rates"][name] = np.quantile(rate, MEDIAN_AND_RANGE).tolist()
-        row["ratios"][name] = np.quantile(rates[ours] / rate, MEDIAN_AND_RANGE).tolist()
+        if name in ("limit", "reference"):
+            row["ratios"][name] = np.quantile(rates[ours] / rate, MEDIAN_AND_RANGE).tolist()
     return row
 
 
@@ -306,11 +309,14 @@ def measure_training(setup: Setup) -> dict:
     return {"rows": rows, "figures": figures}
 
 
-def bare_loss(decoder: GPT2LMHeadModel, batch: dict) -> torch.Tensor:
-    """GPT-2 alone over the same tokens: the loss of the predicted words."""
+def bare_logits(decoder: GPT2LMHeadModel, batch: dict) -> torch.Tensor:
+    """GPT-2 alone over the same tokens: logits (N, V) of predicted words."""
     states = decoder.transformer(input_ids=batch["input_ids"], use_cache=False)[0]
-    logits = decoder.lm_head(states.flatten(0, 1)[batch["word_at"]])
-    return F.cross_entropy(logits.float(), batch["words"])
+    return decoder.lm_head(states.flatten(0, 1)[batch["word_at"]])
+
+
+def bare_loss(decoder: GPT2LMHeadModel, batch: dict) -> torch.Tensor:
+    return F.cross_entropy(bare_logits(decoder, batch).float(), batch["words"])
 
 
 def measure_generation(setup: Setup) -> dict:
@@ -356,8 +362,8 @@ def generation_functions(
         for t in range(first, BEATS + 1):
             length = t * (setup.image_positions + 1) + (t - 1) * (WORDS + 2)
             ids = torch.zeros(count, length, dtype=torch.long, device=device)
-            mask = torch.ones_like(ids)
-            decoder.generate(ids, attention_mask=mask, generation_config=settings)
+            read = torch.ones_like(ids)
+            decoder.generate(ids, attention_mask=read, generation_config=settings)
 
     def word_by_word(turn: int) -> None:
         sentences, features = story_for_reference(stories, 0, device)
@@ -416,7 +422,7 @@ def measure_scoring(setup: Setup) -> dict:
     @torch.inference_mode()
     def limit(turn: int) -> None:
         for part in indices:
-            bare_loss(decoder, setup.batch(stories, part))
+            bare_logits(decoder, setup.batch(stories, part))
 
     def ours(turn: int) -> None:
         CDE_score.trace_stories(model, stories, setup.special.pad, 32)
@@ -471,7 +477,7 @@ def measure_startup(setup: Setup) -> dict:
         folder = Path(folder)
         (folder / "photos").mkdir()
         draw_photos(folder / "photos", BEATS, setup.options.seed)
-        setup.decoder_fields = TINY | {"vocab_size": len(setup.tokenizer)}
+        setup.decoder_fields = TINY | {"vocab_size": len(setup.tokenizer), "n_embd": 64}
         setup.encoder = ImageEncoderConfig(arch="resnet18", image_size=64)
         for item in (setup.build_model(), setup.tokenizer):
             with quiet_transformers():
@@ -496,10 +502,14 @@ def measure_startup(setup: Setup) -> dict:
 def speed_table(rows: list[dict]) -> Table:
     table = []
     for row in rows:
-        cells = [row["rates"].get(name) for name in ("reference", "limit", "ours")]
-        cells += [row["ratios"].get(name) for name in ("reference", "limit")]
-        cells = ["{:.3g} [{:.3g}, {:.3g}]".format(*x) if x else "–" for x in cells]
-        table.append([f"{row['what']} ({row['unit']}/s)", *cells])
+        cells = [f"{row['what']} ({row['unit']}/s)"]
+        for name in ("reference", "limit", "ours"):
+            rate = row["rates"].get(name)
+            cells.append("{:.3g} [{:.3g}, {:.3g}]".format(*rate) if rate else "–")
+        for name in ("reference", "limit"):
+            ratio = row["ratios"].get(name)
+            cells.append("{:.3g} x [{:.3g}, {:.3g}]".format(*ratio) if ratio else "–")
+        table.append(cells)
     columns = ["", "reference", "limit", "ours", "ours / reference", "ours / limit"]
     return Table("Speed", columns, table, "Medians [least, most] over repetitions, in turns.")
 
@@ -520,7 +530,7 @@ def draw(rows: list[dict], path: str) -> None:
 def main() -> None:
     options = parse()
     setup = Setup(options)
-    device = torch.cuda.get_device_name() if setup.on_gpu else "CPU"
+    device = torch.cuda.get_device_name() if setup.on_gpu else platform.processor()
     machine = {"device": device, "threads": torch.get_num_threads(), "bf16": setup.bf16}
     results = {"options": vars(options), "machine": machine | versions()}
     for part in options.parts or PARTS:

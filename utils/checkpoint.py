@@ -76,7 +76,7 @@ def load_optimizer(model: PreTrainedModel, optimizer: torch.optim.Optimizer, pat
     state = get_optimizer_state_dict(model, optimizer, options=options)
     expected = flatten(state["state"])
     shapes, expected_shapes = ({key: x.shape for key, x in y.items()} for y in (tensors, expected))
-    if shapes != expected_shapes:
+    if shapes != expected_shapes or not all(x.isfinite().all() for x in tensors.values()):
         raise UserError(f"{path}: does not fit the model; expected the training's own state")
     for key, tensor in tensors.items():
         name, entry = key.rsplit(":", 1)
@@ -153,8 +153,6 @@ python generate.py <folder of photos> --checkpoint <this folder>
 ```
 
 ```python
-from transformers import PreTrainedModel
-from transformers import PreTrainedTokenizerBase
 from model import load_checkpoint
 model, tokenizer = load_checkpoint("<this folder>")
 ```

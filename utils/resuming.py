@@ -33,7 +33,8 @@ def find_splits(options: TrainOptions) -> None:
             print(f"validating on {val_path} (--val_data_path names another)")
     for path in (train_path, val_path):
         if not path.is_file():
-            raise UserError(f"{path}: no such file; expected {SPLIT_SHAPE}")
+            found = "a folder" if path.is_dir() else "no such file"
+            raise UserError(f"{path}: {found}; expected {SPLIT_SHAPE}")
     options.train_data_path, options.val_data_path = str(train_path), str(val_path)
 
 
@@ -66,10 +67,15 @@ def read_resumed(options: TrainOptions) -> dict | None:
         )
     progress = read_progress(latest / PROGRESS)
     now, before = dataclasses.asdict(options), progress["options"]
+    if unknown := sorted(before.keys() - now.keys()):
+        raise UserError(
+            f"--resume {latest}: of another version of this code, with other options "
+            f"({', '.join(unknown)}); --overwrite starts again"
+        )
     allowed = option_names("free") | allowed_changes(options)
-    changed = [name for name in before if name not in allowed and now.get(name) != before[name]]
+    changed = [name for name in before if name not in allowed and now[name] != before[name]]
     if changed:
-        changes = "; ".join(f"--{name} was {before[name]}, now {now.get(name)}" for name in changed)
+        changes = "; ".join(f"--{name} was {before[name]}, now {now[name]}" for name in changed)
         advice = "keep its options"
         if option_names(None).issuperset(changed):
             advice += f", allow it (--allow_changed {','.join(changed)})"

@@ -26,8 +26,8 @@ class Stoppable:
         """Within it SIGINT and SIGTERM ask to stop."""
         self.pid = os.getpid()  # not that of the workers, which get the signals too
         before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        heard = [number for number in before if before[number] != signal.SIG_IGN]
-        for number in heard:  # one that is ignored stays so
+        heard = [n for n in before if before[n] not in (signal.SIG_IGN, None)]
+        for number in heard:  # one that is ignored, or not Python's, stays so
             signal.signal(number, self.ask_to_stop)
         try:
             yield

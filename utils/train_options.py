@@ -147,7 +147,8 @@ def parse(arguments: list[str] | None = None) -> TrainOptions:
 
 def allowed_changes(options: TrainOptions) -> set[str]:
     """The names in --allow_changed."""
-    return set(options.allow_changed.replace("--", "").replace(",", " ").split())
+    names = (name.strip().removeprefix("--") for name in options.allow_changed.split(","))
+    return set(filter(None, names))
 
 
 # --------------------------------------------------------------------------------------- schedules
