@@ -3,10 +3,9 @@
     python -m experiments.benchmark                       all; writes output/benchmark.json and .png
     python -m experiments.benchmark training generation   some parts of it
 
-The reference's way is that of the public code for this model (feizc/Latent-Dynamics), by its cost:
-one story at a time, every word from a pass over all before it. The limit is the part of the work
-that no code around it can save, such as a bare GPT-2 over the same tokens. Weights, words and
-photos are random: nothing is downloaded.
+The reference's way is in reference.py. The limit is the part of the work that no code around it
+can save, such as a bare GPT-2 over the same tokens. Weights, words and photos are random: nothing
+is downloaded.
 """
 
 import argparse
@@ -67,12 +66,12 @@ import torch.nn.functional as F
 from accelerate.utils import send_to_device
 from matplotlib.figure import Figure
 from PIL import Image
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import CDE_score
 from dataset import StoryDataset, collate
+from experiments.reference import Reference, story_for_reference
 from generate import generate_stories
 from model import PlanCVAE, PlanCVAEConfig
 from train import ADAM_BETAS
@@ -154,57 +153,6 @@ class Setup:
     def batch(self, stories: StoryDataset, indices) -> dict:
         batch = collate([stories[i] for i in indices], self.special.pad)
         return send_to_device(batch, self.device)
-
-
-class Reference(nn.Module):
-    """How the public reference computes, by its cost: one story, beat by beat, no cache."""
-
-    def __init__(self, decoder: GPT2LMHeadModel, feature_size: int, image_positions: int):
-        super().__init__()
-        D = decoder.config.n_embd
-        self.decoder, self.image_positions = decoder, image_positions
-        self.project = nn.Linear(feature_size, image_positions * D)
-        self.head = nn.Linear(2 * D, decoder.config.vocab_size)  # over [h; z]
-
-    def forward(self, sentences: list, photos: torch.Tensor) -> torch.Tensor:
-        """Logits (L, V) of sentences (1-D ids) after their photos (F each)."""
-        parts = []
-        for words, photo in zip(sentences, photos):
-            images = self.project(photo).view(self.image_positions, -1)
-            parts += [images, self.decoder.transformer.wte(words)]
-        states = self.decoder.transformer(inputs_embeds=torch.cat(parts)[None], use_cache=False)[0]
-        return self.head(torch.cat([states[0], states[0]], -1))
-
-    def train_on(self, sentences: list, photos, optimizer, autocast) -> None:
-        """A step for each beginning of the story."""
-        for beats in range(2, len(sentences) + 1):
-            with autocast():
-                logits = self(sentences[:beats], photos[:beats]).float()
-                last = sentences[beats - 1]
-                loss = F.cross_entropy(logits[-len(last) : -1], last[1:])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-
-    @torch.inference_mode()
-    def write(self, sentences: list, photos, count: int, beams: int) -> list[int]:
-        """`count` words after the last sentence, one hypothesis at a time."""
-        hypotheses = [(0.0, [])]
-        for _ in range(count):
-            longer = []
-            for score, words in hypotheses:
-                last = torch.cat([sentences[-1], sentences[-1].new_tensor(words)])
-                log_p = self([*sentences[:-1], last], photos)[-1].float().log_softmax(-1)
-                best, ids = log_p.topk(beams)
-                longer += [(score + s, [*words, i]) for s, i in zip(best.tolist(), ids.tolist())]
-            hypotheses = sorted(longer, reverse=True)[:beams]
-        return hypotheses[0][1]
-
-
-def story_for_reference(stories: StoryDataset, i: int, device) -> tuple[list, torch.Tensor]:
-    special = stories.special
-    sentences = [[special.bos, *words, special.eos, special.dyn] for words in stories.sentences(i)]
-    return [torch.tensor(x, device=device) for x in sentences], stories[i]["photos"].to(device)
 
 
 # -------------------------------------------------------------------------------------- measuring
