@@ -153,14 +153,12 @@ SCORES = {CDE: cde_score, BOW_AGREEMENT: bow_agreement_score, MAX_KL: max_kl_sco
 
 
 @torch.inference_mode()
-def trace_stories(
-    model: PlanCVAE, dataset: StoryDataset, pad_id: int, batch_size: int = 32
-) -> list[Trace]:
+def trace_stories(model: PlanCVAE, dataset: StoryDataset, batch_size: int = 32) -> list[Trace]:
     """The Trace of every story, in the data's order."""
     traces = [None] * len(dataset)
     bar = tqdm(total=len(dataset), unit="story", desc="scoring", leave=False)
     for indices in BucketBatches(dataset.lengths, batch_size, shuffle=False):
-        batch = collate([dataset[i] for i in indices], pad_id)
+        batch = collate([dataset[i] for i in indices])
         batch = {name: value.to(model.device) for name, value in batch.items()}
         states = model.states(**batch)
         prior, posterior = model.plans(states)
@@ -194,7 +192,7 @@ def bow_agreement(model: PlanCVAE, states: States, batch: dict) -> Tensor:
     the sentence's words."""
     log_p = model.expected_words(states.predicted)  # M, V
     M, V = log_p.shape
-    is_word = batch["words"] != model.config.eos_token_id
+    is_word = batch["is_word"]
     places = batch["word_beat"][is_word] * V + batch["words"][is_word]
     places = places.unique()  # each word of a sentence once
     beat = places // V
@@ -312,7 +310,7 @@ def score_by_model(
         dataset = StoryDataset(stories, system.photos, tokenizer, *positions)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], dataset.shortened)
-        return trace_stories(model, dataset, tokenizer.pad_token_id, options.batch_size)
+        return trace_stories(model, dataset, options.batch_size)
 
     scores = SCORES
     if options.reference_log:

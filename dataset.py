@@ -60,64 +60,58 @@ from utils.preprocessing import (
 )
 from utils.processes import join_processes
 from utils.story_files import SPLITS
+from utils.structure import BOS, DYN, IMG, PAD
 from utils.tensors import Photos, take_photos
-from utils.tokenizer import (
-    SpecialIds,
-    encode,
-    load_data_tokenizer,
-    load_tokenizer,
-    special_ids,
-    train_tokenizer,
-)
+from utils.tokenizer import encode, load_data_tokenizer, load_tokenizer, train_tokenizer
 
 # -------------------------------------------------------------------------- one story, one sequence
 
 
-def pack(
-    sentences: list[list[int]], special: SpecialIds, image_positions: int
-) -> dict[str, Tensor]:
-    """One story as one sequence: `[img]*K [bos] words [eos] [dyn]` for each beat.
+def pack(sentences: list[list[int]], eos: int, image_positions: int) -> dict[str, Tensor]:
+    """One story as one sequence: `[img]*K [bos] words [dyn]` for each beat.
 
-    sentences: T lists of token ids. Returns 1-D long tensors. Of length L: input_ids and
-    segment_ids. Of length T: image_at (the last image position of each beat) and dyn_at (each
-    beat's [dyn]). Of length N, what is predicted: words (each sentence's and its [eos]), word_at
-    (the positions that predict them: [bos] the first word) and word_beat (their beats).
+    sentences: T lists of token ids; eos: the end of text, a label only. Returns 1-D tensors. Of
+    length L: input_ids, structural positions negative. Of length T: image_at (the last image
+    position of each beat) and dyn_at (each beat's [dyn]). Of length N, what is predicted: words
+    (each sentence's and eos), word_at (the positions that predict them: [bos] the first word),
+    word_beat (their beats) and is_word (False for eos).
     """
-    names = ("input_ids", "segment_ids", "image_at", "dyn_at", "words", "word_at", "word_beat")
+    names = ("input_ids", "image_at", "dyn_at", "words", "word_at", "word_beat", "is_word")
     fields = {name: [] for name in names}
     for t, sentence in enumerate(sentences):
-        first = len(fields["input_ids"]) + image_positions  # the position of [bos]
-        text = [special.bos, *sentence, special.eos, special.dyn]
-        fields["input_ids"] += [special.img] * image_positions + text
-        fields["segment_ids"] += [special.img] * image_positions + [special.txt] * len(text)
-        fields["image_at"].append(first - 1)
-        fields["dyn_at"].append(first + len(text) - 1)
-        predicted = text[1:-1]
-        fields["words"] += predicted
-        fields["word_at"] += range(first, first + len(predicted))
-        fields["word_beat"] += [t] * len(predicted)
-    return {name: torch.tensor(values, dtype=torch.long) for name, values in fields.items()}
+        bos = len(fields["input_ids"]) + image_positions
+        fields["input_ids"] += [IMG] * image_positions + [BOS, *sentence, DYN]
+        fields["image_at"].append(max(0, bos - 1))  # without image positions: what was read last
+        fields["dyn_at"].append(len(fields["input_ids"]) - 1)
+        fields["words"] += [*sentence, eos]
+        fields["word_at"] += range(bos, bos + len(sentence) + 1)
+        fields["word_beat"] += [t] * (len(sentence) + 1)
+        fields["is_word"] += [True] * len(sentence) + [False]
+    return {
+        name: torch.tensor(values, dtype=torch.bool if name == "is_word" else torch.long)
+        for name, values in fields.items()
+    }
 
 
 def story_length(sentences: list[list[int]], image_positions: int) -> int:
     """Positions that `pack` gives a story."""
-    return sum(image_positions + len(words) + 3 for words in sentences)
+    return sum(image_positions + len(words) + 2 for words in sentences)
 
 
 def truncate(sentences: list[list[int]], image_positions: int, max_length: int) -> list[list[int]]:
     """The sentences without the trailing beats that do not fit; a lone sentence is cut."""
     lengths = accumulate(story_length([words], image_positions) for words in sentences)
     fitting = sum(length <= max_length for length in lengths)
-    return sentences[:fitting] or [sentences[0][: max_length - image_positions - 3]]
+    return sentences[:fitting] or [sentences[0][: max_length - image_positions - 2]]
 
 
-def collate(examples: list[dict[str, Tensor]], pad_id: int) -> dict[str, Tensor]:
+def collate(examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Examples of StoryDataset -> one batch, padded on the right to its longest story (L) and most
     beats (T).
 
-    input_ids, segment_ids: (B, L) long, padded with pad_id. image_at, dyn_at: (B, T) long, 0 on
-    padded beats; beat_mask: (B, T) bool; beats: (M) long, the beats' places in B·T. words,
-    word_at, word_beat: (N) long, what is predicted, its place in B·L, and its beat of the M.
+    input_ids: (B, L) long, padded with PAD. image_at, dyn_at: (B, T) long, 0 on padded beats;
+    beat_mask: (B, T) bool; beats: (M) long, the beats' places in B·T. words, word_at, word_beat:
+    (N) long, what is predicted, its place in B·L, and its beat of the M; is_word: (N) bool.
     photos: (B, T, ...) float32 features or uint8 pixels, zeros where photo_mask (B, T) is False:
     photo missing or beat padded. index: (B), the stories' places in the split.
     """
@@ -125,11 +119,12 @@ def collate(examples: list[dict[str, Tensor]], pad_id: int) -> dict[str, Tensor]
     def pad(name: str, value: int = 0) -> Tensor:
         return pad_sequence([example[name] for example in examples], True, value)
 
-    batch = {name: pad(name, pad_id) for name in ("input_ids", "segment_ids")}
-    batch |= {name: pad(name) for name in ("image_at", "dyn_at", "photos", "photo_mask")}
+    batch = {name: pad(name) for name in ("image_at", "dyn_at", "photos", "photo_mask")}
+    batch["input_ids"] = pad("input_ids", PAD)
     batch["beat_mask"] = batch["dyn_at"] > 0  # a [dyn] stands after its image positions
     batch["beats"] = batch["beat_mask"].flatten().nonzero()[:, 0]
-    batch["words"] = torch.cat([example["words"] for example in examples])
+    for name in ("words", "is_word"):
+        batch[name] = torch.cat([example[name] for example in examples])
     L = batch["input_ids"].shape[1]
     word_at, word_beat, num_beats = [], [], 0
     for b, example in enumerate(examples):
@@ -163,15 +158,14 @@ class StoryDataset(Dataset):
         Measured on 40,155 made-up stories (5 sentences, 14 tokens each): 6 s on one core, so that
         tokens are on no disk.
         """
-        shortest = image_positions + 4
+        shortest = image_positions + 3
         if max_length < shortest:
             raise UserError(
                 f"a model of {max_length} positions holds no beat of {image_positions} image "
-                f"positions; expected at least {shortest} positions, for [bos], a word, [eos] and "
-                "[dyn] too"
+                f"positions; expected at least {shortest}, for [bos], a word and [dyn] too"
             )
         self.photos, self.image_positions = photos, image_positions
-        self.special = special_ids(tokenizer)
+        self.eos = tokenizer.eos_token_id
         self.text = "normalized"
         self.ids = [story.get("story_id") for story in stories]
         self.photo_rows = [[beat["photo"] for beat in story["beats"]] for story in stories]
@@ -218,7 +212,7 @@ class StoryDataset(Dataset):
     def __getitem__(self, i: int) -> dict[str, Tensor]:
         number = range(len(self))[i]  # a negative one counts from the end
         photos, photo_mask = take_photos(self.rows(number), self.photos)
-        packed = pack(self.sentences(number), self.special, self.image_positions)
+        packed = pack(self.sentences(number), self.eos, self.image_positions)
         return packed | {"photos": photos, "photo_mask": photo_mask, "index": i}
 
 

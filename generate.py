@@ -16,12 +16,13 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from itertools import groupby
 from pathlib import Path
 
 from utils import cli
 from utils.cli import UserError
-from utils.generate_options import check_model, parse, parser
+from utils.generate_options import check_model, fill_in, parse, parser
 
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
@@ -36,16 +37,18 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from dataset import StoryDataset, pack, story_length
-from model import PlanCVAE, load_checkpoint
+from model import PlanCVAE, load_checkpoint, normalise
 from utils.albums import read_albums, read_folder
 from utils.batches import split_into
+from utils.decoding import choose_decoding, generation_config, words_processors
 from utils.photos import open_photo
 from utils.plans import Sample, list_samples, plan_noise
 from utils.processes import best_device, join_processes
 from utils.screen import Screen, save_outputs
+from utils.structure import BOS, IMG, PAD
 from utils.tensors import take_photos
 from utils.text import one_line
-from utils.tokenizer import SpecialIds, encode, special_ids
+from utils.tokenizer import decode, encode
 
 # ---------------------------------------------------------------------------------------- one batch
 
@@ -71,46 +74,45 @@ class BatchDecoder:
     def __init__(
         self,
         model: PlanCVAE,
-        special: SpecialIds,
         image_embeddings: Tensor,
         settings: GenerationConfig,
         sentences: list[list[list[int]]],
     ):
-        self.model, self.special, self.settings = model, special, settings
+        self.model, self.settings = model, settings
+        # what blocks and penalises words is ours: it sees the words alone
+        self.plain_settings = deepcopy(settings)
+        self.plain_settings.update(no_repeat_ngram_size=None, repetition_penalty=None)
         self.image_embeddings = image_embeddings  # B, T, K, D
         self.sentences, self.num_cut = sentences, 0
         B, _, self.K, D = image_embeddings.shape
         device, dtype = image_embeddings.device, image_embeddings.dtype
         self.cache = DynamicCache(config=model.decoder.config)
-        # token ids, [img] for image positions, and 0 where a row is padded: B, positions read
+        # what the cache holds, and which positions of a row are no padding: B, positions read
         self.history = torch.empty(B, 0, dtype=torch.long, device=device)
         self.mask = torch.empty(B, 0, dtype=torch.long, device=device)
         # of the beats whose photo, whose sentence was read
         self.image_states = self.dyn_states = torch.empty(B, 0, D, device=device, dtype=dtype)
         self.num_cached = torch.zeros(B, 1, dtype=torch.long)  # positions of the last beat
         self.rows = torch.arange(B, device=device)[:, None]
-        self.forbidden = torch.zeros(model.decoder.config.vocab_size, device=device)
-        self.forbidden[[i for i in special if i != special.eos]] = -torch.inf
 
     def read_photo(self, t: int) -> None:
         """Read the sentences that the cache lacks, each after its photo, then photo t."""
-        special, K, device = self.special, self.K, self.history.device
+        K, device, eos = self.K, self.history.device, self.settings.eos_token_id
         num_photos, num_sentences = self.image_states.shape[1], self.dyn_states.shape[1]
-        packed = [pack(story[num_sentences:], special, K) for story in self.sentences]
+        packed = [pack(story[num_sentences:], eos, K) for story in self.sentences]
         cached = self.num_cached.flatten().tolist()
         unread = [p["input_ids"][start:] for p, start in zip(packed, cached)]
-        unread = pad_sequence(unread, True, special.pad).to(device)
-        ids = torch.cat([unread, unread.new_full((len(unread), K), special.img)], dim=1)
+        unread = pad_sequence(unread, True, PAD).to(device)
+        ids = torch.cat([unread, unread.new_full((len(unread), K), IMG)], dim=1)
         dyn_at = torch.stack([p["dyn_at"] for p in packed]) - self.num_cached
         image_at = torch.stack([p["image_at"][num_photos - num_sentences :] for p in packed])
         last = torch.full((len(ids), 1), ids.shape[1] - 1)
         image_at = torch.cat([image_at - self.num_cached, last], dim=1).to(device)
-        self.mask = torch.cat([self.mask, (ids != special.pad).long()], dim=1)
-        segments = torch.where(ids == special.img, special.img, special.txt)
+        self.mask = torch.cat([self.mask, (ids != PAD).long()], dim=1)
         images = self.image_embeddings[:, num_photos : t + 1]
         beats = torch.arange(image_at.numel(), device=device)
-        states = self.model.decode(
-            self.model.embed(ids, segments, images, image_at, beats),
+        hidden = self.model.decode(
+            self.model.embed(ids, images, image_at, beats),
             attention_mask=self.mask,
             position_ids=(self.mask.cumsum(1) - 1)[:, -ids.shape[1] :],
             cache=self.cache,
@@ -118,60 +120,62 @@ class BatchDecoder:
         ).last_hidden_state
         check_cache(self.cache, self.mask.shape[1])
         self.history = torch.cat([self.history, ids], dim=1)
-        image_states, dyn_states = states[self.rows, image_at], states[self.rows, dyn_at.to(device)]
+        image_states = normalise(hidden[self.rows, image_at])
+        dyn_states = normalise(hidden[self.rows, dyn_at.to(device)])
         self.image_states = torch.cat([self.image_states, image_states], dim=1)
         self.dyn_states = torch.cat([self.dyn_states, dyn_states], dim=1)
 
     def plan_bias(self, t: int, noise: Tensor | None) -> Tensor:
-        """W_z z_t (B, V) of the prior's mean, or of its sample by noise (B, Z); special tokens are
-        forbidden."""
-        model, forbidden = self.model, self.forbidden.expand(len(self.rows), -1)
+        """W_z z_t (B, V) of the prior's mean, or of its sample by noise (B, Z)."""
+        model = self.model
         if model.config.plan == "none":
-            return forbidden
+            return torch.zeros(1, 1, device=self.rows.device).expand(len(self.rows), -1)
         unknown = torch.zeros_like(self.image_states[:, :1])  # in place of the coming h_t^d
         dyn_states = torch.cat([self.dyn_states, unknown], dim=1)
         beats = (t + 1) * self.rows[:, 0] + t
         predicted = model.predict_states(self.image_states, dyn_states, beats)
         _, expected_change = model.state_deltas(dyn_states, predicted, beats)
         prior = model.prior(expected_change)
-        z = prior.mean if noise is None else prior.sample(noise)
-        return forbidden + model.plan_bias(z)
+        return model.plan_bias(prior.mean if noise is None else prior.sample(noise))
 
     def write_sentence(self, bias: Tensor) -> None:
         """Write the next sentence of each story with transformers' generate()."""
-        special, beams = self.special, self.settings.num_beams or 1
+        eos, beams = self.settings.eos_token_id, self.settings.num_beams or 1
         start = self.history.shape[1]
         if beams > 1:
             self.cache.batch_repeat_interleave(beams)
-        bos = self.history.new_full((len(self.rows), 1), special.bos)
+        bos = self.history.new_full((len(self.rows), 1), BOS)
         ids = torch.cat([self.history, bos], dim=1)
-        with self.model.add_plan_bias(bias):
+        with self.model.under_plan(bias):
             ids = self.model.decoder.generate(
                 ids,
                 attention_mask=torch.cat([self.mask, torch.ones_like(bos)], dim=1),
-                token_type_ids=torch.full_like(ids, special.txt),  # read at new positions only
                 cache=self.cache,
-                generation_config=self.settings,
+                generation_config=self.plain_settings,
+                logits_processor=words_processors(self.settings, self.sentences, start + 1),
             )
         check_cache(self.cache, start + 1)
         if beams > 1:
             self.cache.crop(start - self.cache.get_seq_length())  # negative: positions to remove
             self.cache.batch_select_indices(beams * self.rows[:, 0])
-        kept = ids[:, start : self.cache.get_seq_length()]  # rows that ended early are padded
+        num_words = []
+        for story, words in zip(self.sentences, ids[:, start + 1 :].tolist(), strict=True):
+            end = words.index(eos) if eos in words else len(words)
+            self.num_cut += end == len(words)
+            story.append(words[:end])
+            num_words.append(end)
+        # [bos] and the words; what generate() has read after a row's end is masked
+        kept = ids[:, start : self.cache.get_seq_length()]
+        num_words = torch.tensor(num_words, device=kept.device)[:, None]
+        kept_mask = (torch.arange(kept.shape[1], device=kept.device) <= num_words).long()
         self.history = torch.cat([self.history, kept], dim=1)
-        kept_mask = (kept != special.pad).long()
         self.mask = torch.cat([self.mask, kept_mask], dim=1)
         self.num_cached = self.K + kept_mask.sum(1, keepdim=True).cpu()
-        for story, words in zip(self.sentences, ids[:, start + 1 :].tolist(), strict=True):
-            end = words.index(special.eos) if special.eos in words else len(words)
-            self.num_cut += end == len(words)
-            story.append([word for word in words[:end] if word != special.pad])
 
 
 @torch.inference_mode()
 def generate_stories(
     model: PlanCVAE,
-    special: SpecialIds,
     photos: Tensor,
     photo_mask: Tensor,
     settings: GenerationConfig,
@@ -193,7 +197,7 @@ def generate_stories(
     if len(lengths) > 1:
         raise ValueError(f"stories of {lengths} sentences; expected equally many of each")
     image_embeddings = model.project_photos(photos, photo_mask)
-    decoder = BatchDecoder(model, special, image_embeddings, settings, sentences)
+    decoder = BatchDecoder(model, image_embeddings, settings, sentences)
     for t in range(lengths[0], T):
         decoder.read_photo(t)
         bias = decoder.plan_bias(t, None if noise is None else noise[:, t])
@@ -236,7 +240,7 @@ class StoryWriter:
         under its own plans where there are several. plans: those to write under (stories, photos,
         Z), in units of the prior. prefix: sentences that each story begins with. scores: names of
         utils.cli.SCORE_NAMES. options: those of generate.py by name, as in decoding="nucleus",
-        max_words=20, seed=1.
+        max_new_tokens=20, seed=1.
 
         Returns a dict per story: "sentences", "plans" (photos, Z) and "scores" by name.
         """
@@ -244,6 +248,8 @@ class StoryWriter:
         if unknown := options.keys() - vars(settings).keys():
             raise TypeError(f"{sorted(unknown)[0]!r} is no option of generate.py")
         vars(settings).update(options)
+        self.choose_decoding(settings)
+        fill_in(settings)
         encoder, config = self.model.image_encoder, self.model.config
         pixels = torch.stack([encoder.preprocess(open_photo(x, encoder)) for x in photos])
         shape = len(pixels), config.plan_size
@@ -275,37 +281,30 @@ class StoryWriter:
             for k, (story, sample) in enumerate(zip(stories, samples, strict=True))
         ]
 
-    def generation_config(self, options: Namespace) -> GenerationConfig:
-        special = special_ids(self.tokenizer)
-        sampling = {}
-        if options.decoding == "nucleus":
-            sampling = {"top_p": options.top_p, "top_k": 0, "temperature": options.temperature}
-        return GenerationConfig(
-            do_sample=options.decoding == "nucleus",
-            num_beams=options.num_beams if options.decoding == "beam" else 1,
-            **sampling,
-            min_new_tokens=1,
-            max_new_tokens=options.max_words,
-            bos_token_id=special.bos,
-            eos_token_id=special.eos,
-            pad_token_id=special.pad,
-        )
+    def choose_decoding(self, options: Namespace) -> None:
+        """Fill in the options of decoding that were not given, by the checkpoint's settings."""
+        choose_decoding(options, self.model.decoder.generation_config)
 
-    def check_room(self, albums: list[dict], max_words: int) -> None:
+    def room(self, max_new_tokens: int) -> int:
+        """Sentences that the decoder's positions hold."""
+        beat_length = story_length([[]], self.model.config.image_positions) + max_new_tokens
+        return self.model.max_length // beat_length
+
+    def check_room(self, albums: list[dict], max_new_tokens: int) -> None:
         """Raise UserError where a story may not fit the decoder's positions."""
-        beat_length = story_length([[]], self.model.config.image_positions) + max_words
-        room = self.model.max_length // beat_length
+        room = self.room(max_new_tokens)
         for album in albums:
-            if len(album["rows"]) > room:
-                where = album.get("folder", f"story {album['story_id']}")
-                raise UserError(
-                    f"{where}: {len(album['rows'])} photos; this model has room for {room} "
-                    f"sentences of --max_words {max_words}: take fewer photos or a smaller "
-                    "--max_words"
-                )
-
-    def to_text(self, sentences: list[list[int]]) -> list[str]:
-        return [sentence.strip() for sentence in self.tokenizer.batch_decode(sentences)]
+            count = album.get("num_photos", len(album["rows"]))
+            if count <= room:
+                continue
+            where = album.get("folder", f"story {album['story_id']}")
+            structure = story_length([[]], self.model.config.image_positions)
+            longest = self.model.max_length // count - structure
+            shorter = f" or --max_new_tokens {longest}" if longest > 0 else ""
+            raise UserError(
+                f"{where}: {count} photos; this model has room for {room} sentences of "
+                f"--max_new_tokens {max_new_tokens}; expected {room} photos{shorter}"
+            )
 
     def write(
         self,
@@ -324,7 +323,7 @@ class StoryWriter:
         index, count = 0, 1
         if state is not None:
             index, count = state.process_index, state.num_processes
-        self.check_room(albums, options.max_words)
+        self.check_room(albums, options.max_new_tokens)
         num_beats = {k: len(albums[sample.album]["rows"]) for k, sample in enumerate(samples)}
         # A batch holds stories of one length, and its words depend on nothing but itself, so that
         # any process may write it.
@@ -343,7 +342,8 @@ class StoryWriter:
         bar.close()
         results = gather_object(results) if count > 1 else results
         if num_cut := sum(result[2] for result in results):
-            cli.warn(f"{num_cut} sentences were cut at --max_words {options.max_words}")
+            longest = options.max_new_tokens
+            cli.warn(f"{num_cut} sentences were cut at --max_new_tokens {longest}")
         sentences = {}
         for batch, texts, _ in results:
             sentences |= zip(batch, texts, strict=True)
@@ -368,21 +368,20 @@ class StoryWriter:
             noise = torch.stack([samples[k].plan for k in batch]).to(device)
 
         def show(sentences: list[list[int]]) -> None:
-            for k, text in zip(batch, self.to_text(sentences), strict=True):
+            for k, text in zip(batch, decode(self.tokenizer, sentences), strict=True):
                 screen.add(k, text)
 
         torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)  # for nucleus sampling
         sentences, num_cut = generate_stories(
             self.model,
-            special_ids(self.tokenizer),
             torch.stack(photos).to(device),
             torch.stack(masks).to(device),
-            self.generation_config(options),
+            generation_config(options, self.tokenizer.eos_token_id),
             noise,
             [encode(self.tokenizer, prefix)] * len(batch) if prefix else None,
             show if screen else None,
         )
-        return batch, [self.to_text(story) for story in sentences], num_cut
+        return batch, [decode(self.tokenizer, story) for story in sentences], num_cut
 
     def score(
         self,
@@ -415,7 +414,7 @@ class StoryWriter:
         photos = torch.stack(photos) if photos else None
         positions = model.config.image_positions, model.max_length
         dataset = StoryDataset(scored, photos, tokenizer, *positions)
-        traces = trace_stories(model, dataset, tokenizer.pad_token_id, batch_size)
+        traces = trace_stories(model, dataset, batch_size)
         return {name: [float(SCORES[name](trace)) for trace in traces] for name in names}
 
 
@@ -465,7 +464,9 @@ def main() -> None:
     with cli.flag("--checkpoint"):
         writer = StoryWriter.from_pretrained(options.checkpoint, device="cpu")
     model = writer.model
+    writer.choose_decoding(options)
     check_model(options, model)
+    fill_in(options)
     encoder = model.image_encoder
     if options.data_path:
         albums = read_albums(options.data_path, encoder)

@@ -6,6 +6,7 @@ words in the batch. A batch is what `dataset.collate` makes. Networks read stori
 beats; everything else is computed for the M beats.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,17 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPT2Model,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from utils.bounds import log_weights
@@ -33,6 +27,7 @@ from utils.gaussian import Gaussian, Noise, select_beats
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
 from utils.losses import bow_loss, future_words, linear_cross_entropy
+from utils.structure import BOS, STRUCTURE, InputEmbedding
 
 
 class PlanCVAEConfig(PreTrainedConfig):
@@ -47,7 +42,6 @@ class PlanCVAEConfig(PreTrainedConfig):
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
     state_bow: bool = False  # the predicted state predicts the coming sentence's bag of words
     detach_dynamics_target: bool = False  # the dynamics loss does not move the states it predicts
-    eos_token_id: int | None = None  # [eos] ends a sentence and is not a word of it
     text: str = "normalized"  # what it writes: normalized (VIST's tokens) or original (as typed)
 
     def __post_init__(self, **kwargs):
@@ -64,7 +58,7 @@ class States:
 
     image_embeddings: Tensor  # B, T, K, D
     hidden: Tensor  # B, L, D: the decoder's states
-    dyn: Tensor  # M, D: h_t^d, the state after sentence t
+    dyn: Tensor  # M, D: h_t^d, the state after sentence t, normalised
     predicted: Tensor  # M, D: h̃_t^d, its prediction before sentence t
     observed_change: Tensor  # M, D: Δh_t
     expected_change: Tensor  # M, D: Δh̃_t
@@ -105,6 +99,7 @@ class PlanCVAE(PreTrainedModel):
         V = self.decoder.config.vocab_size
         feature_size = self.image_encoder.config.feature_size
 
+        self.structure_embedding = nn.Embedding(len(STRUCTURE), D)
         # One linear layer over standardised features: a narrow hidden layer lost what sets photos
         # of a kind apart (the hero's colour) before the words had learned to ask for it.
         self.register_buffer("feature_mean", torch.zeros(feature_size))
@@ -142,14 +137,17 @@ class PlanCVAE(PreTrainedModel):
             # stream; through the few units of a plan the words would never learn to listen.
             module.reset_parameters()
         elif module is self:
-            nn.init.normal_(self.no_photo, std=0.02)
-            nn.init.normal_(self.initial_state, std=0.02)
+            nn.init.normal_(self.initial_state)  # as large as the normalised states
 
     @classmethod
     def build(
-        cls, decoder: GPT2LMHeadModel, image_encoder: ImageEncoder, **config_fields
+        cls,
+        decoder: GPT2LMHeadModel,
+        image_encoder: ImageEncoder,
+        is_pretrained: bool = False,
+        **config_fields,
     ) -> "PlanCVAE":
-        """A model around a decoder and an image encoder, pretrained or not."""
+        """A model around a decoder, pretrained or not, and an image encoder."""
         config = PlanCVAEConfig(
             decoder=decoder.config.to_dict(),
             image_encoder=image_encoder.config.to_dict(),
@@ -158,7 +156,24 @@ class PlanCVAE(PreTrainedModel):
         model = cls(config)
         model.decoder.load_state_dict(decoder.state_dict())
         model.image_encoder.load_state_dict(image_encoder.state_dict())
+        model.start_as_decoder(is_pretrained)
         return model
+
+    @torch.no_grad()
+    def start_as_decoder(self, is_pretrained: bool) -> None:
+        """Initialise what the decoder reads at the scale of its word embeddings, [bos] as its end
+        of text. The plan adds nothing yet to the logits of a pretrained decoder."""
+        words, eos = self.decoder.get_input_embeddings().weight, self.decoder.config.eos_token_id
+        scale = words.square().mean().sqrt().item()
+        feature_size = self.photo_projection.in_features
+        nn.init.normal_(self.photo_projection.weight, std=scale / math.sqrt(feature_size))
+        nn.init.zeros_(self.photo_projection.bias)
+        nn.init.normal_(self.no_photo, std=scale)
+        nn.init.normal_(self.structure_embedding.weight, std=scale)
+        if eos is not None:
+            self.structure_embedding.weight[-1 - BOS] = words[eos]
+        if is_pretrained and self.config.plan != "none":
+            nn.init.zeros_(self.plan_head.weight)
 
     @property
     def width(self) -> int:
@@ -223,22 +238,17 @@ class PlanCVAE(PreTrainedModel):
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=training)
 
     def embed(
-        self,
-        input_ids: Tensor,
-        segment_ids: Tensor,
-        image_embeddings: Tensor,
-        image_at: Tensor,
-        beats: Tensor,
+        self, input_ids: Tensor, image_embeddings: Tensor, image_at: Tensor, beats: Tensor
     ) -> Tensor:
-        """The decoder's input (B, L, D): word and segment embeddings, photos in their places."""
+        """The decoder's input (B, L, D): words, structural embeddings, photos in their places."""
         (B, L), (T, K) = input_ids.shape, image_embeddings.shape[1:3]
-        # in one call, so that there is one gradient
-        words, segments = self.decoder.transformer.wte(torch.stack([input_ids, segment_ids]))
-        images = select_beats(image_embeddings, beats).to(words.dtype)  # M, K, D
+        read = InputEmbedding(self.decoder.get_input_embeddings(), self.structure_embedding)
+        embeddings = read(input_ids).flatten(0, 1)
+        images = select_beats(image_embeddings, beats).to(embeddings.dtype)  # M, K, D
         last = image_at.flatten().index_select(0, beats) + beats // T * L
         positions = last[:, None] + torch.arange(1 - K, 1, device=last.device)  # M, K
-        words = words.flatten(0, 1).index_copy(0, positions.flatten(), images.flatten(0, 1))
-        return words.view(B, L, -1) + segments
+        embeddings = embeddings.index_copy(0, positions.flatten(), images.flatten(0, 1))
+        return embeddings.view(B, L, -1)
 
     def decode(self, embeddings: Tensor, **kwargs) -> BaseModelOutputWithPastAndCrossAttentions:
         """GPT-2 over embeddings (B, L, D). Padding is on the right: the causal mask hides it."""
@@ -251,7 +261,7 @@ class PlanCVAE(PreTrainedModel):
         """
         sequence = torch.stack([image_states, dyn_states], dim=2).flatten(1, 2)  # B, 2 T, D
         hidden = self.dynamics(inputs_embeds=sequence, use_cache=False).last_hidden_state
-        return self.dynamics_head(select_beats(hidden[:, ::2], beats))
+        return normalise(self.dynamics_head(select_beats(hidden[:, ::2], beats)))
 
     def state_deltas(
         self, dyn_states: Tensor, predicted: Tensor, beats: Tensor
@@ -276,8 +286,9 @@ class PlanCVAE(PreTrainedModel):
         return self.plan_head(z.to(self.plan_head.weight.dtype))
 
     @contextmanager
-    def add_plan_bias(self, bias: Tensor) -> Iterator[None]:
-        """Within it, the decoder's own generate() adds bias (B, V) to all logits.
+    def under_plan(self, bias: Tensor) -> Iterator[None]:
+        """Within it, the decoder's own generate() reads structural positions and adds bias (B, V)
+        to all logits.
 
         A logits processor would not do: beam search applies it only after the softmax.
         """
@@ -285,11 +296,14 @@ class PlanCVAE(PreTrainedModel):
         def add_bias(head, inputs, logits):  # logits: B times the beams, positions, V
             return logits + bias.repeat_interleave(len(logits) // len(bias), dim=0)[:, None]
 
+        words = self.decoder.get_input_embeddings()
+        self.decoder.set_input_embeddings(InputEmbedding(words, self.structure_embedding))
         hook = self.decoder.lm_head.register_forward_hook(add_bias)
         try:
             yield
         finally:
             hook.remove()
+            self.decoder.set_input_embeddings(words)
 
     def word_loss(
         self, hidden: Tensor, z: Tensor | None, words: Tensor, word_beat: Tensor
@@ -302,16 +316,20 @@ class PlanCVAE(PreTrainedModel):
             factors += [z, self.plan_head.weight]
         return linear_cross_entropy(words, *factors)
 
+    def bow_logits(self, x: Tensor) -> Tensor:
+        """Logits (M, V) of a bag of words from x (M, D) by the decoder's output embeddings, which
+        auxiliary terms do not move."""
+        return F.linear(x, self.decoder.lm_head.weight.detach())
+
     def expected_words(self, predicted: Tensor) -> Tensor:
         """Log-probabilities (M, V) of the coming sentence's bag of words from h̃_t^d (M, D)."""
-        return self.decoder.lm_head(self.state_bow_head(predicted)).float().log_softmax(-1)
+        return self.bow_logits(self.state_bow_head(predicted)).float().log_softmax(-1)
 
     # -------------------------------------------------------------------------------------- forward
 
     def states(
         self,
         input_ids: Tensor,
-        segment_ids: Tensor,
         image_at: Tensor,
         dyn_at: Tensor,
         beats: Tensor,
@@ -321,7 +339,7 @@ class PlanCVAE(PreTrainedModel):
     ) -> States:
         """One pass over a batch of whole stories."""
         image_embeddings = self.project_photos(photos, photo_mask)  # B, T, K, D
-        embeddings = self.embed(input_ids, segment_ids, image_embeddings, image_at, beats)
+        embeddings = self.embed(input_ids, image_embeddings, image_at, beats)
         hidden = self.decode(embeddings, use_cache=False).last_hidden_state
         image_states = self.states_at(hidden, image_at, beats)  # B, T, D
         dyn_states = self.states_at(hidden, dyn_at, beats)  # B, T, D
@@ -332,10 +350,11 @@ class PlanCVAE(PreTrainedModel):
 
     @staticmethod
     def states_at(hidden: Tensor, at: Tensor, beats: Tensor) -> Tensor:
-        """hidden (B, L, D) at positions (B, T) -> (B, T, D), zeros where there is no beat."""
+        """hidden (B, L, D) at positions (B, T), normalised -> (B, T, D), zeros where there is no
+        beat."""
         (B, L, D), T = hidden.shape, at.shape[1]
         positions = at.flatten().index_select(0, beats) + beats // T * L
-        states = hidden.flatten(0, 1).index_select(0, positions)  # M, D
+        states = normalise(hidden.flatten(0, 1).index_select(0, positions))  # M, D
         return states.new_zeros(B * T, D).index_copy(0, beats, states).view(B, T, D)
 
     def plans(
@@ -360,9 +379,8 @@ class PlanCVAE(PreTrainedModel):
         self, states: States, z: Tensor | None, batch: dict, weights: dict[str, float]
     ) -> dict[str, Tensor]:
         """The bag-of-words terms whose weight is not 0, by name."""
-        words, word_beat, beats = batch["words"], batch["word_beat"], batch["beats"]
-        is_word = words != self.config.eos_token_id
-        bag = words[is_word], word_beat[is_word]
+        is_word, beats = batch["is_word"], batch["beats"]
+        bag = batch["words"][is_word], batch["word_beat"][is_word]
         known, bags = {}, {}  # what predicts the bag (M, D), and the bag's words
         if weights["future_bow"] and z is not None:
             known["future_bow"] = self.future_bow_mlp(z.to(self.dtype))
@@ -378,7 +396,7 @@ class PlanCVAE(PreTrainedModel):
             bags["state_bow"] = bag
         losses = {}
         if known:  # through the vocabulary in one product
-            logits = self.decoder.lm_head(torch.cat(list(known.values()))).split(len(beats))
+            logits = self.bow_logits(torch.cat(list(known.values()))).split(len(beats))
             losses = {name: bow_loss(x, *bags[name]) for name, x in zip(known, logits)}
         if weights["bow"] and z is not None:
             # by W_z itself, so that the term teaches the decoder to listen to the plan
@@ -419,16 +437,7 @@ class PlanCVAE(PreTrainedModel):
         prior, posterior = self.plans(states, dropped if posterior_dropout else None)
 
         zero = states.hidden.new_zeros((), dtype=torch.float32)
-        out = PlanCVAEOutput(
-            nll=zero,
-            kl=zero,
-            bow=zero,
-            future_bow=zero,
-            photo_bow=zero,
-            state_bow=zero,
-            dynamics=zero,
-            tokens=torch.tensor(len(words), device=words.device),
-        )
+        out = PlanCVAEOutput(kl=zero, tokens=torch.tensor(len(words), device=words.device))
         z, charged_kl = None, zero
         if posterior is not None:
             z = posterior.sample(select_beats(noise.plans, beats))  # M, Z
@@ -450,13 +459,12 @@ class PlanCVAE(PreTrainedModel):
         }
         auxiliary = self.bow_losses(states, z, batch, weights)
         if dynamics_weight:
-            target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
-            error = states.predicted.float() - target.float()  # M, D
-            auxiliary["dynamics"] = error.pow(2).mean(-1).sum()
+            auxiliary["dynamics"] = self.dynamics_loss(states)
         loss = out.nll + beta * charged_kl
-        for name, term in auxiliary.items():
-            loss = loss + weights[name] * term
-            out[name] = term
+        for name, weight in weights.items():
+            out[name] = auxiliary.get(name, zero)
+            if name in auxiliary:
+                loss = loss + weight * out[name]
         out.loss = loss / (len(words) if num_tokens is None else num_tokens)
 
         observed, expected = states.observed_change.float(), states.expected_change.float()
@@ -468,11 +476,22 @@ class PlanCVAE(PreTrainedModel):
             )
         return out
 
+    def dynamics_loss(self, states: States) -> Tensor:
+        """Σ_t ‖h̃_t^d − h_t^d‖² / D."""
+        target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
+        return (states.predicted.float() - target.float()).square().mean(-1).sum()
+
     def draw_noise(self, beat_mask: Tensor) -> Noise:
         B, T = beat_mask.shape
         device = beat_mask.device
         plans = torch.randn(B, T, self.config.plan_size, device=device)
         return Noise(plans, torch.rand(B, T, device=device), torch.rand(B, 1, device=device))
+
+
+def normalise(states: Tensor) -> Tensor:
+    """States (..., D) with mean 0 and variance 1 over D: no weight depends on the decoder's
+    scale."""
+    return F.layer_norm(states, states.shape[-1:])
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -12,7 +12,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -68,8 +67,8 @@ def build_model(
     return PlanCVAE.build(
         load_decoder(options, tokenizer),
         load_encoder(data_dir / "image_encoder"),
+        is_pretrained=options.decoder != "scratch",
         **{name: getattr(options, name) for name in names},
-        eos_token_id=tokenizer.eos_token_id,
         state_bow=options.state_bow_weight > 0,
     )
 
@@ -89,18 +88,24 @@ def freeze_unused(model: PlanCVAE, options: TrainOptions) -> None:
         model.dynamics_head.requires_grad_(False)
 
 
-def parameter_groups(model: PlanCVAE, weight_decay: float) -> list[dict]:
-    """Matrices decay; biases, gains, embeddings and single vectors do not."""
+def parameter_groups(model: PlanCVAE, weight_decay: float, new_lr_multiplier: float) -> list[dict]:
+    """Matrices decay; biases, gains, embeddings and single vectors do not. What is new beside the
+    decoder and the image encoder learns at new_lr_multiplier times their rate."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     embeddings.add(id(model.no_photo))
-    groups = {True: [], False: []}
-    for p in model.parameters():
-        if p.requires_grad:
-            groups[p.dim() >= 2 and id(p) not in embeddings].append(p)
-    return [
-        {"params": groups[True], "weight_decay": weight_decay},
-        {"params": groups[False], "weight_decay": 0.0},
-    ]
+    groups = {}
+    for name, p in model.named_parameters():
+        if not p.requires_grad:
+            continue
+        is_loaded = name.startswith(("decoder.", "image_encoder."))
+        decays = p.dim() >= 2 and id(p) not in embeddings
+        settings = {
+            "weight_decay": weight_decay if decays else 0.0,
+            "lr_multiplier": 1.0 if is_loaded else new_lr_multiplier,
+        }
+        group = groups.setdefault(tuple(settings.values()), settings | {"params": []})
+        group["params"].append(p)
+    return list(groups.values())
 
 
 def get_loader(
@@ -109,7 +114,7 @@ def get_loader(
     return DataLoader(
         dataset,
         batch_sampler=Shard(batches, accelerator),
-        collate_fn=partial(collate, pad_id=dataset.special.pad),
+        collate_fn=collate,
         num_workers=num_workers,
         pin_memory=accelerator.device.type == "cuda",
     )
@@ -205,7 +210,8 @@ class Training(Stoppable):
             self.ddp = shard(self.model, accelerator)
         else:
             self.ddp = accelerator.prepare(self.model)
-        groups = parameter_groups(self.model, options.weight_decay)
+        rates = options.weight_decay, options.new_lr_multiplier
+        groups = parameter_groups(self.model, *rates)
         adamw = torch.optim.AdamW(groups, lr=options.learning_rate, betas=ADAM_BETAS, fused=True)
         self.optimizer = accelerator.prepare(adamw)
         if self.resumed:
@@ -239,7 +245,7 @@ class Training(Stoppable):
         objective["bow_weight"] *= bow_scale
         objective["future_bow_weight"] *= bow_scale
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["lr_multiplier"]
 
         # The loss is divided by the tokens of the whole step: a mean of means over unequal batches
         # would weigh them wrongly.

@@ -85,7 +85,8 @@ from utils.loading import quiet_transformers
 from utils.preprocessing import encode_photos, write_photos
 from utils.processes import best_device, join_processes
 from utils.report import Table
-from utils.tokenizer import special_ids, train_tokenizer
+from utils.structure import PAD
+from utils.tokenizer import train_tokenizer
 from utils.train_options import OBJECTIVE, TrainOptions
 
 BEATS, WORDS = 5, 13  # of VIST's stories, and the mean words of its sentences
@@ -115,7 +116,6 @@ class Setup:
         torch.set_num_threads(getattr(options, "threads", torch.get_num_threads()))
         torch.manual_seed(options.seed)
         self.tokenizer = train_tokenizer(["a fox ."], 256)
-        self.special = special_ids(self.tokenizer)
         self.encoder = ImageEncoderConfig(arch=options.encoder or encoder, image_size=image_size)
 
     def autocast(self) -> torch.autocast:
@@ -132,7 +132,6 @@ class Setup:
             image_encoder=self.encoder.to_dict(),
             image_positions=self.image_positions,
             state_bow=True,
-            eos_token_id=self.special.eos,
         )
         return PlanCVAE(config).to(self.device)
 
@@ -143,7 +142,9 @@ class Setup:
         stories = []
         for i in range(count):
             beats_of_story = [
-                {"sentence": "a" * n, "photo": i * beats + t} for t, n in enumerate(lengths[i])
+                # a token a byte, that of the space before it too
+                {"sentence": "a" * (n - 1), "photo": i * beats + t}
+                for t, n in enumerate(lengths[i])
             ]
             stories.append({"story_id": str(i), "beats": beats_of_story})
         photos = torch.randn(count * beats, self.encoder.feature_size)
@@ -151,7 +152,7 @@ class Setup:
         return StoryDataset(stories, photos, self.tokenizer, self.image_positions, max_length)
 
     def batch(self, stories: StoryDataset, indices) -> dict:
-        batch = collate([stories[i] for i in indices], self.special.pad)
+        batch = collate([stories[i] for i in indices])
         return send_to_device(batch, self.device)
 
 
@@ -211,7 +212,7 @@ def measure_training(setup: Setup) -> dict:
 
     def ours(turn: int, network=model) -> None:
         for indices in batches[:steps]:
-            batch = collate([stories[i] for i in indices], setup.special.pad)
+            batch = collate([stories[i] for i in indices])
             seed = [options.seed, turn]
             size = model.config.plan_size
             batch["noise"] = Noise.sample(batch["index"], batch["beat_mask"], size, seed)
@@ -239,7 +240,7 @@ def measure_training(setup: Setup) -> dict:
     if options.compile:
         rows.append(make_row("training, compiled", "stories", seconds, work, "compiled"))
     step_seconds = float(np.median(seconds["ours"])) / steps
-    tokens = sum(int((batch["input_ids"] != setup.special.pad).sum()) for batch in ready)
+    tokens = sum(int((batch["input_ids"] != PAD).sum()) for batch in ready)
     positions = sum(batch["input_ids"].numel() for batch in ready)
     with FlopCounterMode(display=False) as counter:
         ours(0)
@@ -259,7 +260,7 @@ def measure_training(setup: Setup) -> dict:
 
 def bare_logits(decoder: GPT2LMHeadModel, batch: dict) -> torch.Tensor:
     """GPT-2 alone over the same tokens: logits (N, V) of predicted words."""
-    states = decoder.transformer(input_ids=batch["input_ids"], use_cache=False)[0]
+    states = decoder.transformer(input_ids=batch["input_ids"].clamp(min=0), use_cache=False)[0]
     return decoder.lm_head(states.flatten(0, 1)[batch["word_at"]])
 
 
@@ -289,22 +290,21 @@ def generation_functions(
 ) -> dict:
     """Each way to write the sentences from number `first` on of `count` stories."""
     model, decoder, reference = networks
-    special, device = setup.special, setup.device
+    device, eos = setup.device, setup.tokenizer.eos_token_id
     settings = GenerationConfig(
         num_beams=beams,
         do_sample=False,
         min_new_tokens=WORDS,
         max_new_tokens=WORDS,
-        bos_token_id=special.bos,
-        eos_token_id=special.eos,
-        pad_token_id=special.pad,
+        eos_token_id=eos,
+        pad_token_id=eos,
     )
     photos = stories.photos.view(len(stories), BEATS, -1)[:count].to(device)
     mask = torch.ones(count, BEATS, dtype=torch.bool, device=device)
     prefix = [stories.sentences(i)[: first - 1] for i in range(count)]
 
     def ours(turn: int) -> None:
-        generate_stories(model, special, photos, mask, settings, prefix=prefix)
+        generate_stories(model, photos, mask, settings, prefix=prefix)
 
     def limit(turn: int) -> None:
         for t in range(first, BEATS + 1):
@@ -373,7 +373,7 @@ def measure_scoring(setup: Setup) -> dict:
             bare_logits(decoder, setup.batch(stories, part))
 
     def ours(turn: int) -> None:
-        CDE_score.trace_stories(model, stories, setup.special.pad, 32)
+        CDE_score.trace_stories(model, stories, 32)
 
     functions = {"limit": limit, "ours": ours}
     with setup.autocast():

@@ -136,7 +136,7 @@ def first_plan_information(model, tokenizer, split, photos, book, facts, options
             sentence = as_in_split(split, text.format(**story_facts))
             stories.append({"beats": [story["beats"][0] | {"sentence": sentence}]})
     dataset = stories_dataset(model, tokenizer, stories, photos)
-    _, posterior = compute_plans(model, dataset, tokenizer.pad_token_id, options.batch_size)
+    _, posterior = compute_plans(model, dataset, options.batch_size)
     shape = -1, len(moods)
     mean = posterior.mean[:, 0].double().unflatten(0, shape)  # pictures, sentences, Z
     log_var = posterior.log_var[:, 0].double().unflatten(0, shape)
@@ -229,7 +229,7 @@ def plans_and_values(path: Path, split: dict, options, model, tokenizer):
     ]
     if len(known) < len(values):
         cli.warn(f"{path}: {len(values) - len(known)} stories without factor or beat are skipped")
-    plans = compute_plans(model, dataset, tokenizer.pad_token_id, options.batch_size)
+    plans = compute_plans(model, dataset, options.batch_size)
     prior, posterior = (Gaussian(x.mean[known], x.log_var[known]) for x in plans)
     return dataset.photos, prior, posterior, [values[i] for i in known]
 

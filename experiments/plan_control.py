@@ -80,8 +80,7 @@ class ControlledWriter:
                 stories.append({"beats": beats})
         photos = self.albums[0]["photos"]
         dataset = stories_dataset(self.model, self.tokenizer, stories, photos)
-        pad_id, batch_size = self.tokenizer.pad_token_id, self.options.batch_size
-        prior, posterior = compute_plans(self.model, dataset, pad_id, batch_size)
+        prior, posterior = compute_plans(self.model, dataset, self.options.batch_size)
         return posterior.relative_to(prior).mean[:, 0].unflatten(0, (-1, len(MOODS)))
 
     def steer(self, split: dict, strengths=(1.0, 1.5, 2.0)) -> dict[float, float]:

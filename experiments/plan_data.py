@@ -15,13 +15,13 @@ from utils.gaussian import Gaussian
 
 
 @torch.no_grad()
-def compute_plans(model, dataset: StoryDataset, pad_id: int, batch_size: int):
+def compute_plans(model, dataset: StoryDataset, batch_size: int):
     """Prior and posterior, each (N, T, Z), of all stories; zeros where there is no beat."""
     shape = len(dataset), int(dataset.beats.max()), model.config.plan_size
     prior, posterior = (Gaussian(torch.zeros(shape), torch.zeros(shape)) for _ in range(2))
     batches = BucketBatches(dataset.lengths, batch_size, shuffle=False)
     for indices in tqdm(batches, "plans", leave=False):
-        batch = collate([dataset[i] for i in indices], pad_id)
+        batch = collate([dataset[i] for i in indices])
         beats, T = batch["beats"], batch["beat_mask"].shape[1]
         place = torch.tensor(indices)[beats // T], beats % T
         batch = {name: value.to(model.device) for name, value in batch.items()}

@@ -55,6 +55,5 @@ class Reference(nn.Module):
 
 
 def story_for_reference(stories: StoryDataset, i: int, device) -> tuple[list, torch.Tensor]:
-    special = stories.special
-    sentences = [[special.bos, *words, special.eos, special.dyn] for words in stories.sentences(i)]
+    sentences = [[stories.eos, *words, stories.eos] for words in stories.sentences(i)]
     return [torch.tensor(x, device=device) for x in sentences], stories[i]["photos"].to(device)

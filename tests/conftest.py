@@ -118,13 +118,12 @@ def make_model(tokenizer):
             n_layer=2,
             n_head=2,
             n_positions=256,
-            bos_token_id=tokenizer.bos_token_id,
+            bos_token_id=tokenizer.eos_token_id,
             eos_token_id=tokenizer.eos_token_id,
         )
         encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=2, grid=1)
         usual = {"state_bow": True, "image_positions": 3, "plan_size": 6}
-        fields = usual | {"eos_token_id": tokenizer.eos_token_id} | fields
-        model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields)
+        model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **usual | fields)
         # Far from the small initial weights, so that every path leaves a trace in the numbers.
         with torch.no_grad():
             for name, p in model.named_parameters():
@@ -181,9 +180,11 @@ def make_stories(tokenizer):
 
 
 @contextlib.contextmanager
-def padded(model, value, pad_id):
+def padded(model, value):
     """The decoder's and the dynamics' states of all padding are `value`; yields how many were."""
     import torch
+
+    from utils.structure import PAD
 
     where, spoilt = {}, Counter()
     states = model.states
@@ -191,7 +192,7 @@ def padded(model, value, pad_id):
     def remember(**batch):
         B, T = batch["image_at"].shape
         count = torch.bincount(batch["beats"] // T, minlength=B)[:, None]
-        where["words"] = batch["input_ids"] == pad_id
+        where["words"] = batch["input_ids"] == PAD
         where["beats"] = torch.arange(2 * T) >= 2 * count
         return states(**batch)
 
@@ -427,4 +428,4 @@ def ranks(count):
 def batch_of(dataset, numbers, tokenizer):
     from dataset import collate
 
-    return collate([dataset[i] for i in numbers], tokenizer.pad_token_id)
+    return collate([dataset[i] for i in numbers])

@@ -84,8 +84,8 @@ def test_scores_by_hand():
 def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, tokenizer):
     model = make_model(plan=plan)
     data = make_stories(model, [5, 1, 3, 4, 2])
-    with padded(model, float("nan"), tokenizer.pad_token_id):
-        scores = scores_of(trace_stories(model, data, tokenizer.pad_token_id, batch_size=2))
+    with padded(model, float("nan")):
+        scores = scores_of(trace_stories(model, data, batch_size=2))
     for i in range(len(data)):
         batch = batch_of(data, [i], tokenizer)
         with torch.no_grad():
@@ -113,7 +113,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
 
 def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
     model = make_model(state_bow=False)
-    scores = scores_of(trace_stories(model, make_stories(model, [3, 2]), tokenizer.pad_token_id))
+    scores = scores_of(trace_stories(model, make_stories(model, [3, 2])))
     assert (
         np.isnan(scores[BOW_AGREEMENT]).all()
         and not np.isnan(scores[CDE]).any()

@@ -296,13 +296,18 @@ def test_options_are_named_as_the_caller_names_them(capsys):
     """With dashes on a command line, without them from Python."""
 
     def main():
-        raise cli.UserError("--max_words 0: expected 1 or more -- or no --max_words")
+        raise cli.UserError("--max_new_tokens 0: expected 1 or more -- or no --max_new_tokens")
 
-    with pytest.raises(ValueError, match="^max_words 0: expected 1 or more -- or no max_words$"):
+    with pytest.raises(
+        ValueError, match="^max_new_tokens 0: expected 1 or more -- or no max_new_tokens$"
+    ):
         main()
     with pytest.raises(SystemExit):
         cli.run(main)
-    assert "--max_words 0: expected 1 or more -- or no --max_words" in capsys.readouterr().err
+    assert (
+        "--max_new_tokens 0: expected 1 or more -- or no --max_new_tokens"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_directory_half_replaced_is_brought_back(tmp_path):

@@ -1,7 +1,6 @@
 """dataset.py: sequences, batches, photos, VIST and VIST-Edit, preprocessing that can be stopped and
 taken up again."""
 
-import copy
 import io
 import itertools
 import json
@@ -17,7 +16,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
 
 import dataset
 from dataset import StoryDataset, collate, pack, story_length
@@ -28,12 +30,13 @@ from utils.dataset_options import latest_split
 from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo
 from utils.story_files import align, read_vist, read_vist_edit, spread_evenly
+from utils.structure import BOS, DYN, IMG, PAD
 from utils.text import similarity
-from utils.tokenizer import SpecialIds, encode, load_tokenizer, special_ids, train_tokenizer
+from utils.tokenizer import decode, encode, load_tokenizer, train_tokenizer
 
 WORDS = "the dog ran to a red boat and we saw [male] 's old house near the sea ! it was".split()
 WORDS += "n't far , naïve 🙂 .".split()
-SPECIAL = SpecialIds(*range(1000, 1006))
+EOS = 1000
 
 
 def sentence(chance, most=9):
@@ -51,7 +54,7 @@ def chance(request):
 
 
 def random_stories(chance, count, most_beats=6):
-    """Stories as lists of token ids below the special ones."""
+    """Stories as lists of token ids below EOS."""
     return [
         [
             [chance.randrange(1000) for _ in range(chance.randint(0, 7))]
@@ -67,14 +70,12 @@ def random_stories(chance, count, most_beats=6):
 def test_tokenizer_round_trip(tmp_path, tokenizer, chance):
     tokenizer.save_pretrained(tmp_path)
     again = load_tokenizer(str(tmp_path))
-    assert special_ids(again) == special_ids(tokenizer) and len(set(special_ids(again))) == 6
-    assert (again.bos_token, again.eos_token, again.pad_token) == ("[bos]", "[eos]", "[pad]")
-    assert max(special_ids(again)) == len(again) - 1  # none was added twice
+    assert again.eos_token_id == tokenizer.eos_token_id == len(again) - 1 == len(tokenizer) - 1
     for text in [sentence(chance) for _ in range(20)]:
         (ids,) = encode(again, [text])
-        assert ids == encode(tokenizer, [text])[0] and again.decode(ids) == text
-        special = [*special_ids(again)]
-        assert again.decode([special[0], *ids, *special], skip_special_tokens=True) == text
+        assert ids == encode(tokenizer, [text])[0] and decode(again, [ids]) == [text]
+        # as in the middle of a text, with the space before it
+        assert ids == again(f"a {text}")["input_ids"][-len(ids) :]
 
 
 def test_a_folder_with_gpt2s_two_files_is_a_tokenizer(tmp_path, tokenizer):
@@ -84,23 +85,34 @@ def test_a_folder_with_gpt2s_two_files_is_a_tokenizer(tmp_path, tokenizer):
     assert encode(load_tokenizer(str(tmp_path)), [text]) == encode(tokenizer, [text])
 
 
-@pytest.mark.parametrize(
-    "text", ["the [eos] dog", "[bos][img][txt]", "<|endoftext|> [dyn] .", " [ eos ] [eos] [pad]"]
-)
+@pytest.mark.parametrize("text", ["the <|endoftext|> dog", "<|endoftext|>", "[bos] [eos] ."])
 def test_text_cannot_inject_control_tokens(tokenizer, text):
-    tokens, tokenizer = len(tokenizer), copy.deepcopy(tokenizer)
-    tokenizer.add_tokens(["<|endoftext|>"], special_tokens=True)  # as GPT-2's has
-    control = {*special_ids(tokenizer), tokenizer.convert_tokens_to_ids("<|endoftext|>")}
     (ids,) = encode(tokenizer, [text])
-    assert not control & set(ids) and max(ids) < tokens
-    assert tokenizer.decode(ids) == text
+    assert max(ids) < tokenizer.eos_token_id == len(tokenizer) - 1
+    assert decode(tokenizer, [ids]) == [text]
+
+
+def test_a_tokenizer_that_puts_the_space_itself_is_left_alone(tokenizer, chance):
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    backend.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    other = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+    texts = [sentence(chance) for _ in range(20)]
+    assert encode(other, texts) == encode(tokenizer, texts)
+    assert encode(tokenizer, ["", "a"])[0] == []
+
+
+def test_a_tokenizer_that_cannot_end_a_text_is_refused(tmp_path, tokenizer):
+    backend = tokenizer.backend_tokenizer
+    PreTrainedTokenizerFast(tokenizer_object=backend).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="without an end-of-text token"):
+        load_tokenizer(str(tmp_path))
 
 
 def test_training_a_tokenizer_is_deterministic(chance):
     texts = [sentence(chance) for _ in range(100)]
     first, second = (train_tokenizer(texts, 300) for _ in range(2))
     assert first.backend_tokenizer.to_str() == second.backend_tokenizer.to_str()
-    assert 256 + 6 < len(first) <= 300 + 6
+    assert 256 + 1 < len(first) <= 300 + 1
     with pytest.raises(UserError, match="vocab_size 255"):
         train_tokenizer(texts, 255)
 
@@ -117,39 +129,32 @@ def test_a_tokenizer_that_is_not_there_names_the_flag_and_the_ways_out(tmp_path)
 def test_pack_against_a_position_by_position_reading(chance):
     for sentences in random_stories(chance, 50):
         slots = chance.randint(1, 5)
-        packed = {name: values.tolist() for name, values in pack(sentences, SPECIAL, slots).items()}
+        packed = {name: values.tolist() for name, values in pack(sentences, EOS, slots).items()}
         ids = packed["input_ids"]
         L = len(ids)
         assert L == story_length(sentences, slots)
-        assert len(packed["segment_ids"]) == L
         # taken apart again, the ids are the story
-        beats = " ".join(map(str, ids)).split(str(SPECIAL.dyn))[:-1]
+        beats = " ".join(map(str, ids)).split(str(DYN))[:-1]
         read = [[int(i) for i in beat.split()] for beat in beats]
-        assert read == [
-            [SPECIAL.img] * slots + [SPECIAL.bos] + words + [SPECIAL.eos] for words in sentences
-        ]
+        assert read == [[IMG] * slots + [BOS] + words for words in sentences]
         predicted, beat = [], 0
         for i, token in enumerate(ids):
-            if token not in (SPECIAL.img, SPECIAL.dyn, SPECIAL.eos):
-                predicted.append((ids[i + 1], i, beat))
-            assert packed["segment_ids"][i] == (
-                SPECIAL.img if token == SPECIAL.img else SPECIAL.txt
-            )
-            beat += token == SPECIAL.dyn
-        assert predicted == list(
-            zip(packed["words"], packed["word_at"], packed["word_beat"], strict=True)
-        )
-        assert packed["image_at"] == [i - 1 for i in range(L) if ids[i] == SPECIAL.bos]
-        assert packed["dyn_at"] == [i for i in range(L) if ids[i] == SPECIAL.dyn]
+            if token not in (IMG, DYN):
+                is_word = ids[i + 1] >= 0
+                predicted.append((ids[i + 1] if is_word else EOS, i, beat, is_word))
+            beat += token == DYN
+        names = ("words", "word_at", "word_beat", "is_word")
+        assert predicted == list(zip(*(packed[name] for name in names), strict=True))
+        assert packed["image_at"] == [i - 1 for i in range(L) if ids[i] == BOS]
+        assert packed["dyn_at"] == [i for i in range(L) if ids[i] == DYN]
 
 
 def test_predicted_words_decode_to_the_sentences(tokenizer, chance):
     texts = [sentence(chance) for _ in range(5)]
-    packed = pack(encode(tokenizer, texts), special_ids(tokenizer), 3)
+    packed = pack(encode(tokenizer, texts), tokenizer.eos_token_id, 3)
     for t, text in enumerate(texts):
-        assert (
-            tokenizer.decode(packed["words"][packed["word_beat"] == t].tolist()) == text + "[eos]"
-        )
+        words = packed["words"][packed["word_beat"] == t].tolist()
+        assert tokenizer.decode(words) == f" {text}<|endoftext|>"
 
 
 def test_collate_pads_on_the_right(chance):
@@ -159,16 +164,14 @@ def test_collate_pads_on_the_right(chance):
         mask = torch.tensor([chance.random() < 0.7 for _ in range(T)])
         photos = torch.randn(T, 5) * mask[:, None]
         examples.append(
-            pack(sentences, SPECIAL, 2) | {"photos": photos, "photo_mask": mask, "index": 10 * i}
+            pack(sentences, EOS, 2) | {"photos": photos, "photo_mask": mask, "index": 10 * i}
         )
-    batch = collate(examples, SPECIAL.pad)
+    batch = collate(examples)
     L, T = (max(len(example[name]) for example in examples) for name in ("input_ids", "image_at"))
     assert batch["photos"].shape == (7, T, 5) and batch["index"].tolist() == [
         10 * i for i in range(7)
     ]
-    padding = dict(
-        input_ids=SPECIAL.pad, segment_ids=SPECIAL.pad, image_at=0, dyn_at=0, photos=0, photo_mask=0
-    )
+    padding = dict(input_ids=PAD, image_at=0, dyn_at=0, photos=0, photo_mask=0)
     for row, example in enumerate(examples):
         for name, value in padding.items():
             length = len(example[name])
@@ -262,7 +265,7 @@ def test_stories_come_with_their_rows(tmp_path, tokenizer, chance, photos):
         example, beats = data[i], story["beats"]
         assert data.lengths[i] == len(example["input_ids"]) and example["index"] == i
         assert tokenizer.decode(example["words"].tolist()) == "".join(
-            beat["sentence"] + "[eos]" for beat in beats
+            f" {beat['sentence']}<|endoftext|>" for beat in beats
         )
         assert example["photo_mask"].tolist() == [beat["photo"] is not None for beat in beats]
         for t, beat in enumerate(beats):
@@ -315,14 +318,14 @@ def test_a_story_that_does_not_fit_loses_trailing_beats_and_is_counted(tmp_path,
             and len(short["photos"]) == len(short["photo_mask"]) == T >= 1
         )
         cut = T == 1 and len(short["input_ids"]) < len(whole["input_ids"])
-        kept = len(short["input_ids"]) - 2 * cut  # a lone sentence is cut before its [eos] [dyn]
+        kept = len(short["input_ids"]) - cut  # a lone sentence is cut before its [dyn]
         assert torch.equal(short["input_ids"][:kept], whole["input_ids"][:kept])
         if T < len(whole["image_at"]) and T > 1:  # one beat more would not have fitted
             assert whole["dyn_at"][T] + 1 > limit
-    lone = StoryDataset.load(path, tokenizer, 2, 6)
-    assert max(lone.lengths) == 6 and len(lone[0]["image_at"]) == 1
-    with pytest.raises(UserError, match="5 positions"):
-        StoryDataset.load(path, tokenizer, 2, 5)
+    lone = StoryDataset.load(path, tokenizer, 2, 5)
+    assert max(lone.lengths) == 5 and len(lone[0]["image_at"]) == 1
+    with pytest.raises(UserError, match="4 positions"):
+        StoryDataset.load(path, tokenizer, 2, 4)
 
 
 @pytest.mark.parametrize(

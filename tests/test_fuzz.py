@@ -395,19 +395,13 @@ def world(tokenizer, tmp_path_factory):
         n_layer=1,
         n_head=2,
         n_positions=256,
-        bos_token_id=tokenizer.bos_token_id,
+        bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     encoder = ImageEncoder.build("resnet18", "none", image_size=16, stages=1)
     encoder.save_pretrained(folder / "image_encoder")
     tokenizer.save_pretrained(folder / "tokenizer")
-    fields = dict(
-        state_bow=True,
-        image_positions=2,
-        plan_size=4,
-        dynamics_layers=1,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    fields = dict(state_bow=True, image_positions=2, plan_size=4, dynamics_layers=1)
     model = PlanCVAE.build(GPT2LMHeadModel(config), encoder, **fields).eval()
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
@@ -479,7 +473,7 @@ def folder_of_photos(data, world):
         good = data.draw(st.booleans())
         if good:
             (folder / "photos" / odd).write_bytes(world.photos["a.jpg"])
-        done = run("generate.py", "photos", "--max_words", 2, "--order", order)
+        done = run("generate.py", "photos", "--max_new_tokens", 2, "--order", order)
         result = judge(done, "photos: no photo", kept=[folder])
         assert result == ACCEPTED or not good
         assert (folder / "output/stories.json").exists() == (result == ACCEPTED)
@@ -676,7 +670,7 @@ def split_told(data, world):
     with place() as folder:
         copy_split(folder, world)
         (folder / "test.json").write_bytes(damaged_json(data, SPLIT))
-        done = run("generate.py", "--data_path", "test.json", "--max_words", 2)
+        done = run("generate.py", "--data_path", "test.json", "--max_new_tokens", 2)
         return judge(done, "test.", "beside the split", kept=[folder])
 
 
@@ -735,7 +729,7 @@ def plans_told(data, world):
         more = data.draw(
             st.sampled_from(([], ["--redraw", 1], ["--interpolate", "--num_samples", 2]))
         )
-        done = run("generate.py", "photos", "--plans", "plans.json", "--max_words", 2, *more)
+        done = run("generate.py", "photos", "--plans", "plans.json", "--max_new_tokens", 2, *more)
         return judge(done, "plans.json", "--num_samples", "--redraw", kept=[folder])
 
 

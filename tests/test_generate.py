@@ -18,7 +18,7 @@ from transformers import GenerationConfig
 
 from dataset import pack
 from generate import StoryWriter, generate_stories, main
-from model import PlanCVAE
+from model import PlanCVAE, load_checkpoint, normalise
 from utils import cli
 from utils.cli import UserError
 from utils.generate_options import parse
@@ -26,16 +26,14 @@ from utils.photos import natural
 from utils.plans import plan_noise, slerp
 from utils.screen import Screen, readable
 from utils.tensors import take_photos
-from utils.tokenizer import special_ids
 
 
 def settings(tokenizer, words=8, **kwargs):
     return GenerationConfig(
         min_new_tokens=1,
         max_new_tokens=words,
-        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        pad_token_id=tokenizer.eos_token_id,
         **kwargs,
     )
 
@@ -45,29 +43,24 @@ def photos_of(data, numbers):
     return torch.stack(photos), torch.stack(masks)
 
 
-def write_plainly(model, special, photos, mask, words, noise=None, prefix=()):
+def write_plainly(model, photos, mask, words, noise=None, prefix=()):
     """Greedy words: every word from a fresh pass over the packed story so far, which begins with
     the sentences of prefix."""
-    sentences = list(prefix)
+    sentences, eos = list(prefix), model.decoder.config.eos_token_id
     for t in range(len(prefix), mask.shape[1]):
         sentence = []
         while len(sentence) < words:
-            packed = pack([*sentences, []], special, model.config.image_positions)
+            packed = pack([*sentences, []], eos, model.config.image_positions)
             # up to its [bos]
-            for name, unsaid in (("input_ids", 2), ("segment_ids", 2), ("dyn_at", 1)):
-                packed[name] = packed[name][:-unsaid]
+            packed["input_ids"], packed["dyn_at"] = packed["input_ids"][:-1], packed["dyn_at"][:-1]
             ids = torch.cat([packed["input_ids"], torch.tensor(sentence, dtype=torch.long)])[None]
-            segments = torch.cat(
-                [packed["segment_ids"], torch.full((len(sentence),), special.txt)]
-            )[None]
             slots = model.project_photos(photos[:, : t + 1], mask[:, : t + 1])
-            embeddings = model.embed(
-                ids, segments, slots, packed["image_at"][None], torch.arange(t + 1)
-            )
+            embeddings = model.embed(ids, slots, packed["image_at"][None], torch.arange(t + 1))
             hidden = model.decode(embeddings, use_cache=False)[0]
             # the coming one is unread
-            dyn = torch.cat([hidden[:, packed["dyn_at"]], torch.zeros(1, 1, model.width)], 1)
-            image_states, beats = hidden[:, packed["image_at"]], torch.arange(t + 1)
+            read = normalise(hidden[:, packed["dyn_at"]])
+            dyn = torch.cat([read, torch.zeros(1, 1, model.width)], 1)
+            image_states, beats = normalise(hidden[:, packed["image_at"]]), torch.arange(t + 1)
             predicted = model.predict_states(image_states, dyn, beats)
             expected = model.state_deltas(dyn, predicted, beats)[1]
             prior = model.prior(expected[t:])
@@ -77,11 +70,10 @@ def write_plainly(model, special, photos, mask, words, noise=None, prefix=()):
                 else prior.mean + noise[:, t] * (0.5 * prior.log_var).exp()
             )
             logits = (model.decoder.lm_head(hidden[:, -1]) + model.plan_head(z))[0]
-            logits[[i for i in special if i != special.eos]] = -torch.inf
             if not sentence:
-                logits[special.eos] = -torch.inf  # a sentence has at least one word
+                logits[eos] = -torch.inf  # a sentence has at least one word
             word = logits.argmax().item()
-            if word == special.eos:
+            if word == eos:
                 break
             sentence.append(word)
         sentences.append(sentence)
@@ -91,25 +83,23 @@ def write_plainly(model, special, photos, mask, words, noise=None, prefix=()):
 @pytest.fixture
 def album(make_model, make_stories, tokenizer):
     model = make_model()
-    with torch.no_grad():  # make [eos] stand out, so that sentences end at different lengths
+    with torch.no_grad():  # make the end stand out, so that sentences end at different lengths
         model.plan_head.weight[tokenizer.eos_token_id] *= 6
-        model.decoder.lm_head.weight[tokenizer.eos_token_id] *= 2
+        model.decoder.lm_head.weight[tokenizer.eos_token_id] *= 6
     return model, make_stories(model, [4, 4, 4, 4])
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
     model, data = album
-    special = special_ids(tokenizer)
     noise = [plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)]
     noise = torch.stack(noise) if sampled else None
     photos, mask = photos_of(data, range(4))
-    together, _ = generate_stories(model, special, photos, mask, settings(tokenizer), noise)
+    together, _ = generate_stories(model, photos, mask, settings(tokenizer), noise)
     with torch.no_grad():
         plainly = [
             write_plainly(
                 model,
-                special,
                 photos[i : i + 1],
                 mask[i : i + 1],
                 8,
@@ -125,16 +115,15 @@ def test_cached_and_batched_equals_plain(sampled, album, tokenizer):
 @pytest.mark.parametrize("begun, beams", [(1, 1), (3, 1), (4, 1), (2, 3)])
 def test_a_story_that_was_begun_goes_on_as_if_written_here(begun, beams, album, tokenizer):
     model, data = album
-    special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
     chosen = settings(tokenizer, num_beams=beams)
     noise = torch.stack(
         [plan_noise(i, 4, model.config.plan_size, seed=1, temperature=1.0) for i in range(4)]
     )
-    whole, _ = generate_stories(model, special, photos, mask, chosen, noise)
+    whole, _ = generate_stories(model, photos, mask, chosen, noise)
     told = [story[:begun] for story in whole]
     assert len({sum(map(len, story)) for story in told}) > 1  # ragged, so that padding was tried
-    assert generate_stories(model, special, photos, mask, chosen, noise, told)[0] == whole
+    assert generate_stories(model, photos, mask, chosen, noise, told)[0] == whole
     assert told == [story[:begun] for story in whole]  # the caller's own lists are left alone
 
 
@@ -142,22 +131,18 @@ def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
     """Sentences that the model would not have written itself, of very different lengths, against
     the plain way."""
     model, data = album
-    special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
     told = [data.sentences(i)[:3] for i in range(4)]
     told[1] = [[], told[1][0] * 3, told[1][1]]
-    together, _ = generate_stories(model, special, photos, mask, settings(tokenizer), prefix=told)
+    together, _ = generate_stories(model, photos, mask, settings(tokenizer), prefix=told)
     with torch.no_grad():
         for i in range(4):
             assert together[i][:3] == told[i]
-            plainly = write_plainly(
-                model, special, photos[i : i + 1], mask[i : i + 1], 8, prefix=told[i]
-            )
+            plainly = write_plainly(model, photos[i : i + 1], mask[i : i + 1], 8, prefix=told[i])
             assert together[i] == plainly
     with pytest.raises(ValueError, match="equally many"):
         generate_stories(
             model,
-            special,
             photos,
             mask,
             settings(tokenizer),
@@ -167,36 +152,29 @@ def test_a_strange_beginning_is_gone_on_with(album, tokenizer):
 
 def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer):
     model, data = album
-    special = special_ids(tokenizer)
     photos, mask = photos_of(data, range(4))
-    greedy, _ = generate_stories(model, special, photos, mask, settings(tokenizer))
-    assert (
-        generate_stories(model, special, photos, mask, settings(tokenizer, num_beams=1))[0]
-        == greedy
-    )
+    greedy, _ = generate_stories(model, photos, mask, settings(tokenizer))
+    assert generate_stories(model, photos, mask, settings(tokenizer, num_beams=1))[0] == greedy
     beams, _ = generate_stories(
-        model, special, photos, mask, settings(tokenizer, num_beams=6, length_penalty=0.0)
+        model, photos, mask, settings(tokenizer, num_beams=6, length_penalty=0.0)
     )
 
     # of the first sentence, under the prior's mean, without the forbidden tokens
     @torch.no_grad()
     def log_p(words, i):
-        packed = pack([words], special, model.config.image_positions)
+        packed = pack([words], tokenizer.eos_token_id, model.config.image_positions)
         slots = model.project_photos(photos[i : i + 1, :1], mask[i : i + 1, :1])
-        ids, segments, image_at = (
-            packed[name][None] for name in ("input_ids", "segment_ids", "image_at")
-        )
-        hidden = model.decode(
-            model.embed(ids, segments, slots, image_at, torch.arange(1)), use_cache=False
-        )[0]
+        ids, image_at = packed["input_ids"][None], packed["image_at"][None]
+        embeddings = model.embed(ids, slots, image_at, torch.arange(1))
+        hidden = model.decode(embeddings, use_cache=False)[0]
         dyn = torch.zeros(1, 1, model.width)
-        predicted = model.predict_states(hidden[:, packed["image_at"]], dyn, torch.arange(1))
+        image_states = normalise(hidden[:, packed["image_at"]])
+        predicted = model.predict_states(image_states, dyn, torch.arange(1))
         expected = model.state_deltas(dyn, predicted, torch.arange(1))[1]
         logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(
             model.prior(expected).mean
         )
-        logits[:, [j for j in special if j != special.eos]] = -torch.inf
-        logits[0, special.eos] = -torch.inf
+        logits[0, tokenizer.eos_token_id] = -torch.inf
         log_probs = logits.log_softmax(-1).gather(1, packed["words"][:, None])[:, 0]
         return log_probs[
             : len(words) + (len(words) < 8)
@@ -218,7 +196,7 @@ def test_a_cache_that_holds_nothing_is_told_of(album, tokenizer, monkeypatch):
 
     monkeypatch.setattr(type(model.decoder.transformer), "forward", swallow)
     with pytest.raises(UserError, match="the decoder's cache holds 0 of the 3 positions"):
-        generate_stories(model, special_ids(tokenizer), photos, mask, settings(tokenizer))
+        generate_stories(model, photos, mask, settings(tokenizer))
 
 
 def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
@@ -234,7 +212,7 @@ def test_teacher_forced_logits_equal_step_by_step(album, tokenizer):
         whole = model.states(**batch).hidden
         slots = model.project_photos(batch["photos"], batch["photo_mask"])
         where = (batch[name] for name in ("image_at", "beats"))
-        embeddings = model.embed(batch["input_ids"], batch["segment_ids"], slots, *where)
+        embeddings = model.embed(batch["input_ids"], slots, *where)
         cache = DynamicCache(config=model.decoder.config)
         steps = [
             model.decode(embeddings[:, i : i + 1], cache=cache, use_cache=True)[0]
@@ -306,7 +284,7 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
         folder,
         "--checkpoint",
         checkpoint,
-        "--max_words",
+        "--max_new_tokens",
         6,
         "--vist_output",
         "vist.json",
@@ -339,7 +317,7 @@ def test_plans_are_kept_told_again_changed_and_gone_between(checkpoint, folder, 
     (folder / "broken.jpg").unlink()
 
     def write(output, *arguments):
-        same = ["--checkpoint", checkpoint, "--max_words", 6, "--output", output]
+        same = ["--checkpoint", checkpoint, "--max_new_tokens", 6, "--output", output]
         done = script("generate.py", folder, *same, *arguments, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return stories_of(tmp_path / output)
@@ -393,7 +371,7 @@ def test_stdout_is_the_story_alone_in_the_format_asked_for(checkpoint, folder, s
         "--save_plans",
         "plans.json",
     ]
-    same = [folder, "--checkpoint", checkpoint, "--max_words", 6, "--num_samples", 2, *files]
+    same = [folder, "--checkpoint", checkpoint, "--max_new_tokens", 6, "--num_samples", 2, *files]
     done = {
         name: script("generate.py", *same, "--format", name, cwd=tmp_path)
         for name in ("json", "vist", "html")
@@ -422,18 +400,18 @@ def test_a_sentence_is_on_the_screen_before_the_next_is_begun(
     checkpoint, folder, tmp_path, monkeypatch
 ):
     wire, begun = io.BytesIO(), []
-    add_plan_bias = PlanCVAE.add_plan_bias
+    under_plan = PlanCVAE.under_plan
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(wire)))
     monkeypatch.setattr(
         PlanCVAE,
-        "add_plan_bias",
-        lambda *args: (begun.append(wire.getvalue().count(b"\n")), add_plan_bias(*args))[1],
+        "under_plan",
+        lambda *args: (begun.append(wire.getvalue().count(b"\n")), under_plan(*args))[1],
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
         sys,
         "argv",
-        ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"],
+        ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_new_tokens", "4"],
     )
     main()
     # lines, the first of them the title
@@ -463,7 +441,7 @@ def test_a_reader_that_has_gone_ends_the_printing_not_the_work(
     monkeypatch.setattr(
         sys,
         "argv",
-        ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_words", "4"],
+        ["generate.py", str(folder), "--checkpoint", str(checkpoint), "--max_new_tokens", "4"],
     )
     with open(writer, "w") as stdout:
         monkeypatch.setattr(sys, "stdout", stdout)
@@ -473,25 +451,31 @@ def test_a_reader_that_has_gone_ends_the_printing_not_the_work(
 
 def test_a_story_writer_writes_what_the_command_writes(checkpoint, folder, script, tmp_path):
     """Of paths, images or arrays; under plans that are given back; from sentences on."""
-    options = ["--max_words", 6, "--num_samples", 2, "--seed", 3, "--save_plans", "plans.json"]
+    model, tokenizer = load_checkpoint(checkpoint)
+    with torch.no_grad():  # words that begin with a space, so that text is read as it was written
+        for token, number in tokenizer.get_vocab().items():
+            if token[0] != "Ġ":
+                model.plan_head.weight[number] = model.decoder.lm_head.weight[number] = 0
+    model.save_pretrained(checkpoint)
+    options = ["--max_new_tokens", 6, "--num_samples", 2, "--seed", 3, "--save_plans", "plans.json"]
     done = script("generate.py", folder, "--checkpoint", checkpoint, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     written = stories_of(tmp_path / "output/stories.json")
     writer = StoryWriter.from_pretrained(checkpoint)
     paths = [folder / name for name in ("2.jpg", "9.png", "10.jpg")]
-    stories = writer(paths, num_samples=2, max_words=6, seed=3, scores=[cli.CDE, cli.NLL])
+    stories = writer(paths, num_samples=2, max_new_tokens=6, seed=3, scores=[cli.CDE, cli.NLL])
     assert [story["sentences"] for story in stories] == written
     assert all(story["scores"].keys() == {cli.CDE, cli.NLL} for story in stories)
     images = [Image.open(path) for path in paths]
     plans = [story["plans"].tolist() for story in stories]
     for photos in (images, [np.asarray(image) for image in images]):
-        again = writer(photos, plans=plans, max_words=6)
+        again = writer(photos, plans=plans, max_new_tokens=6)
         assert [story["sentences"] for story in again] == written
-    (begun,) = writer(paths, plans=plans[:1], prefix=written[0][:2], max_words=6)
+    (begun,) = writer(paths, plans=plans[:1], prefix=written[0][:2], max_new_tokens=6)
     assert begun["sentences"] == written[0]
-    (other,) = writer(paths, plans=plans[:1], prefix=["a red kite ."], max_words=6)
+    (other,) = writer(paths, plans=plans[:1], prefix=["a red kite ."], max_new_tokens=6)
     assert other["sentences"][0] == "a red kite ." and len(other["sentences"]) == 3
-    (mean,) = writer(paths, max_words=6)
+    (mean,) = writer(paths, max_new_tokens=6)
     assert not mean["plans"].any() and mean["scores"] == {}
 
 
@@ -520,7 +504,7 @@ def test_rerank_keeps_the_story_that_scores_best(score, checkpoint, folder, scri
         lone,
         "--checkpoint",
         checkpoint,
-        "--max_words",
+        "--max_new_tokens",
         6,
         "--num_samples",
         5,
@@ -562,7 +546,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
     arguments = (
         "generate.py --data_path test.json --checkpoint model --decoding nucleus --plan sample "
         "--num_samples 2 "
-        "--max_words 5 --batch_size 3"
+        "--max_new_tokens 5 --batch_size 3"
     ).split()
     alone = script(*arguments, cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
@@ -655,7 +639,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
             "has one sample of 'photos'",
         ),
         (["photos", "--checkpoint", "empty"], "--checkpoint empty: no checkpoint there"),
-        (["photos", "--max_words", "90"], "3 photos; this model has room for 2 sentences"),
+        (["photos", "--max_new_tokens", "90"], "3 photos; this model has room for 2 sentences"),
         (["photos", "--top_p", "1.5"], "--top_p"),
         (["--data_path", "missing.json"], "missing.json: no such file"),
     ],
@@ -686,5 +670,5 @@ def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path,
 
 
 def test_help_names_every_option(script):
-    assert parse(["folder"]).decoding == "greedy"
+    assert parse(["folder", "--num_beams", "3"]).num_beams == 3
     assert "--plan_temperature" in script("generate.py", "--help").stdout

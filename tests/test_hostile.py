@@ -48,16 +48,10 @@ def small(tokenizer, tmp_path_factory):
         n_layer=1,
         n_head=2,
         n_positions=128,
-        bos_token_id=tokenizer.bos_token_id,
+        bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    fields = dict(
-        state_bow=True,
-        image_positions=2,
-        plan_size=4,
-        dynamics_layers=1,
-        eos_token_id=tokenizer.eos_token_id,
-    )
+    fields = dict(state_bow=True, image_positions=2, plan_size=4, dynamics_layers=1)
     eye = ImageEncoder.build("resnet18", "none", image_size=16, stages=1)
     PlanCVAE.build(GPT2LMHeadModel(config), eye, **fields).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -193,7 +187,7 @@ def test_a_photo_without_permission_says_so(zoo, monkeypatch):
 def told(script, small, tmp_path):
     def tell(*arguments):
         done = script(
-            "generate.py", "--checkpoint", small, "--max_words", 2, *arguments, cwd=tmp_path
+            "generate.py", "--checkpoint", small, "--max_new_tokens", 2, *arguments, cwd=tmp_path
         )
         path = tmp_path / "output/stories.json"
         return done, json.loads(path.read_text()) if path.exists() else None
@@ -526,7 +520,7 @@ def change(path, **values):
         ({"image_encoder__arch": "../resnet"}, "unknown"),
         ({"plan": "perfect"}, "plan perfect"),
         ({"model_type": "gpt2"}, "not of a plan_cvae"),
-        ({"eos_token_id": 3}, "its tokenizer is not its model's"),
+        ({"decoder__eos_token_id": 3}, "its tokenizer is not its model's"),
     ],
     ids=str,
 )
@@ -590,7 +584,7 @@ def test_weights_of_an_eye_that_are_not_finite(tmp_path):
 def test_a_tokenizer_that_does_not_fit_or_would_run_code(broken, tmp_path):
     other = train_tokenizer(random_sentences(random.Random(3), 99), 270)
     other.save_pretrained(broken)
-    with pytest.raises(UserError, match="its tokenizer has 276 tokens, its model"):
+    with pytest.raises(UserError, match="its tokenizer has 271 tokens and ends a text"):
         load_checkpoint(broken)
     (broken / "harm.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')")
     change(

@@ -178,7 +178,7 @@ def test_hostile_names_and_words_from_a_folder(
         folder,
         "--checkpoint",
         "model",
-        "--max_words",
+        "--max_new_tokens",
         4,
         "--num_samples",
         2,

@@ -50,7 +50,7 @@ def test_picture_book_from_drawing_to_score(script, no_meteor, tmp_path):
     learn = ["train.py", "--train_data_path", data / "train.json", "--output_dir", out, *TINY]
     assert "best model" in good(script(*learn))
     assert "this training is complete" in good(script(*learn, "--resume"))
-    test = ["--data_path", data / "test.json", "--checkpoint", out, "--max_words", 12]
+    test = ["--data_path", data / "test.json", "--checkpoint", out, "--max_new_tokens", 12]
     good(script("generate.py", *test, cwd=tmp_path))
     stories = json.loads((tmp_path / "output/stories.json").read_text())["stories"]
     assert len(stories) == 3 and all(len(story["sentences"]) == 5 for story in stories)
@@ -98,7 +98,14 @@ def test_features_by_the_eye_of_a_trained_model(world, script, tmp_path):
     data = ["--train_data_path", features / "train.json", "--output_dir", tmp_path / "out2"]
     good(script("train.py", *data, *TINY))
     # A model trained on features keeps the eye, and so tells of pixels too.
-    test = ["--data_path", pixels / "test.json", "--max_words", 5, "--output", tmp_path / "s.json"]
+    test = [
+        "--data_path",
+        pixels / "test.json",
+        "--max_new_tokens",
+        5,
+        "--output",
+        tmp_path / "s.json",
+    ]
     good(script("generate.py", *test, "--checkpoint", tmp_path / "out2"))
     done = script(*again, "--store", "features", "--image_size", 64)
     assert done.returncode == 2
@@ -151,7 +158,7 @@ def test_defaults_find_what_lies_there(script, tmp_path):
     album.mkdir()
     for path in sorted((tmp_path / "dataset/picturebook/images/test").iterdir())[:3]:
         shutil.copy(path, album)
-    good(script("generate.py", album, "--max_words", 8, cwd=tmp_path))
+    good(script("generate.py", album, "--max_new_tokens", 8, cwd=tmp_path))
     assert "3 of 3" in good(script("CDE_score.py", "output/stories.json", cwd=tmp_path))
 
 
@@ -186,7 +193,14 @@ def test_real_vist_album(script, tmp_path):
     )
     good(
         script(
-            "generate.py", "--data_path", split, "--checkpoint", out, "--max_words", 8, cwd=tmp_path
+            "generate.py",
+            "--data_path",
+            split,
+            "--checkpoint",
+            out,
+            "--max_new_tokens",
+            8,
+            cwd=tmp_path,
         )
     )
     assert "5 of 5" in good(

@@ -113,12 +113,15 @@ def test_the_bags_fade(make_model):
 
 def test_each_trained_parameter_is_in_one_group(make_model):
     model = make_model()
-    groups = train.parameter_groups(model, 0.1)
+    groups = train.parameter_groups(model, 0.1, 10.0)
     grouped = [p for group in groups for p in group["params"]]
     assert len({id(p) for p in grouped}) == len(grouped)
     assert {id(p) for p in grouped} == {id(p) for p in model.parameters() if p.requires_grad}
     names = {id(p): name for name, p in model.named_parameters()}
-    decayed = {names[id(p)] for p in groups[0]["params"]}
+    decayed = {names[id(p)] for group in groups if group["weight_decay"] for p in group["params"]}
+    new = {names[id(p)] for group in groups if group["lr_multiplier"] > 1 for p in group["params"]}
+    assert "plan_head.weight" in new and "photo_projection.bias" in new
+    assert not any(name.startswith(("decoder.", "image_encoder.")) for name in new)
     assert "decoder.transformer.h.0.attn.c_attn.weight" in decayed and "plan_head.weight" in decayed
     assert not any(
         name.endswith("bias") or "wte" in name or "ln_" in name or name == "no_photo"

@@ -44,8 +44,8 @@ PROTOCOLS = {  # of the caption metrics
 class UserError(ValueError):
     """A user's mistake: the file or option, what was found, what was expected.
 
-    Scripts print `line`, which names options as a command line does (--max_words); str() names
-    them as Python does (max_words).
+    Scripts print `line`, which names options as a command line does (--max_new_tokens); str() names
+    them as Python does (max_new_tokens).
     """
 
     @property

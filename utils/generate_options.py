@@ -20,28 +20,37 @@ def parser() -> cli.Parser:
     add("--data_path", help="a preprocessed split (.json) in place of folders")
     add("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir")
     add("--follow_links", action="store_true", help="read photos that are links out of the folder")
-    add("--order", choices=("name", "time"), default="name", help="photos by name or EXIF time")
-    decoding = ("greedy", "beam", "nucleus")
-    add("--decoding", choices=decoding, default="greedy", help="how words are chosen")
-    add("--num_beams", type=count, default=5, help="of --decoding beam")
-    add("--top_p", type=cli.fraction, default=0.9, help="of --decoding nucleus")
+    add("--order", choices=("name", "time"), help="photos by name (default) or EXIF time")
+    # None: the checkpoint's, in its generation_config.json
+    add("--decoding", choices=("greedy", "beam", "nucleus"), help="how words are chosen")
+    add("--num_beams", type=cli.number(int, 2), help="of --decoding beam")
+    add("--length_penalty", type=cli.number(float, -10, high=10), help="of --decoding beam")
+    add("--top_p", type=cli.fraction, help="of --decoding nucleus")
+    add("--top_k", type=cli.non_negative_int, help="of --decoding nucleus; 0: all words")
     temperature = cli.number(float, 0.01, high=100)  # beyond, no probabilities are left
-    add("--temperature", type=temperature, default=1.0, help="of --decoding nucleus")
+    add("--temperature", type=temperature, help="of --decoding nucleus")
+    ngrams = "no n-gram of so many words twice in a story; 0: all may be"
+    add("--no_repeat_ngram_size", type=cli.non_negative_int, help=ngrams)
+    penalty = "divides the odds of words that the story has used; 1: none"
+    add("--repetition_penalty", type=cli.positive_float, help=penalty)
+    add("--min_new_tokens", type=count, help="shortest sentence, in tokens")
+    add("--max_new_tokens", type=count, help="longest sentence, in tokens")
     plan = "the prior's mean or a sample of it (default: mean for one story, sample for several)"
     add("--plan", choices=("mean", "sample"), help=plan)
-    add("--plan_temperature", type=cli.positive_float, default=1.0, help="of --plan sample")
+    add("--plan_temperature", type=cli.positive_float, help="of --plan sample (default: 1.0)")
     add("--num_samples", type=count, default=1, help="stories per folder")
     add("--rerank", action="store_true", help="of --num_samples keep the one that scores best")
-    add("--rerank_by", choices=cli.SCORE_NAMES, default=cli.BOW_AGREEMENT, help="score of --rerank")
+    score = f"score of --rerank (default: {cli.BOW_AGREEMENT})"
+    add("--rerank_by", choices=cli.SCORE_NAMES, help=score)
     add("--save_plans", metavar="FILE", help="write the plans of the stories to a file")
     add("--plans", metavar="FILE", help="write stories under the plans of such a file")
     redraw = "beats whose plan of --plans is sampled anew"
     add("--redraw", type=count, nargs="+", metavar="BEAT", help=redraw)
     interpolate = "--num_samples from the first plans in --plans to the second"
     add("--interpolate", action="store_true", help=interpolate)
-    add("--max_words", type=count, default=40, help="longest sentence, in tokens")
     add("--batch_size", type=count, default=32, help="stories written together")
-    add("--seed", type=cli.non_negative_int, default=0, help="random seed of plans and words")
+    seed = "random seed of plans and words (default: 0)"
+    add("--seed", type=cli.non_negative_int, help=seed)
     formats = "of stdout: the story, or what --output, --html or --vist_output would hold"
     add("--format", choices=("text", "json", "html", "vist"), default="text", help=formats)
     add("--output", default=f"{OUTPUT_DIR}/stories.json", metavar="FILE", help="stories, always")
@@ -60,6 +69,17 @@ def parse(arguments: list[str] | None = None) -> Namespace:
         raise UserError(f"{several}: expected {MAX_SAMPLES:,} at most")
     if options.rerank and options.num_samples == 1 and not options.plans:
         raise UserError("--rerank: of one story; expected --num_samples of 2 or more")
+    if options.data_path:
+        for name in ("order", "follow_links"):
+            if value := getattr(options, name):
+                raise UserError(
+                    f"--{name}{'' if value is True else f' {value}'}: of folders of photos; "
+                    "--data_path has an order of its own"
+                )
+    if options.rerank_by and not options.rerank:
+        raise UserError(f"--rerank_by {options.rerank_by}: expected --rerank too")
+    options.rerank_by = options.rerank_by or cli.BOW_AGREEMENT
+    options.order = options.order or "name"
     flag = "--html" if options.html else "--format html" if options.format == "html" else None
     if flag and options.data_path:
         raise UserError(
@@ -88,6 +108,14 @@ def parse(arguments: list[str] | None = None) -> Namespace:
             raise UserError(f"--{name}: of no plans; expected --plans too")
     if options.interpolate and (options.num_samples == 1 or options.redraw):
         raise UserError("--interpolate: expected --num_samples of 2 or more, and no --redraw")
+    return options
+
+
+def check_model(options: Namespace, model: Any) -> None:
+    """Raise UserError where the model lacks what the options ask for, or an option has no effect;
+    choose --plan and what goes with it."""
+    plan, where = model.config.plan, options.checkpoint
+    several = f"--num_samples {options.num_samples}"
     if options.decoding != "nucleus" and options.num_samples > 1 and not options.interpolate:
         if options.plan == "mean":
             raise UserError(
@@ -97,12 +125,6 @@ def parse(arguments: list[str] | None = None) -> Namespace:
             raise UserError(
                 f"{several}: all would be alike; expected --redraw or --interpolate with --plans"
             )
-    return options
-
-
-def check_model(options: Namespace, model: Any) -> None:
-    """Raise UserError where the model lacks what the options ask for; choose --plan."""
-    plan, where = model.config.plan, options.checkpoint
     for name in ("plan", "plans", "save_plans"):
         value = getattr(options, name)
         if plan != "cvae" and value not in (None, "mean"):
@@ -114,11 +136,28 @@ def check_model(options: Namespace, model: Any) -> None:
         options.plan = "sample" if samples else "mean"
     if plan != "cvae" and options.num_samples > 1 and options.decoding != "nucleus":
         raise UserError(
-            f"--num_samples {options.num_samples}: {where} was trained with --plan {plan}, so that "
-            "all would be alike; add --decoding nucleus"
+            f"{several}: {where} was trained with --plan {plan}, so that all would be alike; add "
+            "--decoding nucleus"
+        )
+    if options.plan == "mean" and options.plan_temperature is not None:
+        raise UserError(
+            f"--plan_temperature {options.plan_temperature}: no plan is sampled; expected --plan "
+            "sample too"
+        )
+    if options.plan == "mean" and options.decoding != "nucleus" and options.seed is not None:
+        raise UserError(
+            f"--seed {options.seed}: nothing is drawn; expected --plan sample or --decoding nucleus"
         )
     lacks = {cli.BOW_AGREEMENT: not model.config.state_bow, cli.MAX_KL: plan != "cvae"}
     if options.rerank and lacks.get(options.rerank_by):
         raise UserError(
             f"--rerank_by {options.rerank_by}: the model in {where} lacks it; expected another"
         )
+
+
+def fill_in(options: Namespace) -> None:
+    """The defaults of what is drawn."""
+    if options.seed is None:
+        options.seed = 0
+    if options.plan_temperature is None:
+        options.plan_temperature = 1.0

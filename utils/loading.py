@@ -1,11 +1,21 @@
 """Models by name or from their directories: complete, of the right sizes and finite."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import snapshot_download
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError, flag, loading
@@ -14,6 +24,7 @@ from utils.image_encoder import ImageEncoder, not_finite
 from utils.tokenizer import load_data_tokenizer
 from utils.train_options import TrainOptions
 
+HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
 
 
@@ -38,33 +49,42 @@ def load_encoder(path: Path) -> ImageEncoder:
 
 
 def load_decoder(options: TrainOptions, tokenizer: PreTrainedTokenizerBase) -> GPT2LMHeadModel:
-    """The GPT-2 that TrainOptions name or describe, its vocabulary the tokenizer's."""
-    name = f"--decoder {options.decoder}"
+    """The GPT-2 that TrainOptions name or describe; its end of text is the tokenizer's."""
+    eos = tokenizer.eos_token_id
     if options.decoder == "scratch":
         if options.n_embd % options.n_head:
             raise UserError(
                 f"--n_embd {options.n_embd}: not a multiple of --n_head {options.n_head}"
             )
         sizes = {x: getattr(options, x) for x in ("n_positions", "n_embd", "n_layer", "n_head")}
-        decoder = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **sizes))
+        ends = {"bos_token_id": eos, "eos_token_id": eos}
+        decoder = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **ends, **sizes))
     else:
-        advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
-        with loading(name, advice), quiet_transformers():
-            decoder, report = GPT2LMHeadModel.from_pretrained(
-                options.decoder, dtype=torch.float32, output_loading_info=True
-            )
-        if missing := sorted(report["missing_keys"]):
-            raise UserError(f"{name}: not a GPT-2 (it lacks {missing[0]})")
-        if len(tokenizer) < decoder.config.vocab_size:
+        decoder = load_pretrained_decoder(options.decoder)
+        vocab_size, own_eos = decoder.config.vocab_size, decoder.config.eos_token_id
+        if len(tokenizer) > vocab_size or own_eos != eos:
             raise UserError(
-                f"{name}: has {decoder.config.vocab_size} words, the data's tokenizer only "
-                f"{len(tokenizer)}; preprocess with that decoder's tokenizer (python dataset.py "
-                "--tokenizer …)"
+                f"--decoder {options.decoder}: has {vocab_size} words and ends a text by number "
+                f"{own_eos}, the data's tokenizer has {len(tokenizer)} and {eos}; preprocess with "
+                f"that decoder's tokenizer (python dataset.py --tokenizer {options.decoder})"
             )
-        decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     config = decoder.config
-    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
     config.resid_pdrop = config.embd_pdrop = config.attn_pdrop = options.dropout
+    return decoder
+
+
+def load_pretrained_decoder(name_or_path: str) -> GPT2LMHeadModel:
+    name = f"--decoder {name_or_path}"
+    advice = "--decoder takes a name on the hub, a local directory, or scratch (no download)"
+    with loading(name, advice), quiet_transformers():
+        config = AutoConfig.from_pretrained(name_or_path, trust_remote_code=False)
+        if config.model_type != "gpt2":
+            raise UserError(f"{name}: a {config.model_type}; expected a GPT-2")
+        decoder, report = GPT2LMHeadModel.from_pretrained(
+            name_or_path, dtype=torch.float32, output_loading_info=True
+        )
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{name}: not a GPT-2 (it lacks {missing[0]})")
     return decoder
 
 
@@ -104,33 +124,46 @@ def load_model(kind: type[PreTrainedModel], path: Path, advice: str) -> PreTrain
     return model.eval()
 
 
-def load_model_and_tokenizer(
-    kind: type[PreTrainedModel], path: str | Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model of class `kind` and the tokenizer of a checkpoint, or of the best (else the
-    latest) one in a training's output_dir.
-
-    Raises UserError where there is none or it is damaged.
-    """
-    path = Path(path)
+def find_checkpoint(name_or_path: str | Path) -> Path:
+    """The folder of a checkpoint, of the best (else the latest) one in a training's output_dir, or
+    of a model on the hub, which is fetched. Raises UserError where there is none."""
+    path = Path(name_or_path)
+    if HUB_NAME.fullmatch(str(path)) and not path.exists():
+        advice = "expected a directory that train.py wrote, or the name of such a model on the hub"
+        with loading(str(path), advice), quiet_transformers():
+            patterns = ["*.json", "*.txt", "model.safetensors"]
+            return Path(snapshot_download(str(name_or_path), allow_patterns=patterns))
     places = (path, path / BEST, path / LATEST)
     for place in places:
         recover(place)  # a training may have been killed while it replaced one
-    place = next((place for place in places if (place / "config.json").is_file()), None)
-    if place is None:
-        raise UserError(f"{path}: no checkpoint there; expected a directory that train.py wrote")
+    for place in places:
+        if (place / "config.json").is_file():
+            return place
+    raise UserError(f"{path}: no checkpoint there; expected a directory that train.py wrote")
+
+
+def load_model_and_tokenizer(
+    kind: type[PreTrainedModel], name_or_path: str | Path
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model of class `kind` and the tokenizer of a checkpoint that `find_checkpoint` finds; the
+    model's decoder has the checkpoint's settings of generation.
+
+    Raises UserError where there is none or it is damaged.
+    """
+    place = find_checkpoint(name_or_path)
     advice = "expected the complete directory that train.py wrote"
     model = load_model(kind, place, advice)
     with loading(str(place), advice, tried=""), quiet_transformers():
         tokenizer = load_data_tokenizer(place, advice)
         largest_id = max(tokenizer.get_vocab().values())
         tokenizer.backend_tokenizer.to_str()  # damaged rules show only then
-    vocab_size = model.decoder.config.vocab_size
-    same_size = len(tokenizer) == vocab_size and largest_id < vocab_size
-    same_eos = tokenizer.eos_token_id == model.config.eos_token_id
-    if not same_size or not same_eos or tokenizer.pad_token_id is None:
+        if (place / GENERATION_CONFIG_NAME).is_file():
+            model.decoder.generation_config = GenerationConfig.from_pretrained(place)
+    config = model.decoder.config
+    if largest_id >= config.vocab_size or tokenizer.eos_token_id != config.eos_token_id:
         raise UserError(
-            f"{place}: its tokenizer is not its model's: its tokenizer has {len(tokenizer)} "
-            f"tokens, its model {vocab_size}; expected train.py's own files, with [eos] and [pad]"
+            f"{place}: its tokenizer is not its model's: its tokenizer has {largest_id + 1} tokens "
+            f"and ends a text by number {tokenizer.eos_token_id}, its model {config.vocab_size} "
+            f"and {config.eos_token_id}; expected train.py's own files"
         )
     return model, tokenizer

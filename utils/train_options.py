@@ -15,6 +15,21 @@ free_option = partial(option, changes="free")
 model_option = partial(option, changes="of_model")
 
 
+# What suits a decoder from scratch, and a pretrained one.
+DECODER_DEFAULTS = {
+    "learning_rate": (2e-3, 5e-5),
+    "new_lr_multiplier": (1.0, 10.0),
+    "warmup_steps": (0.05, 0.1),
+    "dropout": (0.0, 0.1),
+}
+
+
+def by_decoder(name: str, help: str) -> str:
+    """The help of an option whose default depends on the decoder."""
+    scratch, pretrained = DECODER_DEFAULTS[name]
+    return f"{help} (default: {scratch:g} from scratch, {pretrained:g} for a pretrained decoder)"
+
+
 @dataclass
 class TrainOptions:
     """Every option of a training."""
@@ -40,8 +55,8 @@ class TrainOptions:
     n_head: int = model_option(4, "decoder from scratch: attention heads", low=1)
     n_embd: int = model_option(256, "decoder from scratch: width", low=1)
     n_positions: int = model_option(512, "decoder from scratch: longest story", low=8)
-    dropout: float = model_option(
-        0.0, "dropout in decoder and latent dynamic module", low=0, high=1
+    dropout: float | None = model_option(
+        None, by_decoder("dropout", "in decoder and latent dynamic module"), low=0, high=1
     )
     image_positions: int = model_option(4, "sequence positions per photo", low=1)
     train_encoder: bool = model_option(True, "train the image encoder, where data are pixels")
@@ -80,9 +95,16 @@ class TrainOptions:
     max_steps: int = option(0, "optimizer steps, in place of epochs; 0: by epochs", low=0)
     batch_size: int = option(16, "stories per batch, over all processes", low=1)
     gradient_accumulation_steps: int = option(1, "batches per optimizer step", low=1)
-    learning_rate: float = option(2e-3, "peak; 5e-5 suits a pretrained GPT-2", low=0)
-    warmup_steps: float = option(
-        0.05, "steps in which the learning rate rises; below 1 a share of all", low=0
+    learning_rate: float | None = option(None, by_decoder("learning_rate", "peak"), low=0)
+    new_lr_multiplier: float | None = option(
+        None,
+        by_decoder("new_lr_multiplier", "learning rate of new parts, in units of the decoder's"),
+        low=0,
+    )
+    warmup_steps: float | None = option(
+        None,
+        by_decoder("warmup_steps", "of the learning rate; below 1 a share of all steps"),
+        low=0,
     )
     weight_decay: float = option(0.01, "AdamW weight decay, on matrices alone", low=0)
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: not", low=0)
@@ -106,6 +128,13 @@ class TrainOptions:
         0, "newest validated checkpoints to keep beside best and latest", low=0
     )
     tensorboard: bool = free_option(False, "log to output_dir/tensorboard too")
+
+    def __post_init__(self):
+        """Fill in the options whose default depends on the decoder."""
+        is_pretrained = self.decoder != "scratch"
+        for name, values in DECODER_DEFAULTS.items():
+            if getattr(self, name) is None:
+                setattr(self, name, values[is_pretrained])
 
 
 # options that the model's forward takes by name

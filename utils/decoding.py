@@ -1,0 +1,141 @@
+"""How words are chosen: the settings, and logits processors that see the words of a story alone.
+
+No n-gram crosses a sentence's border, and the end of text is neither blocked nor penalised: else
+two sentences could not begin alike, or end.
+"""
+
+from argparse import Namespace
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from utils.cli import UserError
+
+DEFAULTS = {  # of the options, where the checkpoint says nothing
+    "min_new_tokens": 1,
+    "max_new_tokens": 40,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "num_beams": 5,
+    "length_penalty": 1.0,
+    "temperature": 1.0,
+    "top_p": 0.9,
+    "top_k": 0,
+}
+DECODING = {  # the options that have an effect on one way of decoding alone
+    "greedy": (),
+    "beam": ("num_beams", "length_penalty"),
+    "nucleus": ("temperature", "top_p", "top_k"),
+}
+
+
+def stored_decoding(stored: GenerationConfig) -> str:
+    """The way of decoding that a checkpoint's settings describe."""
+    if stored.do_sample:
+        return "nucleus"
+    return "beam" if (stored.num_beams or 1) > 1 else "greedy"
+
+
+def choose_decoding(options: Namespace, stored: GenerationConfig) -> None:
+    """Fill in the options of decoding that are None from a checkpoint's settings. Raises UserError
+    for an option without effect."""
+    same = options.decoding in (None, stored_decoding(stored))
+    options.decoding = options.decoding or stored_decoding(stored)
+    for decoding, names in DECODING.items():
+        for name in names if decoding != options.decoding else ():
+            if (value := getattr(options, name)) is not None:
+                raise UserError(
+                    f"--{name} {value}: has no effect on --decoding {options.decoding}; expected "
+                    f"--decoding {decoding} too"
+                )
+    others = {*DECODING["beam"], *DECODING["nucleus"]}
+    for name, default in DEFAULTS.items():
+        is_own = name in DECODING[options.decoding]
+        if name in others and not is_own:
+            continue
+        if getattr(options, name) is None and (same or not is_own):
+            setattr(options, name, getattr(stored, name, None))
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    if options.min_new_tokens > options.max_new_tokens:
+        raise UserError(
+            f"--min_new_tokens {options.min_new_tokens}: expected at most --max_new_tokens "
+            f"{options.max_new_tokens}"
+        )
+
+
+def generation_config(options: Namespace, eos: int) -> GenerationConfig:
+    """transformers' settings of what `choose_decoding` has chosen."""
+    chosen = {name: getattr(options, name) for name in DEFAULTS}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    return GenerationConfig(
+        do_sample=options.decoding == "nucleus", eos_token_id=eos, pad_token_id=eos, **chosen
+    )
+
+
+class WordsProcessor(LogitsProcessor):
+    """Changes the scores of words by the story so far, for each row of a batch and its beams."""
+
+    def __init__(self, stories: list[list[list[int]]], start: int, eos: int):
+        """stories: the sentences so far; start: where the words of the coming one begin."""
+        self.stories, self.start, self.eos = stories, start, eos
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        scores = scores.clone()
+        num_beams = len(input_ids) // len(self.stories)
+        for row, words in enumerate(input_ids[:, self.start :].tolist()):
+            sentences = [*self.stories[row // num_beams], words]
+            self.change(scores[row], sentences)
+        return scores
+
+    def change(self, scores: Tensor, sentences: list[list[int]]) -> None:
+        """Change the scores (V) of the next word in place; the last sentence is the current one."""
+        raise NotImplementedError
+
+
+class NoRepeatNGram(WordsProcessor):
+    """No n-gram of words occurs twice in a story."""
+
+    def __init__(self, size: int, *story):
+        super().__init__(*story)
+        self.size = size
+
+    def change(self, scores: Tensor, sentences: list[list[int]]) -> None:
+        current, before = sentences[-1], self.size - 1
+        if len(current) < before:
+            return
+        context = current[len(current) - before :]
+        blocked = {
+            words[i + before]
+            for words in sentences
+            for i in range(len(words) - before)
+            if words[i : i + before] == context
+        }
+        scores[list(blocked - {self.eos})] = -torch.inf
+
+
+class RepetitionPenalty(WordsProcessor):
+    """Words that a story has used are less likely (Keskar et al. 2019)."""
+
+    def __init__(self, penalty: float, *story):
+        super().__init__(*story)
+        self.penalty = penalty
+
+    def change(self, scores: Tensor, sentences: list[list[int]]) -> None:
+        used = list({word for words in sentences for word in words} - {self.eos})
+        value = scores[used]
+        scores[used] = torch.where(value < 0, value * self.penalty, value / self.penalty)
+
+
+def words_processors(
+    settings: GenerationConfig, stories: list[list[list[int]]], start: int
+) -> LogitsProcessorList:
+    """The processors that the settings ask for, in place of transformers' own."""
+    story = stories, start, settings.eos_token_id
+    processors = LogitsProcessorList()
+    if settings.no_repeat_ngram_size:
+        processors.append(NoRepeatNGram(settings.no_repeat_ngram_size, *story))
+    if settings.repetition_penalty not in (None, 1.0):
+        processors.append(RepetitionPenalty(settings.repetition_penalty, *story))
+    return processors
