@@ -142,7 +142,7 @@ class StoryDataset(Dataset):
     lengths and beats: positions and sentences of each story. photo_rows: the row of each beat's
     photo or None, also of beats that do not fit. shortened: how many stories lost trailing beats
     (or the end of a lone sentence) to fit `max_length`. text: how they are written, normalized or
-    original. ids: the stories' names.
+    original. source: the data they are of. ids: the stories' names.
     """
 
     def __init__(
@@ -166,7 +166,7 @@ class StoryDataset(Dataset):
             )
         self.photos, self.image_positions = photos, image_positions
         self.eos = tokenizer.eos_token_id
-        self.text = "normalized"
+        self.text, self.source = "normalized", None
         self.ids = [story.get("story_id") for story in stories]
         self.photo_rows = [[beat["photo"] for beat in story["beats"]] for story in stories]
         texts = [beat["sentence"] for story in stories for beat in story["beats"]]
@@ -196,6 +196,7 @@ class StoryDataset(Dataset):
         split, photos = load_split(json_path, encoder)
         dataset = cls(split["stories"], photos, tokenizer, image_positions, max_length)
         dataset.text = split.get("text", "normalized")
+        dataset.source = split.get("source")
         return dataset
 
     def sentences(self, i: int) -> list[list[int]]:

@@ -18,7 +18,15 @@ from pathlib import Path
 from utils import cli
 from utils.cli import UserError
 from utils.files import directory_lock, write_json
-from utils.train_options import OBJECTIVE, TrainOptions, get_beta, get_bow_scale, get_lr, parse
+from utils.train_options import (
+    DECODER_DEFAULTS,
+    OBJECTIVE,
+    TrainOptions,
+    get_beta,
+    get_bow_scale,
+    get_lr,
+    parse,
+)
 
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
@@ -45,6 +53,7 @@ from utils.checkpoint import (
     update_derived,
     versions,
 )
+from utils.decoding import default_generation
 from utils.gaussian import Noise
 from utils.loading import BEST, LATEST, load_decoder, load_encoder
 from utils.processes import get_accelerator, shard, sum_over_processes
@@ -193,6 +202,9 @@ class Training(Stoppable):
         self.progress |= {"data": data, "versions": versions()}
         self.train_set, self.val_set = splits.values()
         model.config.text = self.train_set.text
+        if not self.resumed:
+            eos = self.tokenizer.eos_token_id
+            model.generation_config = default_generation(self.train_set.source, eos)
         if self.train_set.photos.kind == "features":
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
@@ -458,6 +470,8 @@ def train(options: TrainOptions) -> int:
             f"{progress['best']:.2f})"
         )
         return 0
+    chosen = ", ".join(f"{name} {getattr(options, name):g}" for name in DECODER_DEFAULTS)
+    training.print(f"decoder {options.decoder}: {chosen}")
     trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     training.print(
         f"{trained / 1e6:.1f} M trained parameters, {training.total_steps} steps on "

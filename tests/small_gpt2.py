@@ -66,6 +66,8 @@ if __name__ == "__main__":
     tokenizer = load_tokenizer(tokenizer_path)
     with open(texts_path) as file:
         texts = [line.strip() for line in file if line.strip()]
-    decoder = pretrain(tokenizer, texts, int(steps), report=lambda x: print(x, flush=True))
+    decoder = pretrain(
+        tokenizer, texts, int(steps), batch_size=8, report=lambda x: print(x, flush=True)
+    )
     decoder.save_pretrained(output)
     tokenizer.save_pretrained(output)

@@ -303,10 +303,10 @@ def test_from_a_folder_to_stories_json(checkpoint, folder, script, tmp_path):
     assert all(len(story["sentences"]) == 3 for story in stories)
     assert stories[0]["sentences"] != stories[1]["sentences"]
     submission = json.loads((tmp_path / "vist.json").read_text())
-    assert submission["output_stories"][0]["photo_sequence"] == ["2.jpg", "9.png", "10.jpg"]
-    assert submission["output_stories"][0]["story_text_normalized"] == " ".join(
-        stories[0]["sentences"]
-    )
+    (entry,) = submission["output_stories"]  # one story of each sequence, ids without suffixes
+    assert entry["photo_sequence"] == ["2", "9", "10"]
+    assert entry["story_text_normalized"] == " ".join(stories[0]["sentences"])
+    assert "vist.json" in done.stderr and "without 1 more of the same photos" in done.stderr
 
 
 def stories_of(path):
@@ -672,3 +672,51 @@ def test_mistakes_are_one_line(arguments, message, checkpoint, folder, tmp_path,
 def test_help_names_every_option(script):
     assert parse(["folder", "--num_beams", "3"]).num_beams == 3
     assert "--plan_temperature" in script("generate.py", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--temperature", 2], "--temperature 2.0: has no effect on --decoding greedy; expected"),
+        (["--decoding", "beam", "--top_k", 2], "--top_k 2: has no effect on --decoding beam"),
+        (["--num_beams", 3], "--num_beams 3: has no effect on --decoding greedy; expected --dec"),
+        (["--seed", 1], "--seed 1: nothing is drawn; expected --plan sample or --decoding nucl"),
+        (["--plan_temperature", 2], "--plan_temperature 2.0: no plan is sampled; expected --plan"),
+        (["--rerank_by", cli.CDE], "--rerank_by CDE: expected --rerank too"),
+        (["--min_new_tokens", 9, "--max_new_tokens", 8], "--min_new_tokens 9: expected at most"),
+    ],
+)
+def test_an_option_without_effect_is_refused(arguments, message, checkpoint, folder, script):
+    done = script("generate.py", folder, "--checkpoint", checkpoint, *arguments)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_options_of_folders_are_refused_of_a_split(script):
+    for arguments, message in (
+        (["--order", "time"], "--order time: of folders of photos"),
+        (["--follow_links"], "--follow_links: of folders of photos"),
+    ):
+        done = script("generate.py", "--data_path", "test.json", *arguments)
+        assert done.returncode == 2 and message in done.stderr
+
+
+def test_the_checkpoints_settings_are_the_defaults(checkpoint, folder, script, tmp_path):
+    """Those of its way of decoding; options go before them; what was chosen is in the file."""
+    GenerationConfig(num_beams=4, no_repeat_ngram_size=3, max_new_tokens=7).save_pretrained(
+        checkpoint
+    )
+
+    def settings_of(*arguments):
+        same = ["--checkpoint", checkpoint, "--output", "stories.json"]
+        done = script("generate.py", folder, *same, *arguments, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        names = ("decoding", "num_beams", "no_repeat_ngram_size", "max_new_tokens", "top_p")
+        settings = json.loads((tmp_path / "stories.json").read_text())["settings"]
+        return [settings[name] for name in names]
+
+    assert settings_of() == ["beam", 4, 3, 7, None]
+    assert settings_of("--num_beams", 2, "--max_new_tokens", 5) == ["beam", 2, 3, 5, None]
+    assert settings_of("--decoding", "greedy") == ["greedy", None, 3, 7, None]
+    assert settings_of("--decoding", "nucleus", "--no_repeat_ngram_size", 0) == [
+        "nucleus", None, 0, 7, 0.9
+    ]  # fmt: skip

@@ -218,7 +218,7 @@ def test_a_checkpoint_carries_its_settings_of_generation(make_model, tokenizer, 
     model = make_model()
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert (load_checkpoint(tmp_path)[0].decoder.generation_config.num_beams or 1) == 1
+    assert (load_checkpoint(tmp_path)[0].generation_config.num_beams or 1) == 1
     GenerationConfig(num_beams=4, no_repeat_ngram_size=3).save_pretrained(tmp_path)
-    loaded = load_checkpoint(tmp_path)[0].decoder.generation_config
+    loaded = load_checkpoint(tmp_path)[0].generation_config
     assert (loaded.num_beams, loaded.no_repeat_ngram_size) == (4, 3)

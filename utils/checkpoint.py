@@ -57,6 +57,7 @@ def save_checkpoint(
         with quiet_transformers():
             model.save_pretrained(directory, state_dict=weights)
             tokenizer.save_pretrained(directory)
+            model.generation_config.save_pretrained(directory)
         model_card(model, progress).save(directory / "README.md")
         save_file(flatten(state), directory / OPTIMIZER)
         write_json(directory / PROGRESS, progress)
@@ -180,9 +181,7 @@ A story is as good as the data: the model knows the world of its training storie
 def model_card(model: PreTrainedModel, progress: dict) -> ModelCard:
     """README.md of a checkpoint."""
     about = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="image-to-text",
-        tags=["visual-storytelling", "conditional-vae", "plan-cvae"],
+        library_name="transformers", tags=["visual-storytelling", "conditional-vae", "plan-cvae"]
     )
     lines = [f"- {name}: {x}" for name, x in (progress["data"] | progress["versions"]).items()]
     card = CARD.format(

@@ -65,13 +65,18 @@ def flag(name: str) -> Iterator[None]:
         raise UserError(f"{name} {error.line}") from None
 
 
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults; where there is none, the help says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """argparse whose errors are one line and whose help shows the defaults."""
 
     def __init__(self, **kwargs: object):
-        super().__init__(
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter, allow_abbrev=False, **kwargs
-        )
+        super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> None:
         module = self.prog.removeprefix("python -m experiments.")

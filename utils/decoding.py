@@ -30,6 +30,15 @@ DECODING = {  # the options that have an effect on one way of decoding alone
 }
 
 
+def default_generation(source: str | None, eos: int) -> GenerationConfig:
+    """How a model writes that was trained on stories of this source: the picture book's are as
+    regular as its sentences are; people's are searched by beams and do not repeat a phrase."""
+    settings = {"min_new_tokens": 1, "max_new_tokens": 40}
+    if source != "picturebook":
+        settings |= {"num_beams": 3, "no_repeat_ngram_size": 3}
+    return GenerationConfig(eos_token_id=eos, pad_token_id=eos, **settings)
+
+
 def stored_decoding(stored: GenerationConfig) -> str:
     """The way of decoding that a checkpoint's settings describe."""
     if stored.do_sample:

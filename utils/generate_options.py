@@ -21,8 +21,9 @@ def parser() -> cli.Parser:
     add("--checkpoint", default=OUTPUT_DIR, help="checkpoint, or train.py's output_dir")
     add("--follow_links", action="store_true", help="read photos that are links out of the folder")
     add("--order", choices=("name", "time"), help="photos by name (default) or EXIF time")
-    # None: the checkpoint's, in its generation_config.json
-    add("--decoding", choices=("greedy", "beam", "nucleus"), help="how words are chosen")
+    # None, here and for the next nine: the checkpoint's
+    chosen = "how words are chosen (this and what belongs to it: default of the checkpoint)"
+    add("--decoding", choices=("greedy", "beam", "nucleus"), help=chosen)
     add("--num_beams", type=cli.number(int, 2), help="of --decoding beam")
     add("--length_penalty", type=cli.number(float, -10, high=10), help="of --decoding beam")
     add("--top_p", type=cli.fraction, help="of --decoding nucleus")

@@ -145,8 +145,8 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
 def load_model_and_tokenizer(
     kind: type[PreTrainedModel], name_or_path: str | Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model of class `kind` and the tokenizer of a checkpoint that `find_checkpoint` finds; the
-    model's decoder has the checkpoint's settings of generation.
+    """The model of class `kind` and the tokenizer of a checkpoint that `find_checkpoint` finds; its
+    generation_config is the checkpoint's, or transformers' defaults.
 
     Raises UserError where there is none or it is damaged.
     """
@@ -157,8 +157,9 @@ def load_model_and_tokenizer(
         tokenizer = load_data_tokenizer(place, advice)
         largest_id = max(tokenizer.get_vocab().values())
         tokenizer.backend_tokenizer.to_str()  # damaged rules show only then
+        model.generation_config = GenerationConfig()
         if (place / GENERATION_CONFIG_NAME).is_file():
-            model.decoder.generation_config = GenerationConfig.from_pretrained(place)
+            model.generation_config = GenerationConfig.from_pretrained(place)
     config = model.decoder.config
     if largest_id >= config.vocab_size or tokenizer.eos_token_id != config.eos_token_id:
         raise UserError(

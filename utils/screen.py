@@ -3,6 +3,7 @@
 import re
 import sys
 from argparse import Namespace
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -68,21 +69,27 @@ def story_page(albums: list[dict], samples: list[Sample], stories: list[dict]) -
     return render_page(list(pages.values()))
 
 
-def vist_submission(stories: list[dict]) -> dict:
-    """Stories in the VIST Challenge's submission format."""
-    output_stories = [
-        {
+def vist_submission(stories: list[dict]) -> tuple[dict, int]:
+    """Stories in the VIST Challenge's submission format, the first of each sequence of photos; and
+    how many are left out: its evaluator takes one story per sequence."""
+    first = {}
+    for story in stories:
+        # of photos in a folder the names are files'; VIST's ids have no suffix
+        ids = [name and Path(name).stem for name in story["photo_ids"]]
+        if "folder" not in story:
+            ids = story["photo_ids"]
+        entry = {
             "album_id": story["album_id"],
-            "photo_sequence": story["photo_ids"],
+            "photo_sequence": ids,
             "story_text_normalized": " ".join(story["sentences"]),
         }
-        for story in stories
-    ]
-    return {
+        first.setdefault(tuple(map(str, ids)), entry)
+    submission = {
         "team_name": "plan-CVAE",
         "evaluation_info": {"additional_description": "written by generate.py"},
-        "output_stories": output_stories,
+        "output_stories": list(first.values()),
     }
+    return submission, len(stories) - len(first)
 
 
 def save_outputs(
@@ -96,12 +103,13 @@ def save_outputs(
     """Write the files that the options name, and print in the --format."""
     output = {"checkpoint": options.checkpoint, "settings": vars(options), "stories": stories}
     write_json(options.output, output)  # first: nothing that goes wrong after it loses them
+    submission, num_more = vist_submission(stories)
     page = None
     if options.html or options.format == "html":
         page = story_page(albums, samples, stories)
     if options.format != "text" and sys.stdout:
         sys.stdout.reconfigure(encoding="utf-8")  # like the files, whatever the terminal's
-        objects = {"json": output, "vist": vist_submission(stories)}
+        objects = {"json": output, "vist": submission}
         cli.say(page if options.format == "html" else to_json(objects[options.format]))
 
     def note(what: str, path: str) -> None:
@@ -115,8 +123,11 @@ def save_outputs(
         write_text(options.html, page)
         note("as a page", options.html)
     if options.vist_output:
-        write_json(options.vist_output, vist_submission(stories))
-        note("in the VIST Challenge's format", options.vist_output)
+        write_json(options.vist_output, submission)
+        what = "in the VIST Challenge's format"
+        if num_more:
+            what += f", without {num_more} more of the same photos"
+        note(what, options.vist_output)
     if options.save_plans:
         write_plans(options.save_plans, stories, samples, plan_size, options.checkpoint)
         note("the plans", options.save_plans)
