@@ -1,6 +1,7 @@
 """Write a story for a folder of photos, one sentence per photo.
 
     python generate.py FOLDER [FOLDER …]              a story for each
+    python generate.py PHOTO [PHOTO …]                one story for photos of a folder
     python generate.py --data_path test.json          a story for each story of a preprocessed split
     python generate.py FOLDER --num_samples 5         five stories from five plans
     python generate.py FOLDER --num_samples 20 --decoding nucleus --rerank   the best of twenty
@@ -27,7 +28,6 @@ from utils.generate_options import check_model, fill_in, parse, parser
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -38,12 +38,13 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from dataset import StoryDataset, pack, story_length
 from model import PlanCVAE, load_checkpoint, normalise
-from utils.albums import read_albums, read_folder
+from utils.albums import read_albums, read_named
 from utils.batches import split_into
 from utils.decoding import choose_decoding, generation_config, words_processors
 from utils.photos import open_photo
 from utils.plans import Sample, list_samples, plan_noise
 from utils.processes import best_device, join_processes
+from utils.reranking import rerank
 from utils.screen import Screen, save_outputs
 from utils.structure import BOS, IMG, PAD
 from utils.tensors import take_photos
@@ -432,33 +433,6 @@ def story_headings(albums: list[dict], samples: list[Sample]) -> list[dict]:
     return headings
 
 
-def best_samples(samples: list[Sample], scores: list[float]) -> list[int]:
-    """The place of each album's sample with the least score; the first, where none has a score."""
-    values = np.nan_to_num(scores, nan=np.inf)
-    albums = groupby(range(len(samples)), lambda k: samples[k].album)
-    return [min(places, key=lambda k: values[k]) for _, places in albums]
-
-
-def rerank(
-    writer: StoryWriter,
-    albums: list[dict],
-    samples: list[Sample],
-    stories: list[dict],
-    options: Namespace,
-) -> tuple[list[Sample], list[dict]]:
-    """Each album's sample that scores best, and its story."""
-    name, counts = options.rerank_by, Counter(sample.album for sample in samples)
-    scores = writer.score(albums, samples, stories, [name], options.batch_size)[name]
-    best = best_samples(samples, scores)
-    if unscored := sum(bool(np.isnan(scores[k])) for k in best):
-        cli.warn(f"--rerank: {unscored} stories have no {name}; their first sample is kept")
-    chosen = []
-    for k in best:
-        score = None if np.isnan(scores[k]) else scores[k]
-        chosen.append(stories[k] | {"best_of": counts[samples[k].album], name: score})
-    return [samples[k] for k in best], chosen
-
-
 def main() -> None:
     options = parse()
     with cli.flag("--checkpoint"):
@@ -471,8 +445,10 @@ def main() -> None:
     if options.data_path:
         albums = read_albums(options.data_path, encoder)
     else:
-        settings = encoder, options.order, options.follow_links
-        albums = [read_folder(folder, *settings) for folder in options.folders]
+        room = writer.room(options.max_new_tokens)
+        settings = encoder, options.order, options.follow_links, room
+        albums = read_named(options.folders, *settings)
+    writer.check_room(albums, options.max_new_tokens)
     samples = list_samples(albums, options, model.config.plan_size)
     num_shown = 0
     if options.format == "text":

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from transformers import GenerationConfig
 from dataset import pack
 from generate import StoryWriter, generate_stories, main
 from model import PlanCVAE, load_checkpoint, normalise
-from utils import cli
+from utils import albums, cli
 from utils.cli import UserError
 from utils.generate_options import parse
 from utils.photos import natural
@@ -720,3 +721,34 @@ def test_the_checkpoints_settings_are_the_defaults(checkpoint, folder, script, t
     assert settings_of("--decoding", "nucleus", "--no_repeat_ngram_size", 0) == [
         "nucleus", None, 0, 7, 0.9
     ]  # fmt: skip
+
+
+def test_files_of_a_folder_are_one_story(checkpoint, folder, script, tmp_path):
+    same = ["--checkpoint", checkpoint, "--output", "stories.json"]
+    done = script("generate.py", folder / "9.png", folder / "2.jpg", *same, cwd=tmp_path)
+    assert done.returncode == 0 and "skipped" not in done.stderr, done.stderr
+    (story,) = json.loads((tmp_path / "stories.json").read_text())["stories"]
+    assert story["photo_ids"] == ["2.jpg", "9.png"] and story["story_id"] == folder.name
+    for paths, message in (
+        ([folder / "9.png", folder], "9.png: a file; expected folders of photos, or files of one"),
+        ([folder / "notes.txt"], "notes.txt: not named as a photo; expected .jpg"),
+    ):
+        done = script("generate.py", *paths, *same, cwd=tmp_path)
+        assert done.returncode == 2 and message in done.stderr
+
+
+def test_too_many_photos_are_refused_before_they_are_read(
+    checkpoint, folder, script, tmp_path, monkeypatch
+):
+    """The line says what would fit, and it does."""
+    for i in range(30):
+        shutil.copy(folder / "2.jpg", folder / f"again{i}.jpg")
+    read, load = [], albums.load_photo
+    monkeypatch.setattr(albums, "load_photo", lambda path, size: read.append(1) or load(path, size))
+    same = ["--checkpoint", checkpoint, "--output", "stories.json"]
+    done = script("generate.py", folder, *same, cwd=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 2  # and that of what is skipped
+    line = "34 photos; .* room for 5 .*expected 5 photos or --max_new_tokens 2"
+    assert re.search(line, done.stderr) and len(read) <= 7, done.stderr
+    done = script("generate.py", folder, "--max_new_tokens", 2, *same, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr

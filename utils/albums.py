@@ -24,26 +24,56 @@ NAMED = 10  # photos skipped that are named; the others are counted
 UNDATED = "undated"  # sorts after every date
 
 
+def read_named(arguments: list[str], *settings) -> list[dict]:
+    """The albums that folders name, or the one of photos in a folder that files name. settings:
+    what read_folder takes next."""
+    files = [path for path in map(Path, arguments) if path.is_file()]
+    if not files:
+        return [read_folder(folder, *settings) for folder in arguments]
+    folders = {path.parent for path in files}
+    if len(files) < len(arguments) or len(folders) > 1:
+        raise UserError(
+            f"{files[0]}: a file; expected folders of photos, or files of one folder alone"
+        )
+    return [read_folder(folders.pop(), *settings, names={path.name for path in files})]
+
+
 def read_folder(
-    folder: str | Path, encoder: ImageEncoder, order: str, follow_links: bool = False
+    folder: str | Path,
+    encoder: ImageEncoder,
+    order: str,
+    follow_links: bool = False,
+    max_photos: int | None = None,
+    names: set[str] | None = None,
 ) -> dict:
     """A folder's readable photos as an album to write for; its photos are pixels (T, 3, S, S).
 
-    follow_links: take photos that are links out of the folder. Raises UserError where the folder
-    holds none. What is skipped is said.
+    follow_links: take photos that are links out of the folder. max_photos: read no more than one
+    photo beyond; num_photos is how many there are. names: of the files to take. Raises UserError
+    where the folder holds none. What is skipped is said.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected a folder of photos")
     paths, aside = photo_files(folder, follow_links=follow_links)
-    found = []
+    if names is not None:
+        paths = [path for path in paths if path.name in names]
+        aside = {path: reason for path, reason in aside.items() if path.name in names}
+        if others := names - {path.name for path in (*paths, *aside)}:
+            name, suffixes = folder / min(others), ", ".join(PHOTO_SUFFIXES)
+            raise UserError(f"{name}: not named as a photo; expected {suffixes}")
+    num_photos, found = len(paths), []
     for path in sorted(paths, key=lambda path: natural(path.name)):
+        if max_photos is not None and len(found) > max_photos:
+            break
         try:
             found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
         except BrokenPhoto as error:
             aside[path] = str(error)
     suffixes = PHOTO_SUFFIXES + UNREAD_SUFFIXES
-    others = [path for path in folder.iterdir() if path.suffix.lower() not in suffixes]
+    others = []
+    if names is None:
+        others = [path for path in folder.iterdir() if path.suffix.lower() not in suffixes]
     if count := sum(path.is_file() for path in others):
         cli.warn(
             f"{folder}: {count} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
@@ -76,6 +106,7 @@ def read_folder(
         "album_id": name,
         "photo_ids": list(map(photo_name, paths)),
         "folder": str(folder),
+        "num_photos": num_photos,
         "rows": list(range(len(paths))),
         "photos": torch.stack(pixels),
         "paths": list(paths),
