@@ -41,10 +41,10 @@ def gpt2(request, tokenizer, tmp_path):
     return tmp_path / "gpt2"
 
 
-def build(folder, tokenizer, **options):
-    """The model that train.py builds around the decoder in a folder."""
+def build(folder, tokenizer, data=None, **options):
+    """The model that train.py builds around the decoder in a folder, of preprocessed data."""
     options = TrainOptions(decoder=str(folder), **options)
-    return build_model(options, tokenizer, folder.parent / "data").eval()
+    return build_model(options, tokenizer, data or folder.parent / "data").eval()
 
 
 def nll_of_words(model, sentences, eos, image_positions):
