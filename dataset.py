@@ -11,10 +11,11 @@ knows positions. The second part is the preprocessing. A split is `<split>.json`
 """
 
 import os
+import shlex
 import shutil
 import sys
 from argparse import Namespace
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from pathlib import Path
 
 from utils.cli import UserError, first_process, flag, parse_before_imports, run, say
@@ -413,8 +414,8 @@ def preprocess(args: Namespace, state: PartialState) -> int:
         say(f"Which photos are missing or broken, and why: {output / 'report.json'}")
     if "train" in jobs:
         names = [split for split in ("train", "val") if split in jobs]
-        paths = [f"--{split}_data_path {output / split}.json" for split in names]
-        say(f"Next: python train.py {' '.join(paths)}")
+        paths = [(f"--{split}_data_path", f"{output / split}.json") for split in names]
+        say(f"Next: python train.py {shlex.join(chain(*paths))}")
     return 0
 
 

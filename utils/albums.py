@@ -11,6 +11,7 @@ from utils.photos import (
     PHOTO_SUFFIXES,
     UNREAD_SUFFIXES,
     BrokenPhoto,
+    is_hidden,
     load_photo,
     natural,
     photo_files,
@@ -74,6 +75,7 @@ def read_folder(
     others = []
     if names is None:
         others = [path for path in folder.iterdir() if path.suffix.lower() not in suffixes]
+        others = [path for path in others if not is_hidden(path)]
     if count := sum(path.is_file() for path in others):
         cli.warn(
             f"{folder}: {count} files are not named as photos ({', '.join(PHOTO_SUFFIXES)}) and "
@@ -91,8 +93,11 @@ def read_folder(
             f"{', '.join(named)}{advice}"
         )
     if not found:
+        folders = sorted(path.name for path in others if path.is_dir())
+        inside = f", only folders ({folders[0]}): name one of them" if folders else ""
         raise UserError(
-            f"{folder}: no photo that can be read; expected {', '.join(PHOTO_SUFFIXES)} files"
+            f"{folder}: no photo that can be read{inside}; expected {', '.join(PHOTO_SUFFIXES)} "
+            "files"
         )
     if order == "time":
         times = {path: time_taken(path) or UNDATED for path, _ in found}

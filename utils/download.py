@@ -11,7 +11,6 @@ import itertools
 import os
 import random
 import shlex
-import shutil
 import signal
 import sys
 import threading
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError, printable, say, warn
 from utils.dataset_options import DOWNLOAD, NOTHING_FOUND, SOURCES, choose_source
-from utils.files import directory_lock, new_holder, read_json, reraise_with_path, write_json
+from utils.files import directory_lock, new_holder, read_json, remove, reraise_with_path, write_json
 from utils.journal import Journal, is_safe
 from utils.photos import DEAD_LINK, photo_index, why_broken
 from utils.story_files import SPLITS
@@ -151,7 +150,7 @@ class Downloader:
         finally:
             self.web.stopped.set()
             for holder in self.holders.values():
-                shutil.rmtree(holder, ignore_errors=True)
+                remove(holder)  # threads that wait for a server may still write
 
     def work(self, photo: Photo) -> tuple[Photo, tuple | Exception]:
         """What a thread does for a photo: what came of it, an answer or an error."""

@@ -61,10 +61,22 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         with reraise_with_path(path, holder):
             yield holder / path.name
+            honour_umask(holder / path.name)
             sync(holder / path.name)  # before it takes its name: a power cut leaves no half
             replace(holder / path.name, path, aside=holder / REPLACED)
     finally:
         shutil.rmtree(holder, ignore_errors=True)
+
+
+def honour_umask(path: Path) -> None:
+    """Give a file, or all in a directory, the mode of a file that is made here: some libraries
+    let nobody else read theirs."""
+    probe = path.with_name("probe")
+    probe.touch()
+    mode = probe.stat().st_mode
+    for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(mode)
 
 
 UNFINISHED = ".unfinished"  # suffix of atomic_write's temporary folder
@@ -89,7 +101,8 @@ def replace(new: Path, path: Path, aside: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory: it is renamed first, so that no half of it stands there."""
+    """Remove a directory: it is renamed first, so that no half of it stands there, and nobody
+    writes into it meanwhile."""
     holder = new_holder(path)
     path.rename(holder / path.name)
     shutil.rmtree(holder, ignore_errors=True)

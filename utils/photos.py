@@ -22,7 +22,20 @@ LARGEST_PHOTO = 4096  # pixels a side that a photo may be reduced to
 PHOTO_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 
 
-PHOTO_SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff")
+PHOTO_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".jif",
+    ".jfi",
+    ".png",
+    ".gif",
+    ".webp",
+    ".bmp",
+    ".tif",
+    ".tiff",
+)
 
 
 if "avif" in features.get_supported_modules():
@@ -128,6 +141,8 @@ def photo_files(
         entries = sorted(entries, key=lambda entry: entry.name)
     for entry in entries:
         path = Path(folder, entry.name)
+        if is_hidden(path):  # deleted photos, other systems' notes
+            continue
         if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
             continue
         # Mostly a plain file, which scandir knows: 50,000 in 0.2 s, with a stat of each 0.5 s.
@@ -216,10 +231,15 @@ def find_photos(
     return found, missing
 
 
-def natural(name: str) -> list[str | int]:
-    """Sorting key by which photo2 comes before photo10."""
-    parts = re.split(r"(\d+)", name)  # texts and numbers by turns
-    return [int(part) if part.isdecimal() else part.lower() for part in parts]
+def is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """Sorting key, as `ls -v`: photo, photo2, photo10."""
+    path = Path(name)
+    parts = re.split(r"(\d+)", path.stem)  # texts and numbers by turns
+    return [int(part) if part.isdecimal() else part.lower() for part in parts], path.suffix
 
 
 def open_photo(photo: Any, encoder: Any) -> Image.Image:

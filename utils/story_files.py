@@ -11,7 +11,7 @@ from typing import Any
 from utils.cli import UserError
 from utils.files import read_json
 from utils.schema import SENTENCES, TEXT, Kind, check, is_text
-from utils.text import one_line, similarity
+from utils.text import has_words, join_marks, one_line, similarity
 
 SPLITS = ("train", "val", "test")
 EDIT_KEYS = {"normalized": "normalized_edited_story_text_sent", "original": "edited_story_text"}
@@ -105,6 +105,7 @@ def read_edits(path: str | Path, text: str, remarks: Counter) -> tuple[list[dict
     name = f"{'-'.join(photos)}-{data.get('model') or Path(path).resolve().parent.parent.name}"
     album_id = name if data.get("album_id") is None else str(data["album_id"])
     machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
+    machine = join_marks(machine)
     remarks[UNEVEN] += len(machine) != len(photos)
     stories = []
     for number, edit in enumerate(data["edited_stories"]):
@@ -112,8 +113,8 @@ def read_edits(path: str | Path, text: str, remarks: Counter) -> tuple[list[dict
         sentences = edit[key]
         if isinstance(sentences, str):
             sentences = re.split(r"(?<=[.!?])\s+", sentences)
-        sentences = list(filter(None, map(one_line, sentences)))
-        if not sentences:
+        sentences = join_marks(map(one_line, sentences))
+        if not has_words(" ".join(sentences)):
             remarks["left out: no sentences"] += 1
             continue
         remarks["kept: sentences aligned to the machine's"] += len(sentences) != len(photos)

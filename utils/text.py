@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
@@ -22,8 +23,36 @@ def split_sentences(text: str) -> list[str]:
     """The sentences of a story that is one string: at VIST's tokenised full stops, else by Punkt
     (no download)."""
     if re.search(r"\s[.!?](\s|$)", text):
-        return [part.strip() for part in re.split(r"(?<=\s[.!?])\s+", text) if part.strip()]
-    return sentence_tokenizer().tokenize(text.strip())
+        return join_marks(re.split(r"(?<=\s[.!?])\s+", text))
+    return join_marks(sentence_tokenizer().tokenize(text.strip()))
+
+
+CLOSING = {*".!?,;:)]”’…", "''", "..."}
+
+
+def has_words(text: str) -> bool:
+    return any(map(str.isalnum, text))
+
+
+def join_marks(parts: Iterable[str]) -> list[str]:
+    """The sentences among the parts of a text: marks that stand alone, or that close a quotation,
+    belong to the sentence before them, at the beginning to the one after."""
+    sentences = []
+    for part in parts:
+        tokens, count = part.split(), 0
+        if sentences and not has_words(sentences[-1]):  # marks at the beginning
+            tokens = [sentences.pop(), *tokens]
+        if sentences:
+            is_quoted = sentences[-1].count('"') % 2 == 1
+            closing = CLOSING | {'"'} if is_quoted else CLOSING
+            while count < len(tokens) and tokens[count] in closing:
+                count += 1
+            if not has_words(" ".join(tokens)):
+                count = len(tokens)
+            sentences[-1] = " ".join([sentences[-1], *tokens[:count]])
+        if tokens[count:]:
+            sentences.append(" ".join(tokens[count:]))
+    return sentences
 
 
 @cache
