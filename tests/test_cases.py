@@ -1,15 +1,20 @@
 """What people really feed it: each test is a fault that was found in the field."""
 
+import importlib.metadata
 import json
 import os
+import re
 import shlex
 from collections import Counter
 
 import numpy as np
 import pytest
+from conftest import ROOT
 from made_data import write_vist
 from PIL import Image
 
+from model import load_checkpoint
+from utils import cli, loading
 from utils.albums import read_folder
 from utils.cli import UserError
 from utils.files import atomic_write
@@ -160,3 +165,54 @@ def test_the_next_command_can_be_pasted(script, tmp_path):
     ]  # fmt: skip
     modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "my tensors").rglob("*.*")}
     assert np.ptp(list(modes)) == 0
+
+
+@pytest.mark.parametrize(
+    "change, line",
+    [
+        ({"python": (3, 10, 4)}, "Python 3.10.4: too old; expected 3.11 or newer"),
+        ({"transformers": "5.23.1"}, "transformers 5.23.1: too old; expected 5.24 or newer (pip"),
+        ({"torch": "2.9.0+cpu"}, "torch 2.9.0+cpu: too old; expected 2.11 or newer (pip install"),
+        ({"torch": None}, "torch: not installed; pip install -r requirements.txt"),
+    ],
+)
+def test_what_is_too_old_is_one_line(change, line, monkeypatch, capsys):
+    versions = {"torch": "2.11.0", "transformers": "5.100.0.dev0"} | change
+
+    def version(name):
+        if versions[name] is None:
+            raise importlib.metadata.PackageNotFoundError
+        return versions[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(cli.sys, "version_info", change.get("python", (3, 11, 0)))
+    monkeypatch.setattr(cli.sys, "argv", ["train.py"])
+    with pytest.raises(SystemExit) as stop:
+        cli.parse_before_imports(lambda: None)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1
+    assert error.startswith(f"train.py: {line}")
+
+
+def test_the_versions_asked_for_are_those_of_the_requirements():
+    text = (ROOT / "requirements.txt").read_text()
+    for name, least in cli.NEEDS.items():
+        assert re.search(rf"^{name}>={'.'.join(map(str, least))}(\s|$)", text, re.M)
+
+
+def test_a_model_is_loaded_by_its_name_on_the_hub(saved_model, tmp_path, monkeypatch):
+    """The name of no folder, owner/name; without a network, or of no such model, it is one line."""
+    asked = []
+
+    def fetch(name, allow_patterns):
+        asked.append((name, "model.safetensors" in allow_patterns))
+        return str(saved_model)
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="someone/stories: cannot be loaded, neither .* the hub$"):
+        load_checkpoint("someone/stories")
+    monkeypatch.setattr(loading, "snapshot_download", fetch)
+    model, _ = load_checkpoint("someone/stories")
+    assert asked == [("someone/stories", True)] and model.config.plan_size == 6
+    with pytest.raises(UserError, match="output: no checkpoint there"):
+        load_checkpoint("output")

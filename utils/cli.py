@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
+import importlib.metadata
 import logging
 import math
 import os
@@ -235,10 +236,30 @@ def close_bars() -> None:
             bar.close()
 
 
+NEEDS = {"torch": (2, 11), "transformers": (5, 24)}  # requirements.txt's
+
+
+def check_versions() -> None:
+    """Raise UserError where Python or a package is missing or too old."""
+    advice = "pip install -r requirements.txt"
+    if sys.version_info < (3, 11):  # noqa: UP036
+        found = ".".join(map(str, sys.version_info[:3]))
+        raise UserError(f"Python {found}: too old; expected 3.11 or newer")
+    for name, least in NEEDS.items():
+        try:
+            found = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(f"{name}: not installed; {advice}") from None
+        if tuple(map(int, re.findall(r"\d+", found)[:2])) < least:
+            expected = ".".join(map(str, least))
+            raise UserError(f"{name} {found}: too old; expected {expected} or newer ({advice})")
+
+
 def parse_before_imports(parse: Callable) -> None:
     """Answer --help and refuse wrong options before torch is imported, which takes seconds."""
     with one_line_errors():
         parse()
+        check_versions()
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # ignored in a background job
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C amid the imports is no traceback
 
