@@ -284,7 +284,7 @@ class StoryWriter:
 
     def choose_decoding(self, options: Namespace) -> None:
         """Fill in the options of decoding that were not given, by the checkpoint's settings."""
-        choose_decoding(options, self.model.generation_config or GenerationConfig())
+        choose_decoding(options, self.model.generation_config)
 
     def room(self, max_new_tokens: int) -> int:
         """Sentences that the decoder's positions hold."""

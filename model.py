@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -129,6 +129,7 @@ class PlanCVAE(PreTrainedModel):
         self.initial_state.requires_grad_(config.plan != "none")
         self.image_encoder.requires_grad_(config.train_encoder)
         self.post_init()
+        self.generation_config = GenerationConfig()  # how it writes; a checkpoint carries its own
 
     def _init_weights(self, module: nn.Module):
         """For the new parts; GPT-2 and the encoder initialise themselves."""
@@ -429,7 +430,7 @@ class PlanCVAE(PreTrainedModel):
         """
         words, word_beat, beats = batch["words"], batch["word_beat"], batch["beats"]
         if noise is None:
-            noise = self.draw_noise(batch["beat_mask"])
+            noise = Noise.draw(batch["beat_mask"], self.config.plan_size)
         if photo_dropout:
             batch["photo_mask"] = batch["photo_mask"] & (noise.stories >= photo_dropout)
         states = self.states(**batch)
@@ -480,12 +481,6 @@ class PlanCVAE(PreTrainedModel):
         """Σ_t ‖h̃_t^d − h_t^d‖² / D."""
         target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
         return (states.predicted.float() - target.float()).square().mean(-1).sum()
-
-    def draw_noise(self, beat_mask: Tensor) -> Noise:
-        B, T = beat_mask.shape
-        device = beat_mask.device
-        plans = torch.randn(B, T, self.config.plan_size, device=device)
-        return Noise(plans, torch.rand(B, T, device=device), torch.rand(B, 1, device=device))
 
 
 def normalise(states: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from experiments.picturebook.texts import write_sentences
 from experiments.plan_data import as_in_split, compute_plans, read_truth, stories_dataset
 from utils.cli import BOW_AGREEMENT, SCORE_NAMES
 from utils.plans import Sample, list_samples
+from utils.reranking import best_samples
 
 TOP_P = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 PLAN_TEMPERATURES = {"sampled plans": 1, "plans × 1.25": 1.25, "plans × 1.5": 1.5}
@@ -120,7 +121,7 @@ class ControlledWriter:
         batch_size = self.options.batch_size
         scores = self.writer.score(self.albums, samples, stories, names, batch_size)
         for name, values in scores.items():
-            chosen = generate.best_samples(samples, values)
+            chosen = best_samples(samples, values)
             share = sum(right[k] for k in chosen) / len(chosen)
             figures[f"the best of {count} by {name}"] = share
             figures[f"{name}: share of the possible gain"] = (share - mean) / max(1e-9, best - mean)

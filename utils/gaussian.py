@@ -73,6 +73,13 @@ class Noise(NamedTuple):
     stories: Tensor  # B, 1: uniform
 
     @classmethod
+    def draw(cls, beat_mask: Tensor, plan_size: int) -> "Noise":
+        """By torch's generator, on the mask's device."""
+        (B, T), device = beat_mask.shape, beat_mask.device
+        plans = torch.randn(B, T, plan_size, device=device)
+        return cls(plans, torch.rand(B, T, device=device), torch.rand(B, 1, device=device))
+
+    @classmethod
     def sample(
         cls,
         indices: Tensor,

@@ -157,7 +157,6 @@ def load_model_and_tokenizer(
         tokenizer = load_data_tokenizer(place, advice)
         largest_id = max(tokenizer.get_vocab().values())
         tokenizer.backend_tokenizer.to_str()  # damaged rules show only then
-        model.generation_config = GenerationConfig()
         if (place / GENERATION_CONFIG_NAME).is_file():
             model.generation_config = GenerationConfig.from_pretrained(place)
     config = model.decoder.config
