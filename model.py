@@ -380,28 +380,25 @@ class PlanCVAE(PreTrainedModel):
         self, states: States, z: Tensor | None, batch: dict, weights: dict[str, float]
     ) -> dict[str, Tensor]:
         """The bag-of-words terms whose weight is not 0, by name."""
-        is_word, beats = batch["is_word"], batch["beats"]
-        bag = batch["words"][is_word], batch["word_beat"][is_word]
-        known, bags = {}, {}  # what predicts the bag (M, D), and the bag's words
-        if weights["future_bow"] and z is not None:
-            known["future_bow"] = self.future_bow_mlp(z.to(self.dtype))
-            bags["future_bow"] = future_words(*bag, beats, batch["beat_mask"])
-        if weights["photo_bow"]:
-            known["photo_bow"] = self.photo_bow_head(
-                select_beats(states.image_embeddings.mean(2), beats)
-            )
-            has_photo = select_beats(batch["photo_mask"], beats)[bag[1]]
-            bags["photo_bow"] = [x[has_photo] for x in bag]
-        if weights["state_bow"] and self.config.state_bow:
-            known["state_bow"] = self.state_bow_head(states.predicted)
-            bags["state_bow"] = bag
+        beats, is_word = batch["beats"], batch["is_word"]
+        words, word_beat = batch["words"][is_word], batch["word_beat"][is_word]
         losses = {}
-        if known:  # through the vocabulary in one product
-            logits = self.bow_logits(torch.cat(list(known.values()))).split(len(beats))
-            losses = {name: bow_loss(x, *bags[name]) for name, x in zip(known, logits)}
         if weights["bow"] and z is not None:
             # by W_z itself, so that the term teaches the decoder to listen to the plan
-            losses["bow"] = bow_loss(self.plan_bias(z) + self.bow_bias, *bag)
+            logits = self.plan_bias(z) + self.bow_bias
+            losses["bow"] = bow_loss(logits, words, word_beat)
+        if weights["future_bow"] and z is not None:
+            logits = self.bow_logits(self.future_bow_mlp(z.to(self.dtype)))
+            later = future_words(words, word_beat, beats, batch["beat_mask"])
+            losses["future_bow"] = bow_loss(logits, *later)
+        if weights["photo_bow"]:
+            photos = select_beats(states.image_embeddings.mean(2), beats)
+            logits = self.bow_logits(self.photo_bow_head(photos))
+            has_photo = select_beats(batch["photo_mask"], beats)[word_beat]
+            losses["photo_bow"] = bow_loss(logits, words[has_photo], word_beat[has_photo])
+        if weights["state_bow"] and self.config.state_bow:
+            logits = self.bow_logits(self.state_bow_head(states.predicted))
+            losses["state_bow"] = bow_loss(logits, words, word_beat)
         return losses
 
     def forward(

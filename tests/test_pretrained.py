@@ -124,6 +124,12 @@ def test_defaults_suit_the_decoder(decoder, values):
     assert TrainOptions(decoder=decoder, learning_rate=0.1).learning_rate == 0.1
 
 
+def test_the_sizes_of_a_pretrained_decoder_are_its_own(script):
+    done = script("train.py", "--decoder", "gpt2", "--n_layer", 6)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "--n_layer 6: of a decoder from scratch; --decoder gpt2 has its own" in done.stderr
+
+
 def test_another_familys_decoder_is_one_line(gpt2, tokenizer, tmp_path, capfd):
     torch.manual_seed(0)
     config = OPTConfig(

@@ -83,6 +83,24 @@ def data(small, tmp_path_factory):
     return folder
 
 
+def test_the_small_one_starts_as_itself(small, tmp_path):
+    """Each word of a sentence without photos is as likely as under the decoder alone."""
+    folder, tokenizer = small
+    encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=1)
+    encoder.save_pretrained(tmp_path / "data/image_encoder")
+    bare = GPT2LMHeadModel.from_pretrained(folder).eval()
+    model, eos = build(folder, tokenizer, tmp_path / "data"), tokenizer.eos_token_id
+    worst = 0.0
+    for words in encode(tokenizer, human_stories()[-100:]):
+        with torch.no_grad():
+            ours, _ = nll_of_words(model, [words], eos, image_positions=0)
+            logits = bare(torch.tensor([[eos, *words]])).logits[0]
+        expected = -logits.log_softmax(-1).gather(1, torch.tensor([*words, eos])[:, None])[:, 0]
+        worst = max(worst, (ours - expected).abs().max().item())
+    print(f"largest difference of a word's NLL: {worst:.1e}")
+    assert worst < 1e-4
+
+
 def test_what_beats_cost_a_pretrained_decoder(small, tmp_path):
     """Nats per token of 200 held-out stories without photos, against the decoder alone on the same
     running text, by what is put between its words."""

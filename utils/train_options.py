@@ -160,6 +160,14 @@ def parse(arguments: list[str] | None = None) -> TrainOptions:
     """The options. Raises UserError for values that cannot work."""
     options = TrainOptions(**vars(parser().parse_args(arguments)))
     cli.check_bounds(options)
+    if options.decoder != "scratch":
+        defaults = TrainOptions()
+        for name in ("n_layer", "n_head", "n_embd", "n_positions"):
+            if (value := getattr(options, name)) != getattr(defaults, name):
+                raise UserError(
+                    f"--{name} {value}: of a decoder from scratch; --decoder {options.decoder} has "
+                    "its own"
+                )
     if options.num_train_epochs == 0:
         raise UserError("--num_train_epochs 0.0: expected more than 0")
     if options.tensorboard and find_spec("tensorboard") is None:
