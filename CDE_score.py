@@ -18,11 +18,13 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from utils import cli
 from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, OUTPUT_DIR, PROTOCOLS, UserError
-from utils.stories import SHAPES, read_split, read_stories
+from utils.files import check_can_write
+from utils.stories import SHAPES, read_stories
 
 # ------------------------------------------------------------------------------------------ options
 
@@ -56,20 +58,24 @@ def parse(arguments: list[str] | None = None) -> Namespace:
     options = parser().parse_intermixed_args(arguments)
     if options.no_photos and options.data_path:
         raise UserError("--no_photos and --data_path: expected one of them")
-    if not options.output.strip():
-        raise UserError("--output: empty; expected the name of the files to write")
-    paths = [argument.split("=", 1)[-1] for argument in options.stories]
-    inputs = {Path(path).resolve() for path in (*paths, options.references or "")}
-    for suffix in (".json", ".md", ".tex", ".png"):
-        if Path(options.output.removesuffix(".json") + suffix).resolve() in inputs:
-            raise UserError(
-                f"--output {options.output}: would replace what is to be scored; expected another "
-                "name"
-            )
     if options.baselines and not options.references:
         raise UserError("--baselines: computed from human stories; expected --references too")
     if options.checkpoint == "none" and options.corruptions:
         raise UserError("--corruptions: of the model's scores; expected a --checkpoint")
+    if Path(options.output.strip()).name in ("", ".."):
+        raise UserError(f"--output {options.output}: expected the name of the files to write")
+    options.output = options.output.removesuffix(".json")
+    paths = [argument.split("=", 1)[-1] for argument in options.stories]
+    inputs = {Path(path).resolve() for path in (*paths, options.references or "")}
+    for suffix in (".json", ".md", ".tex", ".png"):
+        path = Path(options.output + suffix)
+        if path.resolve() in inputs:
+            raise UserError(
+                f"--output {options.output}: would replace what is to be scored; expected another "
+                "name"
+            )
+        with cli.flag("--output"):
+            check_can_write(path)
     return options
 
 
@@ -85,6 +91,7 @@ from transformers import PreTrainedTokenizerBase
 from dataset import StoryDataset, collate
 from model import PlanCVAE, States, load_checkpoint
 from utils import metrics
+from utils.albums import load_split
 from utils.batches import BucketBatches
 from utils.bounds import log_p as beat_log_p
 from utils.captions import load_references, score_captions
@@ -93,7 +100,7 @@ from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
 from utils.processes import best_device
 from utils.report import report
-from utils.statistics import mean_figure
+from utils.statistics import mean_figure, median
 from utils.systems import System, album_scores, load_systems, normalize_like_training, with_rows
 from utils.tensors import Photos
 from utils.text import normalise
@@ -106,8 +113,8 @@ class Trace:
     """What a model computes of one story, beat by beat."""
 
     cosine: np.ndarray  # T: cos(Δh_t, Δh̃_t)
-    agreement: np.ndarray | None  # T: Bhattacharyya coefficients; None without state_bow
-    kl: np.ndarray | None  # T: KL(q_t ‖ p_t) in nats; None without a posterior
+    agreement: np.ndarray  # T: Bhattacharyya coefficients; NaN without state_bow
+    kl: np.ndarray  # T: KL(q_t ‖ p_t) in nats; NaN without a posterior
     nll: float  # −log p per word, in nats, under the plans' prior means
 
 
@@ -128,28 +135,14 @@ def cde(cosines: np.ndarray, reference_log: bool = False) -> float:
     return inverse_mean((np.asarray(cosines) + 1) / 2, np.log if reference_log else np.log2)
 
 
-def cde_score(trace: Trace) -> float:
-    return cde(trace.cosine[1:])
-
-
-def reference_cde_score(trace: Trace) -> float:
-    return cde(trace.cosine[1:], reference_log=True)
-
-
-def bow_agreement_score(trace: Trace) -> float:
-    return np.nan if trace.agreement is None else inverse_mean(trace.agreement)
-
-
-def max_kl_score(trace: Trace) -> float:
-    return np.nan if trace.kl is None else float(trace.kl.max())
-
-
-def nll_score(trace: Trace) -> float:
-    return trace.nll
-
-
 # Each the lower the better. NLL per word is the baseline of the others.
-SCORES = {CDE: cde_score, BOW_AGREEMENT: bow_agreement_score, MAX_KL: max_kl_score, NLL: nll_score}
+SCORES = {
+    CDE: lambda trace: cde(trace.cosine[1:]),
+    BOW_AGREEMENT: lambda trace: inverse_mean(trace.agreement),
+    MAX_KL: lambda trace: float(trace.kl.max()),
+    NLL: lambda trace: trace.nll,
+}
+REFERENCE_SCORES = SCORES | {CDE: lambda trace: cde(trace.cosine[1:], reference_log=True)}
 
 
 @torch.inference_mode()
@@ -168,22 +161,19 @@ def trace_stories(
         M, words, word_beat = len(batch["beats"]), batch["words"], batch["word_beat"]
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])
         observed, expected = states.observed_change.float(), states.expected_change.float()
-        per_beat = {
-            "log_p": beat_log_p(model, hidden, z, words, word_beat, M)[0],
-            "words": torch.bincount(word_beat, minlength=M),
-            "cosine": torch.cosine_similarity(observed, expected, dim=-1),
-        }
+        cosine = torch.cosine_similarity(observed, expected, dim=-1)
+        agreement = kl = torch.full_like(cosine, torch.nan)
         if model.config.state_bow:
-            per_beat["agreement"] = bow_agreement(model, states, batch)
+            agreement = bow_agreement(model, states, batch)
         if posterior is not None:
-            per_beat["kl"] = posterior.kl(prior).sum(-1)
+            kl = posterior.kl(prior).sum(-1)
+        log_p = beat_log_p(model, hidden, z, words, word_beat, M)[0]
+        num_words = torch.bincount(word_beat, minlength=M)
         num_beats = batch["beat_mask"].sum(1).tolist()
-        per_beat = {name: x.float().cpu().split(num_beats) for name, x in per_beat.items()}
-        for k, i in enumerate(indices):
-            story = {name: x[k].numpy() for name, x in per_beat.items()}
-            nll = -story["log_p"].sum() / story["words"].sum()
-            agreement, kl = story.get("agreement"), story.get("kl")
-            traces[i] = Trace(story["cosine"], agreement, kl, float(nll))
+        per_beat = torch.stack([cosine, agreement, kl, log_p, num_words]).float().cpu()
+        for i, story in zip(indices, per_beat.split(num_beats, dim=1)):
+            *beats, log_p, num_words = story.numpy()
+            traces[i] = Trace(*beats, nll=float(-log_p.sum() / num_words.sum()))
         bar.update(len(indices))
     bar.close()
     return traces
@@ -225,32 +215,23 @@ def load_features(
 
 def attach_photos(system: System, encoder: ImageEncoder, device: torch.device) -> None:
     """Fill in the rows of the stories' photos, and the photos' features."""
-    if system.photos_path is None:
-        system.stories = [with_rows(story, lambda beat: None) for story in system.stories]
-        return
+    photos, find_row = [], lambda beat: None
     if system.photos_path == "folders":
-        photos = attach_files(system, encoder)
-    else:
-        photos = attach_split(system, encoder)
-    used = {beat["photo"] for story in system.stories for beat in story["beats"]} - {None}
+        photos, find_row = open_files(system, encoder)
+    elif system.photos_path is not None:
+        photos, find_row = open_split(system, encoder)
+    stories = [with_rows(story, find_row) for story in system.stories]
+    used = {beat["photo"] for story in stories for beat in story["beats"]} - {None}
+    place = {row: i for i, row in enumerate(sorted(used))}
     if used:
-        place = {row: i for i, row in enumerate(sorted(used))}
         system.photos = load_features(photos, list(place), encoder, device)
-        system.stories = [
-            with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories
-        ]
+    system.stories = [with_rows(story, lambda beat: place.get(beat["photo"])) for story in stories]
 
 
-def attach_split(system: System, encoder: ImageEncoder) -> Photos:
-    """Fill in the rows (and the labels of albums) of a preprocessed split; its photos."""
-    path = system.photos_path
-    if not Path(path).is_file():
-        raise UserError(
-            f"{path}: no such file; expected the split with the photos of {system.path} "
-            "(--data_path names it), or --no_photos"
-        )
-    split = read_split(path)
-    photos = Photos(path, split, encoder)
+def open_split(system: System, encoder: ImageEncoder) -> tuple[Photos, Callable]:
+    """The photos of a preprocessed split, and what finds a beat's row in them; the albums' labels
+    are filled in."""
+    split, photos = load_split(system.photos_path, encoder)
     rows, labels = {}, {}
     for story in split["stories"]:
         rows |= {str(beat.get("photo_id")): beat["photo"] for beat in story["beats"]}
@@ -259,39 +240,39 @@ def attach_split(system: System, encoder: ImageEncoder) -> Photos:
     system.stories = [labels.get(story["album_id"], {}) | story for story in system.stories]
     if not any(beat["photo_id"] in rows for story in system.stories for beat in story["beats"]):
         raise UserError(
-            f"{system.path}: none of its photos is in {path}; expected --data_path with the split "
-            "of these stories, or --no_photos"
+            f"{system.path}: none of its photos is in {system.photos_path}; expected --data_path "
+            "with the split of these stories, or --no_photos"
         )
-    system.stories = [
-        with_rows(story, lambda beat: rows.get(beat["photo_id"])) for story in system.stories
-    ]
-    return photos
+    return photos, lambda beat: rows.get(beat["photo_id"])
 
 
-def attach_files(system: System, encoder: ImageEncoder) -> list[Tensor]:
-    """Fill in rows of the photos' files, which are read; their pixels."""
-    pixels, rows, folders = [], {}, {}
+def open_files(system: System, encoder: ImageEncoder) -> tuple[list[Tensor], Callable]:
+    """The pixels of photos, filled by the function that finds a beat's row among them."""
+    pixels, rows = [], {}
 
-    def row(beat: dict) -> int | None:
-        if not beat["photo_id"]:
+    @cache
+    def files_of(folder: str) -> tuple[Path, dict[str, Path]]:
+        path = system.find(folder)
+        paths = photo_files(path, follow_links=True)[0]
+        # generate.py spells out names that cannot be printed
+        return path, {photo_name(path): path for path in paths}
+
+    def find_row(beat: dict) -> int | None:
+        if not beat["photo_id"] or "folder" not in beat:
             return None
-        folder, name = Path(beat.get("folder", "")), Path(beat["photo_id"]).name
-        if folder not in folders:  # generate.py spells out names that cannot be printed
-            paths = photo_files(folder, follow_links=True)[0] if folder.is_dir() else []
-            folders[folder] = {photo_name(path): path for path in paths}
-        path = folders[folder].get(name, folder / name)  # never out of its folder
+        folder, files = files_of(beat["folder"])
+        name = Path(beat["photo_id"]).name  # never out of its folder
+        path = files.get(name, folder / name)
         if path not in rows:
+            rows[path] = None
             try:
-                photo = encoder.preprocess(load_photo(path, encoder.config.image_size))
-                rows[path] = len(pixels)
-                pixels.append(photo)
+                pixels.append(encoder.preprocess(load_photo(path, encoder.config.image_size)))
+                rows[path] = len(pixels) - 1
             except (BrokenPhoto, OSError) as error:
                 cli.warn(f"{path}: {error}; scored as a missing photo")
-                rows[path] = None
         return rows[path]
 
-    system.stories = [with_rows(story, row) for story in system.stories]
-    return pixels
+    return pixels, find_row
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -303,64 +284,68 @@ def score_by_model(
     tokenizer: PreTrainedTokenizerBase,
     options: Namespace,
     others: list[dict],
-) -> None:
+) -> list[str]:
     """Fill in a system's scores, and those of its corrupted stories where they are asked for.
-    others: further stories of the same albums."""
+    others: further stories of the same albums. Returns notes on means that one story explodes."""
+    scores = REFERENCE_SCORES if options.reference_log else SCORES
 
-    def trace(stories: list[dict]) -> list[Trace]:
+    def score(stories: list[dict]) -> dict[str, list[float]]:
         positions = model.config.image_positions, model.max_length
         dataset = StoryDataset(stories, system.photos, tokenizer, *positions)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], dataset.shortened)
-        return trace_stories(model, dataset, tokenizer.pad_token_id, options.batch_size)
+        traces = trace_stories(model, dataset, tokenizer.pad_token_id, options.batch_size)
+        return {name: [of(trace) for trace in traces] for name, of in scores.items()}
 
-    scores = SCORES
-    if options.reference_log:
-        scores = SCORES | {CDE: reference_cde_score}
     places = [i for i, story in enumerate(system.stories) if story["beats"]]
     if not places:
         raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
-    stories = [system.stories[i] for i in places]
-    traces = trace(stories)
-    for name, score in scores.items():
+    stories, notes = [system.stories[i] for i in places], []
+    for name, values in score(stories).items():
         system.scores[name] = np.full(len(system.stories), np.nan)
-        system.scores[name][places] = [score(x) for x in traces]
-        if not np.isnan(system.scores[name]).all():
-            entries = [(album, value, 1) for album, value in system.album_scores(name)]
-            system.figures[name] = mean_figure(entries)
+        system.scores[name][places] = values
+        entries = system.album_scores(name)
+        if not entries:
+            continue
+        figure = mean_figure([(album, value, 1) for album, value in entries])
+        middle = median(entries, seed=options.seed)
+        system.figures |= {name: figure, f"{name}, median": middle}
+        if figure.value > 2 * middle[0]:
+            worst = int(np.nanargmax(system.scores[name]))
+            notes.append(
+                f"{system.name}: the mean {name} is {figure.value / middle[0]:,.0f} times the "
+                f"median, by story {system.stories[worst]['story_id']} "
+                f"({system.scores[name][worst]:,.2f})"
+            )
     for kind in CORRUPTIONS if options.corruptions else ():
         corrupted = corrupt(stories, kind, others, options.seed)
         if not corrupted:
             print(f"{system.name}: skipped: {kind}, {CORRUPTIONS[kind]}: no story can be so")
             continue
-        traces = trace(corrupted)
         system.corrupted[kind] = {
-            name: album_scores(corrupted, [score(x) for x in traces])
-            for name, score in scores.items()
+            name: album_scores(corrupted, values) for name, values in score(corrupted).items()
         }
+    return notes
 
 
 def measure_diversity(
     systems: list[System], baselines: list[System], training: set[str] | None, seed: int
 ) -> str:
     """Fill in how long, how diverse and how much copied the stories are. Returns a note."""
-    stories, first = {}, {}
+    first, num_words = {}, {}
     for system in systems + baselines:
-        pairs = [(story["album_id"], sentences_of(story)) for story in system.stories]
-        stories[system.name] = pairs
-        first[system.name] = list(dict(reversed(pairs)).items())[::-1]
-    try:  # of as many tokens as the systems allow, whatever the baselines
-        diversity, tokens = metrics.distinct({x.name: first[x.name] for x in systems}, seed=seed)
-        for system in baselines:
-            only = {system.name: first[system.name]}
-            diversity |= metrics.distinct(only, seed=seed, tokens=tokens)[0]
-        note = f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
-    except ValueError as error:
-        diversity, note = {}, f"distinct-n and vocabulary are left out: {error}"
+        stories = [(story["album_id"], sentences_of(story)) for story in system.stories]
+        system.figures |= metrics.diversity_figures(stories, training)
+        first[system.name] = words = {}
+        for album, sentences in stories:
+            words.setdefault(album, normalise(" ".join(sentences)).split())
+        num_words[system.name] = sum(map(len, words.values()))
+    tokens = min(num_words[system.name] for system in systems) // 2  # whatever the baselines
+    if not tokens:
+        return "distinct-n and vocabulary are left out: a system has too few words"
     for system in systems + baselines:
-        system.figures |= metrics.diversity_figures(stories[system.name], training)
-        system.figures |= diversity.get(system.name, {})
-    return note
+        system.figures |= metrics.distinct(first[system.name], tokens, seed=seed)
+    return f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
 
 
 def main() -> None:
@@ -375,10 +360,12 @@ def main() -> None:
     if options.train_data_path is not None:
         stories = normalize_like_training(read_stories(options.train_data_path).stories, Counter())
         training = {normalise(" ".join(sentences_of(story))) for story in stories}
+    baselines, notes = [], ["95 % intervals by a bootstrap over albums"]
     if uses_model:
         with cli.flag("--checkpoint"):
             model, tokenizer = load_checkpoint(options.checkpoint)
         model.to(best_device())
+        notes.append(f"CDE: 1 is perfect, {cde([0.0], options.reference_log):.3f} chance")
     # a model of original text reads stories as they are
     as_typed = uses_model and model.config.text == "original"
     for system in systems:
@@ -387,17 +374,14 @@ def main() -> None:
         if uses_model:
             attach_photos(system, model.image_encoder, model.device)
             others = references.stories if references and not as_typed else []
-            score_by_model(system, model, tokenizer, options, others)
+            notes += score_by_model(system, model, tokenizer, options, others)
         if as_typed:
             system.stories = normalize_like_training(system.stories, system.remarks)
-    baselines, notes = [], ["95 % intervals by a bootstrap over albums"]
-    if uses_model:
-        notes.append(f"CDE: 1 is perfect, {cde([0.0], options.reference_log):.3f} chance")
     if references:
-        baselines, caption_notes = score_captions(systems, references, options)
+        baselines, caption_notes = score_captions(systems, references, options.baselines)
         notes += caption_notes
     notes.append(measure_diversity(systems, baselines, training, options.seed))
-    report(systems, baselines, "; ".join(notes) + ".", list(SCORES), vars(options))
+    report(systems, baselines, "; ".join(notes) + ".", vars(options))
 
 
 if __name__ == "__main__":

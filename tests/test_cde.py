@@ -74,7 +74,7 @@ def test_scores_by_hand():
     trace = Trace(np.array([1.0, 1, 0]), np.array([0.5, 0.8, 0.2]), np.array([1.0, 4, 2]), 0.7)
     expected = {CDE: 2**0.5, BOW_AGREEMENT: (0.5 * 0.8 * 0.2) ** (-1 / 3), MAX_KL: 4, NLL: 0.7}
     assert {name: score(trace) for name, score in SCORES.items()} == pytest.approx(expected)
-    lone = Trace(np.array([1.0]), None, None, 0.7)
+    lone = Trace(np.array([1.0]), np.array([np.nan]), np.array([np.nan]), 0.7)
     assert {name for name, score in SCORES.items() if np.isnan(score(lone))} == SCORES.keys() - {
         NLL
     }
@@ -390,9 +390,7 @@ def test_without_java_the_table_says_so(arena, script, no_meteor):
 
 def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, monkeypatch):
     java = arena / "java"
-    java.write_text(
-        '#!/bin/sh\n[ "$3" = -version ] || { echo UnsupportedClassVersionError >&2; exit 1; }\n'
-    )
+    java.write_text("#!/bin/sh\necho UnsupportedClassVersionError >&2; exit 1\n")
     java.chmod(0o755)
     monkeypatch.setattr("utils.meteor.find_java", lambda: str(java))
     done = script(

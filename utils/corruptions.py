@@ -1,6 +1,7 @@
 """Stories corrupted in several ways, which a score should separate from those that people wrote."""
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from utils.text import similarity
@@ -30,51 +31,54 @@ def corrupt(stories: list[dict], kind: str, others: tuple = (), seed: int = 0) -
     from the original is left out.
     """
     rng = random.Random(f"{kind} {seed}")
-    by_album, by_label = {}, {}
+    by_album, by_label = defaultdict(list), defaultdict(list)
     for story in (*stories, *others):
-        by_album.setdefault(story["album_id"], []).append(story)
+        by_album[story["album_id"]].append(story)
     for story in stories:
-        by_label.setdefault(story.get("label"), []).append(story)
-    corrupted = []
-    for story in stories:
-        sentences = sentences_of(story)
-        count, album = len(sentences), story["album_id"]
+        by_label[story.get("label")].append(story)
 
-        def is_other_album(other: dict, count=count, album=album) -> bool:
+    def choose(fits: Callable[[dict], bool], items: list[dict]) -> list[str]:
+        """Sentences of a random story that fits; none where less than one in 1000 does."""
+        draws = (rng.choice(items) for _ in range(1000))
+        return next(map(sentences_of, filter(fits, draws)), [])
+
+    def corrupt_sentences(story: dict) -> list[str]:
+        """The story's new sentences; the old ones where it cannot differ."""
+        old, album = sentences_of(story), story["album_id"]
+        count, new = len(old), old
+
+        def is_longer(other: dict) -> bool:
             return other["album_id"] != album and len(other["beats"]) >= count
 
-        def has_other_ending(other: dict, sentences=sentences) -> bool:
-            ending = sentences_of(other)[-2:]
-            return len(other["beats"]) > 2 and ending != sentences[-2:]
+        def ends_otherwise(other: dict) -> bool:
+            return len(other["beats"]) > 2 and sentences_of(other)[-2:] != old[-2:]
 
-        def is_other_ending(other: dict, album=album, fits=has_other_ending) -> bool:
-            return other["album_id"] != album and fits(other)
+        def is_other_ending(other: dict) -> bool:
+            return other["album_id"] != album and ends_otherwise(other)
 
-        source, new = None, sentences
-        if kind == "shuffled" and len(set(sentences)) > 1:
-            while new == sentences:
-                new = rng.sample(sentences, count)
-        elif kind == "repeated" and len(set(sentences)) > 1:
-            new = [rng.choice(sentences)] * count
-        elif kind == "other_album":
-            source = choose(rng, stories, is_other_album)
-            new = sentences_of(source)[:count] if source else sentences
-        elif kind == "other_ending" and count > 2:
-            source = choose(rng, by_label[story.get("label")], is_other_ending)
-        elif kind == "same_album_ending" and count > 2:
-            text = " ".join(sentences)
-            sources = list(filter(has_other_ending, by_album[album]))
-            likeness = [similarity(text, " ".join(sentences_of(x))) for x in sources]
-            source = sources[likeness.index(min(likeness))] if sources else None
-        if source and kind.endswith("ending"):
-            new = [*sentences[:-2], *sentences_of(source)[-2:]]
-        if new != sentences:
+        if kind in ("shuffled", "repeated") and len(set(old)) < 2:
+            return old
+        if kind == "shuffled":
+            while new == old:
+                new = rng.sample(old, count)
+            return new
+        if kind == "repeated":
+            return [rng.choice(old)] * count
+        if kind == "other_album":
+            return choose(is_longer, stories)[:count] or old
+        if count < 3:
+            return old
+        if kind == "other_ending":
+            ending = choose(is_other_ending, by_label[story.get("label")])
+        else:
+            texts = map(sentences_of, filter(ends_otherwise, by_album[album]))
+            likeness = lambda text: similarity(" ".join(old), " ".join(text))
+            ending = min(texts, key=likeness, default=[])
+        return [*old[:-2], *ending[-2:]] if ending else old
+
+    corrupted = []
+    for story in stories:
+        new = corrupt_sentences(story)
+        if new != sentences_of(story):
             corrupted.append(with_sentences(story, new))
     return corrupted
-
-
-def choose(
-    rng: random.Random, items: list, fits: Callable[[dict], bool], tries: int = 1000
-) -> dict | None:
-    """A random item that fits; None where there is none (or one in more than `tries`)."""
-    return next(filter(fits, (rng.choice(items) for _ in range(tries))), None)
