@@ -70,10 +70,7 @@ def parse(arguments: list[str] | None = None) -> Namespace:
     for suffix in (".json", ".md", ".tex", ".png"):
         path = Path(options.output + suffix)
         if path.resolve() in inputs:
-            raise UserError(
-                f"--output {options.output}: would replace what is to be scored; expected another "
-                "name"
-            )
+            raise UserError(f"--output {path}: would replace what is to be scored")
         with cli.flag("--output"):
             check_can_write(path)
     return options

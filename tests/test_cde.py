@@ -4,20 +4,24 @@ import json
 import random
 import re
 import shutil
+import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from conftest import batch_of, padded, random_sentences
+from PIL import Image
+from safetensors.torch import save_file
 
 import CDE_score
 from CDE_score import SCORES, Trace, cde, trace_stories
 from utils.captions import load_references
-from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL
+from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, UserError
 from utils.corruptions import CORRUPTIONS, corrupt
-from utils.report import Table
+from utils.report import Table, draw_scores
 from utils.statistics import separation
-from utils.systems import load_system
+from utils.systems import System, load_system
 
 
 def test_cde_by_its_definition():
@@ -347,7 +351,12 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
             "tells no photos",
         ),
         (["second.json", "--data_path", "gone.json"], "gone.json: no such file"),
-        (["first.json", "--output", "sub"], "sub"),
+        (["first.json", "--output", "sub"], "--output sub.json: is a folder"),
+        (["first.json", "--output", "."], "--output .: expected the name of the files to write"),
+        (["first.json", "--output", "first.json/x"], "first.json/x.json: cannot be written there"),
+        (["first.json", "--output", "first.json"], "would replace what is to be scored"),
+        (["NAME=a.png", "--output", "a.json"], "--output a.png: would replace"),
+        (["relative.json", "--checkpoint", "model"], "photos are to be in gone, which is neither"),
         (["first.json", "--checkpoint", "sub"], "--checkpoint sub: no checkpoint there"),
     ],
 )
@@ -357,6 +366,9 @@ def test_a_users_mistake_is_one_line(arena, script, arguments, message):
     (arena / "sub" / "first.json").write_text((arena / "first.json").read_text())
     (arena / "others.json").write_text('{"x": ["y ."]}')
     (arena / "silent.json").write_text('{"1": "", "2": " "}')
+    (arena / "a.png").write_text('{"1": "a dog ran ."}')
+    relative = {"folder": "gone", "photo_ids": ["a.jpg"], "sentences": ["a dog ran ."]}
+    (arena / "relative.json").write_text(json.dumps({"stories": [relative]}))
     if "--checkpoint" not in arguments:
         arguments = [
             *arguments,
@@ -408,6 +420,119 @@ def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, 
     )
     figures = json.loads((arena / "output/scores.json").read_text())["systems"]["first"]["figures"]
     assert "CIDEr" in figures and "METEOR" not in figures
+
+
+def figures_of(folder, name):
+    return json.loads((folder / "output/scores.json").read_text())["systems"][name]["figures"]
+
+
+def test_cider_of_one_album_is_by_all_references(arena, script, no_meteor):
+    """Its document frequencies are those of the whole file; one album of references has none."""
+    told = json.loads((arena / "first.json").read_text())
+    (arena / "one.json").write_text(json.dumps({"3": told["3"]}))
+    arguments = ["--references", "references.json", "--checkpoint", "none", "--baselines"]
+    done = script("CDE_score.py", "first.json", "one.json", *arguments, cwd=arena)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("Leave one")[0]
+    assert re.search(r"^CIDEr ↑ .*\d\.\d\d \[", table, re.M) and "not defined" not in table
+    assert figures_of(arena, "one")["CIDEr"][0] > 0
+    references = json.loads((arena / "references.json").read_text())
+    (arena / "references.json").write_text(json.dumps({"3": references["3"]}))
+    done = script("CDE_score.py", "one.json", *arguments, cwd=arena)
+    assert done.returncode == 0, done.stderr
+    assert "CIDEr is not defined for the references of one album" in done.stdout
+    assert "CIDEr ↑" not in done.stdout and "ROUGE_L ↑" in done.stdout
+
+
+def test_a_story_that_explodes_a_mean_is_named(arena, script):
+    told = json.loads((arena / "first.json").read_text()) | {"odd one": ["<br>"]}
+    (arena / "br.json").write_text(json.dumps(told))
+    with pytest.MonkeyPatch.context() as patch:
+        agree = lambda trace: 1e6 if len(trace.cosine) == 1 else 5.0
+        patch.setitem(CDE_score.SCORES, BOW_AGREEMENT, agree)
+        done = script("CDE_score.py", "br.json", "--checkpoint", "model", cwd=arena)
+    assert done.returncode == 0, done.stderr
+    mean, median = (
+        figures_of(arena, "br")[name] for name in (BOW_AGREEMENT, f"{BOW_AGREEMENT}, median")
+    )
+    assert mean[0] > 80_000 and median[0] == 5 and median[1] == 5
+    assert re.search(r"^bag-of-words agreement, median ↓ +5\.00 \[5\.00, ", done.stdout, re.M)
+    said = "br: the mean bag-of-words agreement is 18,183 times the median, by story odd one-0"
+    assert said in done.stdout and said in (arena / "output/scores.md").read_text()
+    assert "the mean CDE" not in done.stdout
+
+
+def test_photos_are_found_beside_the_stories_too(arena, script):
+    """In a folder, and in a split, that the file names relative to itself; other scores without."""
+    (arena / "there" / "photos").mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(arena / "there" / "photos" / "a.jpg")
+    story = {"story_id": "1", "photo_ids": ["a.jpg"], "sentences": ["a fox ran ."]}
+    (arena / "there" / "in.json").write_text(
+        json.dumps({"stories": [story | {"folder": "photos"}]})
+    )
+    photos = {"file": "split.safetensors", "kind": "pixels"}
+    beats = [{"photo_id": "a.jpg", "sentence": "x .", "photo": 0}]
+    split = {"format": 1, "photos": photos, "stories": [{"story_id": "1", "beats": beats}]}
+    (arena / "there" / "split.json").write_text(json.dumps(split))
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    save_file({"photos": pixels}, arena / "there" / "split.safetensors")
+    generated = {"settings": {"data_path": "split.json"}, "stories": [story]}
+    (arena / "there" / "by_split.json").write_text(json.dumps(generated))
+    for name in ("in", "by_split"):
+        for folder, path in ((arena / "there", name), (arena, f"there/{name}")):
+            arguments = [
+                f"x={path}.json",
+                "--checkpoint",
+                arena / "model",
+                "--output",
+                arena / name,
+            ]
+            done = script("CDE_score.py", *arguments, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            assert re.search(r"^photos +1 of 1$", done.stdout, re.M)
+
+
+def test_output_is_tried_before_the_work(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", f"{dir}/tmp1234")
+
+    path = str(tmp_path / "out" / "scores")
+    CDE_score.parse(["x.json", "--output", path])
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    message = rf"^output {re.escape(path)}.json: cannot be written there \(Permission denied\)$"
+    with pytest.raises(UserError, match=message):
+        CDE_score.parse(["x.json", "--output", path])
+
+
+@pytest.mark.parametrize("name, count", [("{}", 1), ("{} " + "a long name " * 9, 6), ("很{}", 2)])
+def test_the_picture_has_room_for_its_labels(name, count, monkeypatch, tmp_path):
+    systems = []
+    for number in range(count):
+        stories = [{"album_id": str(i)} for i in range(9)]
+        scores = {score: np.arange(9.0) + number for score in SCORES}
+        corrupted = {kind: {score: [("1", 2.0)] for score in SCORES} for kind in CORRUPTIONS}
+        if number:
+            corrupted["shuffled"][CDE] = []
+        systems.append(System(name.format(number), "", stories, scores=scores, corrupted=corrupted))
+    drawn = []
+    monkeypatch.setattr("utils.report.save_figure", lambda figure, path: drawn.append(figure))
+    draw_scores(systems, "x.png")
+    [figure] = drawn
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning)
+        if "很" in name
+        else nullcontext()
+    ):
+        figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == count * (1 + len(CORRUPTIONS))
+    for upper, lower in zip(boxes, boxes[1:]):
+        assert lower.y1 < upper.y0
+    assert all(axis.get_window_extent().width > 150 for axis in figure.axes)
+    assert min(box.x0 for box in boxes) >= 0
+    for axis in figure.axes[1:]:
+        assert not any(text.get_visible() for text in axis.get_yticklabels())
 
 
 def test_sequences_of_photos_are_matched_by_their_photos(arena, script, no_meteor):

@@ -136,8 +136,9 @@ def draw_scores(systems: list[System], path: str) -> None:
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names):
         boxes = [[score for _, score in found[name]] for _, found in groups]
-        axis.boxplot(boxes, orientation="horizontal", tick_labels=labels, showfliers=False)
+        axis.boxplot(boxes, orientation="horizontal", manage_ticks=False, showfliers=False)
         axis.set_xlabel(f"{name}\n(lower is better)")
+    axes[0].set_yticks(range(1, len(labels) + 1), labels)
     axes[0].invert_yaxis()
     with warnings.catch_warnings(action="ignore"):  # of letters that the font lacks
         save_figure(figure, path)
