@@ -17,12 +17,11 @@ perfect agreement.
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from utils import cli
-from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, OUTPUT_DIR, PROTOCOLS, UserError
+from utils.cli import OUTPUT_DIR, PROTOCOLS, SCORE_NAMES, UserError
 from utils.files import check_can_write
 from utils.stories import SHAPES, read_stories
 
@@ -105,16 +104,6 @@ from utils.text import normalise
 # ------------------------------------------------------------------------------------------- scores
 
 
-@dataclass
-class Trace:
-    """What a model computes of one story, beat by beat."""
-
-    cosine: np.ndarray  # T: cos(Δh_t, Δh̃_t)
-    agreement: np.ndarray  # T: Bhattacharyya coefficients; NaN without state_bow
-    kl: np.ndarray  # T: KL(q_t ‖ p_t) in nats; NaN without a posterior
-    nll: float  # −log p per word, in nats, under the plans' prior means
-
-
 def inverse_mean(agreement: np.ndarray, log: Callable = np.log2) -> float:
     """1 / the geometric mean of agreements (beats), each 0 to 1; NaN of none."""
     if not len(agreement):
@@ -132,22 +121,18 @@ def cde(cosines: np.ndarray, reference_log: bool = False) -> float:
     return inverse_mean((np.asarray(cosines) + 1) / 2, np.log if reference_log else np.log2)
 
 
-# Each the lower the better. NLL per word is the baseline of the others.
-SCORES = {
-    CDE: lambda trace: cde(trace.cosine[1:]),
-    BOW_AGREEMENT: lambda trace: inverse_mean(trace.agreement),
-    MAX_KL: lambda trace: float(trace.kl.max()),
-    NLL: lambda trace: trace.nll,
-}
-REFERENCE_SCORES = SCORES | {CDE: lambda trace: cde(trace.cosine[1:], reference_log=True)}
-
-
 @torch.inference_mode()
-def trace_stories(
-    model: PlanCVAE, dataset: StoryDataset, pad_id: int, batch_size: int = 32
-) -> list[Trace]:
-    """The Trace of every story, in the data's order."""
-    traces = [None] * len(dataset)
+def score_stories(
+    model: PlanCVAE,
+    dataset: StoryDataset,
+    pad_id: int,
+    batch_size: int = 32,
+    reference_log: bool = False,
+) -> dict[str, np.ndarray]:
+    """{score: every story's, in the data's order} for SCORE_NAMES, each the lower the better; NaN
+    where a story has none. NLL per word, under the plans' prior means, is the baseline of the
+    others."""
+    scores = np.zeros((len(dataset), len(SCORE_NAMES)))
     bar = tqdm(total=len(dataset), unit="story", desc="scoring", leave=False)
     for indices in BucketBatches(dataset.lengths, batch_size, shuffle=False):
         batch = collate([dataset[i] for i in indices], pad_id)
@@ -166,27 +151,25 @@ def trace_stories(
             kl = posterior.kl(prior).sum(-1)
         log_p = beat_log_p(model, hidden, z, words, word_beat, M)[0]
         num_words = torch.bincount(word_beat, minlength=M)
-        num_beats = batch["beat_mask"].sum(1).tolist()
         per_beat = torch.stack([cosine, agreement, kl, log_p, num_words]).float().cpu()
-        for i, story in zip(indices, per_beat.split(num_beats, dim=1)):
-            *beats, log_p, num_words = story.numpy()
-            traces[i] = Trace(*beats, nll=float(-log_p.sum() / num_words.sum()))
+        by_story = per_beat.split(batch["beat_mask"].sum(1).tolist(), dim=1)
+        for i, story in zip(indices, by_story):
+            cosine, agreement, kl, log_p, num_words = story.numpy()
+            nll = -log_p.sum() / num_words.sum()
+            scores[i] = cde(cosine[1:], reference_log), inverse_mean(agreement), kl.max(), nll
         bar.update(len(indices))
     bar.close()
-    return traces
+    return dict(zip(SCORE_NAMES, scores.T))
 
 
 def bow_agreement(model: PlanCVAE, states: States, batch: dict) -> Tensor:
     """Bhattacharyya coefficient (M) of the expected bag of words and a uniform distribution over
     the sentence's words."""
     log_p = model.expected_words(states.predicted)  # M, V
-    M, V = log_p.shape
-    is_word = batch["words"] != model.config.eos_token_id
-    places = batch["word_beat"][is_word] * V + batch["words"][is_word]
-    places = places.unique()  # each word of a sentence once
-    beat = places // V
-    overlap = log_p.new_zeros(M).index_add(0, beat, (log_p.flatten()[places] / 2).exp())
-    return overlap / torch.bincount(beat, minlength=M).clamp(min=1).sqrt()
+    is_said = torch.zeros_like(log_p)
+    is_said[batch["word_beat"], batch["words"]] = 1  # each word of a sentence once
+    is_said[:, model.config.eos_token_id] = 0
+    return ((log_p / 2).exp() * is_said).sum(1) / is_said.sum(1).clamp(min=1).sqrt()
 
 
 # ------------------------------------------------------------------------------------------- photos
@@ -284,15 +267,14 @@ def score_by_model(
 ) -> list[str]:
     """Fill in a system's scores, and those of its corrupted stories where they are asked for.
     others: further stories of the same albums. Returns notes on means that one story explodes."""
-    scores = REFERENCE_SCORES if options.reference_log else SCORES
 
-    def score(stories: list[dict]) -> dict[str, list[float]]:
+    def score(stories: list[dict]) -> dict[str, np.ndarray]:
         positions = model.config.image_positions, model.max_length
         dataset = StoryDataset(stories, system.photos, tokenizer, *positions)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], dataset.shortened)
-        traces = trace_stories(model, dataset, tokenizer.pad_token_id, options.batch_size)
-        return {name: [of(trace) for trace in traces] for name, of in scores.items()}
+        settings = options.batch_size, options.reference_log
+        return score_stories(model, dataset, tokenizer.pad_token_id, *settings)
 
     places = [i for i, story in enumerate(system.stories) if story["beats"]]
     if not places:

@@ -15,9 +15,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import CDE_score
-from CDE_score import SCORES, Trace, cde, trace_stories
+from CDE_score import cde, inverse_mean, score_stories
 from utils.captions import load_references
-from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, UserError
+from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, SCORE_NAMES, UserError
 from utils.corruptions import CORRUPTIONS, corrupt
 from utils.report import Table, draw_scores
 from utils.statistics import separation
@@ -70,17 +70,22 @@ def test_the_interval_of_an_auc_is_a_bootstrap_over_albums():
     )
 
 
-def scores_of(found, scores=SCORES):
-    return {name: np.array([score(trace) for trace in found]) for name, score in scores.items()}
+def test_the_agreement_is_a_geometric_mean():
+    assert inverse_mean(np.array([0.5, 0.8, 0.2])) == pytest.approx((0.5 * 0.8 * 0.2) ** (-1 / 3))
+    assert np.isnan(inverse_mean(np.array([]))) and np.isnan(inverse_mean(np.array([np.nan])))
+    assert np.isnan(cde([])) and np.isfinite(inverse_mean(np.zeros(3)))
 
 
-def test_scores_by_hand():
-    trace = Trace(np.array([1.0, 1, 0]), np.array([0.5, 0.8, 0.2]), np.array([1.0, 4, 2]), 0.7)
-    expected = {CDE: 2**0.5, BOW_AGREEMENT: (0.5 * 0.8 * 0.2) ** (-1 / 3), MAX_KL: 4, NLL: 0.7}
-    assert {name: score(trace) for name, score in SCORES.items()} == pytest.approx(expected)
-    lone = Trace(np.array([1.0]), np.array([np.nan]), np.array([np.nan]), 0.7)
-    assert {name for name, score in SCORES.items() if np.isnan(score(lone))} == SCORES.keys() - {
+def test_a_story_of_one_beat_has_no_cde(make_model, make_stories, tokenizer):
+    model = make_model(plan="none", state_bow=False)
+    scores = score_stories(model, make_stories(model, [1, 2]), tokenizer.pad_token_id)
+    assert list(scores) == list(SCORE_NAMES)
+    assert {name for name, values in scores.items() if np.isnan(values[0])} == {*SCORE_NAMES} - {
         NLL
+    }
+    assert {name for name, values in scores.items() if np.isnan(values[1])} == {
+        BOW_AGREEMENT,
+        MAX_KL,
     }
 
 
@@ -89,7 +94,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
     model = make_model(plan=plan)
     data = make_stories(model, [5, 1, 3, 4, 2])
     with padded(model, float("nan"), tokenizer.pad_token_id):
-        scores = scores_of(trace_stories(model, data, tokenizer.pad_token_id, batch_size=2))
+        scores = score_stories(model, data, tokenizer.pad_token_id, batch_size=2)
     for i in range(len(data)):
         batch = batch_of(data, [i], tokenizer)
         with torch.no_grad():
@@ -117,7 +122,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
 
 def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
     model = make_model(state_bow=False)
-    scores = scores_of(trace_stories(model, make_stories(model, [3, 2]), tokenizer.pad_token_id))
+    scores = score_stories(model, make_stories(model, [3, 2]), tokenizer.pad_token_id)
     assert (
         np.isnan(scores[BOW_AGREEMENT]).all()
         and not np.isnan(scores[CDE]).any()
@@ -448,8 +453,13 @@ def test_a_story_that_explodes_a_mean_is_named(arena, script):
     told = json.loads((arena / "first.json").read_text()) | {"odd one": ["<br>"]}
     (arena / "br.json").write_text(json.dumps(told))
     with pytest.MonkeyPatch.context() as patch:
-        agree = lambda trace: 1e6 if len(trace.cosine) == 1 else 5.0
-        patch.setitem(CDE_score.SCORES, BOW_AGREEMENT, agree)
+
+        def explode(*arguments):
+            scores = score_stories(*arguments)
+            scores[BOW_AGREEMENT][:] = [5] * 10 + [1e6]
+            return scores
+
+        patch.setattr(CDE_score, "score_stories", explode)
         done = script("CDE_score.py", "br.json", "--checkpoint", "model", cwd=arena)
     assert done.returncode == 0, done.stderr
     mean, median = (
@@ -510,8 +520,8 @@ def test_the_picture_has_room_for_its_labels(name, count, monkeypatch, tmp_path)
     systems = []
     for number in range(count):
         stories = [{"album_id": str(i)} for i in range(9)]
-        scores = {score: np.arange(9.0) + number for score in SCORES}
-        corrupted = {kind: {score: [("1", 2.0)] for score in SCORES} for kind in CORRUPTIONS}
+        scores = {score: np.arange(9.0) + number for score in SCORE_NAMES}
+        corrupted = {kind: {score: [("1", 2.0)] for score in SCORE_NAMES} for kind in CORRUPTIONS}
         if number:
             corrupted["shuffled"][CDE] = []
         systems.append(System(name.format(number), "", stories, scores=scores, corrupted=corrupted))

@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from utils.text import similarity
 
@@ -31,54 +31,48 @@ def corrupt(stories: list[dict], kind: str, others: tuple = (), seed: int = 0) -
     from the original is left out.
     """
     rng = random.Random(f"{kind} {seed}")
-    by_album, by_label = defaultdict(list), defaultdict(list)
-    for story in (*stories, *others):
-        by_album[story["album_id"]].append(story)
-    for story in stories:
-        by_label[story.get("label")].append(story)
+    group = {"other_ending": "label", "same_album_ending": "album_id"}.get(kind)
+    lenders = defaultdict(list)
+    for story in (*stories, *others) if kind == "same_album_ending" else stories:
+        lenders[story.get(group)].append(story)
 
-    def choose(fits: Callable[[dict], bool], items: list[dict]) -> list[str]:
-        """Sentences of a random story that fits; none where less than one in 1000 does."""
-        draws = (rng.choice(items) for _ in range(1000))
-        return next(map(sentences_of, filter(fits, draws)), [])
+    def new_sentences(story: dict) -> list[str]:
+        """The old ones where the story cannot differ."""
+        old = new = sentences_of(story)
 
-    def corrupt_sentences(story: dict) -> list[str]:
-        """The story's new sentences; the old ones where it cannot differ."""
-        old, album = sentences_of(story), story["album_id"]
-        count, new = len(old), old
+        def can_lend(other: dict) -> bool:
+            sentences, is_same = sentences_of(other), other["album_id"] == story["album_id"]
+            if kind == "other_album":
+                return not is_same and len(sentences) >= len(old)
+            is_new = len(sentences) > 2 and sentences[-2:] != old[-2:]
+            return is_new and is_same == (kind == "same_album_ending")
 
-        def is_longer(other: dict) -> bool:
-            return other["album_id"] != album and len(other["beats"]) >= count
-
-        def ends_otherwise(other: dict) -> bool:
-            return len(other["beats"]) > 2 and sentences_of(other)[-2:] != old[-2:]
-
-        def is_other_ending(other: dict) -> bool:
-            return other["album_id"] != album and ends_otherwise(other)
-
-        if kind in ("shuffled", "repeated") and len(set(old)) < 2:
-            return old
-        if kind == "shuffled":
+        if kind in ("shuffled", "repeated"):
+            if len(set(old)) < 2:
+                return old
+            if kind == "repeated":
+                return [rng.choice(old)] * len(old)
             while new == old:
-                new = rng.sample(old, count)
+                new = rng.sample(old, len(old))
             return new
-        if kind == "repeated":
-            return [rng.choice(old)] * count
-        if kind == "other_album":
-            return choose(is_longer, stories)[:count] or old
-        if count < 3:
+        if kind != "other_album" and len(old) < 3:
             return old
-        if kind == "other_ending":
-            ending = choose(is_other_ending, by_label[story.get("label")])
-        else:
-            texts = map(sentences_of, filter(ends_otherwise, by_album[album]))
-            likeness = lambda text: similarity(" ".join(old), " ".join(text))
-            ending = min(texts, key=likeness, default=[])
-        return [*old[:-2], *ending[-2:]] if ending else old
+        candidates = lenders[story.get(group)]
+        if kind == "same_album_ending":
+            likeness = lambda other: similarity(" ".join(old), " ".join(sentences_of(other)))
+            lender = min(filter(can_lend, candidates), key=likeness, default=None)
+        else:  # None where less than one in 1000 can
+            draws = (rng.choice(candidates) for _ in range(1000))
+            lender = next(filter(can_lend, draws), None)
+        if lender is None:
+            return old
+        if kind == "other_album":
+            return sentences_of(lender)[: len(old)]
+        return old[:-2] + sentences_of(lender)[-2:]
 
     corrupted = []
     for story in stories:
-        new = corrupt_sentences(story)
-        if new != sentences_of(story):
-            corrupted.append(with_sentences(story, new))
+        sentences = new_sentences(story)
+        if sentences != sentences_of(story):
+            corrupted.append(with_sentences(story, sentences))
     return corrupted

@@ -6,7 +6,7 @@ so that it has an interval. A story is a text, tokenised by spaces.
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, partial
 from itertools import count
 
@@ -19,7 +19,6 @@ from utils.meteor import Meteor, meteor_score
 from utils.statistics import Figure, mean, mean_figure
 from utils.text import normalise
 
-CAPTION = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE_L", "CIDEr")
 Texts = dict[str, str]  # {unit: text}
 References = dict[str, list[str]]  # {unit: texts}
 
@@ -66,10 +65,15 @@ def document_frequencies(references: References) -> dict:
     return scorer.document_frequency
 
 
+# {metric: its figure of summed rows}
+CAPTION = {f"BLEU-{n}": partial(bleu, n=n) for n in (1, 2, 3, 4)}
+CAPTION |= {"METEOR": meteor_score, "ROUGE_L": mean, "CIDEr": mean}
+
+
 def unit_rows(
     stories: Texts, references: References, meteor: Meteor | None, frequencies: dict
-) -> dict[str, tuple[np.ndarray, Callable]]:
-    """What each unit's story adds to each metric: {name: (rows (units, k), combine)}.
+) -> dict[str, np.ndarray]:
+    """What each unit's story adds to each metric of CAPTION: rows (units, k).
 
     frequencies: CIDEr's, of all references.
     """
@@ -78,21 +82,19 @@ def unit_rows(
         scorer += stories.get(unit, ""), texts
     scorer.document_frequency = frequencies
     cider = dict(zip(references, scorer.compute_cider()))
-    bleu_rows, meteor_rows, rouge_rows = [], [], []
+    rows = defaultdict(list)
     for unit, story in tqdm(stories.items(), unit="story", desc="captions", leave=False):
         texts = references[unit]
         counts = cook_test(story, cook_refs(texts), eff="closest")
         lengths = counts["testlen"], counts["reflen"]
-        bleu_rows.append([*lengths, *counts["guess"], *counts["correct"], 1])
-        rouge_rows.append([rouge_l(story, texts), 1])
+        bleu_row = [*lengths, *counts["guess"], *counts["correct"], 1]
+        for n in (1, 2, 3, 4):
+            rows[f"BLEU-{n}"].append(bleu_row)
         if meteor:
-            meteor_rows.append([*meteor.statistics(story, texts), 1])
-    rows = {f"BLEU-{n}": (bleu_rows, partial(bleu, n=n)) for n in (1, 2, 3, 4)}
-    if meteor:
-        rows["METEOR"] = meteor_rows, meteor_score
-    rows["ROUGE_L"] = rouge_rows, mean
-    rows["CIDEr"] = [[cider[unit], 1] for unit in stories], mean
-    return {name: (np.array(x, dtype=float), combine) for name, (x, combine) in rows.items()}
+            rows["METEOR"].append([*meteor.statistics(story, texts), 1])
+        rows["ROUGE_L"].append([rouge_l(story, texts), 1])
+        rows["CIDEr"].append([cider[unit], 1])
+    return {name: np.array(x, dtype=float) for name, x in rows.items()}
 
 
 def caption_figures(
@@ -105,30 +107,31 @@ def caption_figures(
     references, of units without a story too. Raises ValueError where there is no story, or one
     without references.
     """
-    found = {}  # {metric: [(units, rows, combine) of each round]}
+    units, rows, combine = [], defaultdict(list), CAPTION
+    if protocol != "album":
+        combine = dict.fromkeys(CAPTION, mean)
     for number, (stories, references) in enumerate(rounds):
         if not stories or not all(references.get(unit) for unit in stories):
             raise ValueError("expected stories, and references of the same units")
+        units += stories
         attempts = [references]
         if protocol == "sequence":  # against each reference by itself, the best one counts
-            attempts = []
-            for i in range(max(map(len, references.values()))):  # where there are fewer: again
-                single = {unit: [texts[i % len(texts)]] for unit, texts in references.items()}
-                attempts.append(single)
+            most = max(map(len, references.values()))  # where there are fewer: again
+            attempts = [
+                {unit: [x[i % len(x)]] for unit, x in references.items()} for i in range(most)
+            ]
         frequencies = document_frequencies(references)
         attempts = [unit_rows(stories, attempt, meteor, frequencies) for attempt in attempts]
-        for name, (rows, combine) in attempts[0].items():
+        for name, added in attempts[0].items():
             if protocol != "album":
-                best = np.max([combine(attempt[name][0]) for attempt in attempts], axis=0)
-                rows, combine = np.stack([best, np.ones(len(best))], 1), mean
-            rows_by_round = np.zeros((len(rows), len(rounds), rows.shape[1]))
-            rows_by_round[:, number] = rows
-            found.setdefault(name, []).append((list(stories), rows_by_round, combine))
-    figures = {}
-    for name, by_round in found.items():
-        units, rows, (combine, *_) = zip(*by_round)
-        figures[name] = Figure.from_rows(sum(units, []), np.concatenate(rows), combine)
-    return figures
+                best = np.max([CAPTION[name](attempt[name]) for attempt in attempts], axis=0)
+                added = np.stack([best, np.ones(len(best))], 1)
+            by_round = np.zeros((len(added), len(rounds), added.shape[1]))
+            by_round[:, number] = added
+            rows[name].append(by_round)
+    return {
+        name: Figure.from_rows(units, np.concatenate(x), combine[name]) for name, x in rows.items()
+    }
 
 
 # ---------------------------------------------------------------------------------------- baselines
@@ -250,28 +253,27 @@ def distinct(
     story.
     """
     words = [stories[unit] for unit in sorted(stories)]
-    lengths = np.array([len(x) for x in words])
-    if not 0 < tokens <= lengths.sum():
+    if not 0 < tokens <= sum(map(len, words)):
         return {}
-    grams = []  # of each n and story, each different one a number
-    for n in (1, 2, 3):
-        numbers = defaultdict(count().__next__)
-        ngrams = (zip(*(x[i:] for i in range(n))) for x in words)
-        grams.append([np.array([numbers[gram] for gram in x], dtype=int) for x in ngrams])
+    numbers = defaultdict(count().__next__)  # of each n-gram
+    grams = [[[numbers[x] for x in ngrams(story, n)] for n in (1, 2, 3)] for story in words]
     rng, figures = np.random.default_rng(seed), []
     for _ in range(samples):
         # Without replacement: a bootstrap's doubled stories would count as repetition, and half of
         # the units, so drawn, vary as a bootstrap of all does.
-        order = rng.permutation(len(words)).argsort()
-        ends = lengths[order].cumsum()
-        *complete, last = order[: np.searchsorted(ends, tokens) + 1]
-        room = tokens - (ends[len(complete)] - lengths[last])  # the last story is cut
-        counts = []
-        for n, ids in enumerate(grams):
-            sample = [*(ids[i] for i in complete), ids[last][: max(0, room - n)]]
-            sample = np.concatenate(sample)
-            counts.append((np.count_nonzero(np.bincount(sample)), max(1, len(sample))))
-        figures.append([*(different / total for different, total in counts), counts[0][0]])
+        sample, room = ([], [], []), tokens
+        for i in rng.permutation(len(words)).argsort():
+            for n, of_story in enumerate(grams[i]):
+                sample[n].extend(of_story[: max(0, room - n)])  # the last story is cut
+            room -= len(words[i])
+            if room <= 0:
+                break
+        shares = [len(set(x)) / max(1, len(x)) for x in sample]
+        figures.append([*shares, len(set(sample[0]))])
     low, high = np.percentile(figures, [2.5, 97.5], axis=0).tolist()
     names = ("distinct-1", "distinct-2", "distinct-3", "vocabulary")
     return dict(zip(names, zip(np.mean(figures, 0).tolist(), low, high)))
+
+
+def ngrams(words: list[str], n: int) -> Iterator[tuple[str, ...]]:
+    return zip(*(words[i:] for i in range(n)))

@@ -141,12 +141,11 @@ def separation(
     units, indices = group_units(names)
     (a, b), (a_units, b_units) = (np.split(x, [len(own)]) for x in (scores, indices))
     lower = (a[:, None] < b) + (a[:, None] == b) / 2
-    wins = np.zeros((len(units), len(units)), dtype=np.float32)
-    np.add.at(wins, np.ix_(a_units, b_units), lower)
     counts = bootstrap_counts(len(units), seed=seed).astype(np.float32)
-    pairs = counts[:, a_units].sum(1) * counts[:, b_units].sum(1)
-    has_pairs = pairs > 0
-    resampled = ((counts @ wins) * counts).sum(1)[has_pairs] / pairs[has_pairs]
+    a_counts, b_counts = counts[:, a_units], counts[:, b_units]
+    wins = ((a_counts @ lower.astype(np.float32)) * b_counts).sum(1)
+    with np.errstate(invalid="ignore"):  # NaN of a sample without pairs
+        resampled = wins / (a_counts.sum(1) * b_counts.sum(1))
     deviation = np.sqrt((a.var() + b.var()) / 2)
     return {
         "auc": float(lower.mean()),
