@@ -31,21 +31,37 @@ from utils.stories import SHAPES, read_stories
 def parser() -> cli.Parser:
     parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    stories = f"a system's stories: {SHAPES} (default: the human stories of the newest test split)"
-    add("stories", nargs="*", metavar="[NAME=]STORIES", help=stories)
+    add(
+        "stories",
+        nargs="*",
+        metavar="[NAME=]STORIES",
+        help=f"a system's stories: {SHAPES} (default: the human stories of the newest test split)",
+    )
     add("--references", help="human stories, in any of these shapes: adds the caption metrics")
-    checkpoint = "the model that scores, or train.py's output_dir; none: no scores by a model"
-    add("--checkpoint", default=OUTPUT_DIR, help=checkpoint)
+    add(
+        "--checkpoint",
+        default=OUTPUT_DIR,
+        help="the model that scores, or train.py's output_dir; none: no scores by a model",
+    )
     add("--data_path", help="split with the photos, where the stories do not name one")
     add("--no_photos", action="store_true", help="score the text alone")
-    corruptions = "how well scores separate stories from corrupted ones"
-    add("--corruptions", action="store_true", help=corruptions)
-    baselines = "what human and constant stories reach by --references"
-    add("--baselines", action="store_true", help=baselines)
+    add(
+        "--corruptions",
+        action="store_true",
+        help="how well scores separate stories from corrupted ones",
+    )
+    add(
+        "--baselines",
+        action="store_true",
+        help="what human and constant stories reach by --references",
+    )
     add("--protocol", choices=PROTOCOLS, default="album", help="of the caption metrics")
     add("--train_data_path", help="training split: adds the share of stories copied from it")
-    log = "the public reference's arithmetic (chance is 1.617)"
-    add("--reference_log", action="store_true", help=log)
+    add(
+        "--reference_log",
+        action="store_true",
+        help="the public reference's arithmetic (chance is 1.617)",
+    )
     add("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
     add("--seed", type=cli.non_negative_int, default=0, help="random seed")
     add("--output", default=f"{OUTPUT_DIR}/scores", help="writes OUTPUT.json, .md, .tex and .png")
@@ -109,16 +125,16 @@ def inverse_mean(agreement: np.ndarray, log: Callable = np.log2) -> float:
     if not len(agreement):
         return np.nan
     # no agreement is bad, not infinite
-    agreement = np.clip(np.asarray(agreement, dtype=np.float64), 1e-12, 1)
+    agreement = np.clip(agreement, 1e-12, 1, dtype=np.float64)
     return float(2 ** -log(agreement).mean())
 
 
-def cde(cosines: np.ndarray, reference_log: bool = False) -> float:
+def cde(cosines: np.ndarray, log: Callable = np.log2) -> float:
     """CDE of one story from cos(Δh_t, Δh̃_t), t = 2..T.
 
-    reference_log: the public reference's arithmetic, base 2 to a mean of natural logarithms.
+    log: np.log for the public reference's arithmetic, base 2 to a mean of natural logarithms.
     """
-    return inverse_mean((np.asarray(cosines) + 1) / 2, np.log if reference_log else np.log2)
+    return inverse_mean((np.asarray(cosines) + 1) / 2, log)
 
 
 @torch.inference_mode()
@@ -127,7 +143,7 @@ def score_stories(
     dataset: StoryDataset,
     pad_id: int,
     batch_size: int = 32,
-    reference_log: bool = False,
+    log: Callable = np.log2,
 ) -> dict[str, np.ndarray]:
     """{score: every story's, in the data's order} for SCORE_NAMES, each the lower the better; NaN
     where a story has none. NLL per word, under the plans' prior means, is the baseline of the
@@ -156,7 +172,7 @@ def score_stories(
         for i, story in zip(indices, by_story):
             cosine, agreement, kl, log_p, num_words = story.numpy()
             nll = -log_p.sum() / num_words.sum()
-            scores[i] = cde(cosine[1:], reference_log), inverse_mean(agreement), kl.max(), nll
+            scores[i] = cde(cosine[1:], log), inverse_mean(agreement), kl.max(), nll
         bar.update(len(indices))
     bar.close()
     return dict(zip(SCORE_NAMES, scores.T))
@@ -228,7 +244,7 @@ def open_split(system: System, encoder: ImageEncoder) -> tuple[Photos, Callable]
 
 def open_files(system: System, encoder: ImageEncoder) -> tuple[list[Tensor], Callable]:
     """The pixels of photos, filled by the function that finds a beat's row among them."""
-    pixels, rows = [], {}
+    pixels = []
 
     @cache
     def files_of(folder: str) -> tuple[Path, dict[str, Path]]:
@@ -237,20 +253,21 @@ def open_files(system: System, encoder: ImageEncoder) -> tuple[list[Tensor], Cal
         # generate.py spells out names that cannot be printed
         return path, {photo_name(path): path for path in paths}
 
+    @cache
+    def read(path: Path) -> int | None:
+        try:
+            pixels.append(encoder.preprocess(load_photo(path, encoder.config.image_size)))
+        except (BrokenPhoto, OSError) as error:
+            cli.warn(f"{path}: {error}; scored as a missing photo")
+            return None
+        return len(pixels) - 1
+
     def find_row(beat: dict) -> int | None:
         if not beat["photo_id"] or "folder" not in beat:
             return None
         folder, files = files_of(beat["folder"])
         name = Path(beat["photo_id"]).name  # never out of its folder
-        path = files.get(name, folder / name)
-        if path not in rows:
-            rows[path] = None
-            try:
-                pixels.append(encoder.preprocess(load_photo(path, encoder.config.image_size)))
-                rows[path] = len(pixels) - 1
-            except (BrokenPhoto, OSError) as error:
-                cli.warn(f"{path}: {error}; scored as a missing photo")
-        return rows[path]
+        return read(files.get(name, folder / name))
 
     return pixels, find_row
 
@@ -273,8 +290,8 @@ def score_by_model(
         dataset = StoryDataset(stories, system.photos, tokenizer, *positions)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], dataset.shortened)
-        settings = options.batch_size, options.reference_log
-        return score_stories(model, dataset, tokenizer.pad_token_id, *settings)
+        log = np.log if options.reference_log else np.log2
+        return score_stories(model, dataset, tokenizer.pad_token_id, options.batch_size, log)
 
     places = [i for i, story in enumerate(system.stories) if story["beats"]]
     if not places:
@@ -331,12 +348,12 @@ def main() -> None:
     options = parse()
     uses_model = options.checkpoint != "none"
     systems = load_systems(options)
-    references = training = model = None
-    if options.references is not None:
+    references = training = None
+    if options.references:
         references = load_references(options.references, options.protocol)
         for system in systems:
             system.stories = references.find_albums(system.stories)
-    if options.train_data_path is not None:
+    if options.train_data_path:
         stories = normalize_like_training(read_stories(options.train_data_path).stories, Counter())
         training = {normalise(" ".join(sentences_of(story))) for story in stories}
     baselines, notes = [], ["95 % intervals by a bootstrap over albums"]
@@ -344,7 +361,8 @@ def main() -> None:
         with cli.flag("--checkpoint"):
             model, tokenizer = load_checkpoint(options.checkpoint)
         model.to(best_device())
-        notes.append(f"CDE: 1 is perfect, {cde([0.0], options.reference_log):.3f} chance")
+        chance = cde([0.0], np.log if options.reference_log else np.log2)
+        notes.append(f"CDE: 1 is perfect, {chance:.3f} chance")
     # a model of original text reads stories as they are
     as_typed = uses_model and model.config.text == "original"
     for system in systems:

@@ -75,9 +75,9 @@ class Meteor:
             self.process.kill()
             self.process.wait()
             self.messages.seek(0)
-            lines = self.messages.read().decode(errors="replace").splitlines()
-            lines = [line for line in lines if line.strip() and not line.startswith("\tat ")]
-            raise UserError(f"METEOR: Java stopped ({lines[-1] if lines else 'no message'})")
+            text = self.messages.read().decode(errors="replace").split("\n\tat ")[0]
+            *_, reason = ["no message", *text.strip().splitlines()]
+            raise UserError(f"METEOR: Java stopped ({reason})")
         counts = np.array(counts, dtype=float)
         whole = counts[4:20:2].sum() == counts[0] and counts[5:20:2].sum() == counts[1]
         if whole and counts[20] == 1:

@@ -66,8 +66,8 @@ def document_frequencies(references: References) -> dict:
 
 
 # {metric: its figure of summed rows}
-CAPTION = {f"BLEU-{n}": partial(bleu, n=n) for n in (1, 2, 3, 4)}
-CAPTION |= {"METEOR": meteor_score, "ROUGE_L": mean, "CIDEr": mean}
+BLEU = {f"BLEU-{n}": partial(bleu, n=n) for n in (1, 2, 3, 4)}
+CAPTION = BLEU | {"METEOR": meteor_score, "ROUGE_L": mean, "CIDEr": mean}
 
 
 def unit_rows(
@@ -88,8 +88,8 @@ def unit_rows(
         counts = cook_test(story, cook_refs(texts), eff="closest")
         lengths = counts["testlen"], counts["reflen"]
         bleu_row = [*lengths, *counts["guess"], *counts["correct"], 1]
-        for n in (1, 2, 3, 4):
-            rows[f"BLEU-{n}"].append(bleu_row)
+        for name in BLEU:
+            rows[name].append(bleu_row)
         if meteor:
             rows["METEOR"].append([*meteor.statistics(story, texts), 1])
         rows["ROUGE_L"].append([rouge_l(story, texts), 1])

@@ -150,18 +150,18 @@ def compare(a: System, b: System, seed: int) -> dict[str, dict]:
     for name, figure in a.figures.items():
         other = b.figures.get(name)
         if isinstance(figure, Figure) and isinstance(other, Figure):
-            if not set(figure.units).isdisjoint(other.units):
-                differences[name] = paired_difference(figure, other, seed=seed)
-    return differences
+            differences[name] = paired_difference(figure, other, seed=seed)
+    return {name: found for name, found in differences.items() if found}
 
 
 def scores_by_story(system: System) -> list[dict]:
-    stories = []
-    for i, story in enumerate(system.stories):
-        scores = {name: values[i] for name, values in system.scores.items()}
-        scores = {name: None if np.isnan(x) else float(x) for name, x in scores.items()}
-        stories.append({name: story[name] for name in ("story_id", "album_id")} | scores)
-    return stories if system.scores else []
+    scores = {name: np.where(np.isnan(x), None, x).tolist() for name, x in system.scores.items()}
+    return [
+        {"story_id": story["story_id"], "album_id": story["album_id"]}
+        | {name: values[i] for name, values in scores.items()}
+        for i, story in enumerate(system.stories)
+        if scores
+    ]
 
 
 def report(systems: list[System], baselines: list[System], caption: str, settings: dict) -> None:
