@@ -73,12 +73,11 @@ def median(
     entries: list[tuple[str, float]], samples: int = SAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
     """The median of [(unit, value)], and its 95 % percentile interval by a bootstrap over units."""
-    names, values = zip(*sorted(entries, key=lambda entry: entry[1]))
+    names, values = zip(*entries)
     units, indices = group_units(names)
-    counts = bootstrap_counts(len(units), samples, seed)[:, indices].cumsum(1)
-    below, total = 2 * counts, counts[:, -1:]
-    middle = np.take(values, [(below >= total).argmax(1), (below > total).argmax(1)])
-    return float(np.median(values)), *percentile_interval(middle.mean(0))
+    counts = bootstrap_counts(len(units), samples, seed)[:, indices]
+    drawn = [np.median(np.repeat(values, times)) for times in counts]
+    return float(np.median(values)), *percentile_interval(np.array(drawn))
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
