@@ -156,15 +156,14 @@ def leave_one_out(references: References) -> list[tuple[Texts, References]]:
 def other_album(references: References, album_of: dict[str, str]) -> Texts:
     """The first human story of the next album (ids sorted, the last is followed by the first);
     nothing where there is one album alone. album_of: {unit: album}."""
-    units_of = {}
+    first = {}
     for unit in sorted(references):
-        units_of.setdefault(album_of[unit], []).append(unit)
-    if len(units_of) < 2:
+        first.setdefault(album_of[unit], references[unit][0])
+    if len(first) < 2:
         return {}
-    albums, captions = list(units_of.values()), {}
-    for units, others in zip(albums, albums[1:] + albums[:1]):
-        captions |= dict.fromkeys(units, references[others[0]][0])
-    return captions
+    stories = list(first.values())
+    borrowed = dict(zip(first, stories[1:] + stories[:1]))
+    return {unit: borrowed[album_of[unit]] for unit in sorted(references)}
 
 
 def occurrences(counts: dict[tuple, int]) -> Iterator[tuple]:
