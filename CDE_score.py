@@ -308,10 +308,10 @@ def score_by_model(
         system.figures |= {name: figure, f"{name}, median": middle}
         if figure.value > 2 * middle[0]:
             worst = int(np.nanargmax(system.scores[name]))
+            story_id = cli.printable(system.stories[worst]["story_id"])
             notes.append(
-                f"{system.name}: the mean {name} is {figure.value / middle[0]:,.0f} times the "
-                f"median, by story {system.stories[worst]['story_id']} "
-                f"({system.scores[name][worst]:,.2f})"
+                f"{system.name}: the mean {name} is more than twice the median, by story "
+                f"{story_id} ({system.scores[name][worst]:,.2f})"
             )
     for kind in CORRUPTIONS if options.corruptions else ():
         corrupted = corrupt(stories, kind, others, options.seed)

@@ -467,7 +467,10 @@ def test_a_story_that_explodes_a_mean_is_named(arena, script):
     )
     assert mean[0] > 80_000 and median[0] == 5 and median[1] == 5
     assert re.search(r"^bag-of-words agreement, median ↓ +5\.00 \[5\.00, ", done.stdout, re.M)
-    said = "br: the mean bag-of-words agreement is 18,183 times the median, by story odd one-0"
+    said = (
+        "br: the mean bag-of-words agreement is more than twice the median, by story odd one-0 "
+        "(1,000,000.00)"
+    )
     assert said in done.stdout and said in (arena / "output/scores.md").read_text()
     assert "the mean CDE" not in done.stdout
 
