@@ -113,7 +113,7 @@ from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
 from utils.processes import best_device
 from utils.report import report
 from utils.statistics import mean_figure, median
-from utils.systems import System, album_scores, load_systems, normalize_like_training, with_rows
+from utils.systems import System, load_systems, normalize_like_training, with_rows
 from utils.tensors import Photos
 from utils.text import normalise
 
@@ -285,21 +285,24 @@ def score_by_model(
     """Fill in a system's scores, and those of its corrupted stories where they are asked for.
     others: further stories of the same albums. Returns notes on means that one story explodes."""
 
-    def score(stories: list[dict]) -> dict[str, np.ndarray]:
+    def fill_scores(scored: System) -> None:
+        places = [i for i, story in enumerate(scored.stories) if story["beats"]]
+        if not places:
+            raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
+        stories = [scored.stories[i] for i in places]
         positions = model.config.image_positions, model.max_length
         dataset = StoryDataset(stories, system.photos, tokenizer, *positions)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], dataset.shortened)
-        log = np.log if options.reference_log else np.log2
-        return score_stories(model, dataset, tokenizer.pad_token_id, options.batch_size, log)
+        settings = options.batch_size, np.log if options.reference_log else np.log2
+        found = score_stories(model, dataset, tokenizer.pad_token_id, *settings)
+        for name, values in found.items():
+            scored.scores[name] = np.full(len(scored.stories), np.nan)
+            scored.scores[name][places] = values
 
-    places = [i for i, story in enumerate(system.stories) if story["beats"]]
-    if not places:
-        raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
-    stories, notes = [system.stories[i] for i in places], []
-    for name, values in score(stories).items():
-        system.scores[name] = np.full(len(system.stories), np.nan)
-        system.scores[name][places] = values
+    fill_scores(system)
+    notes = []
+    for name, values in system.scores.items():
         entries = system.album_scores(name)
         if not entries:
             continue
@@ -307,20 +310,20 @@ def score_by_model(
         middle = median(entries, seed=options.seed)
         system.figures |= {name: figure, f"{name}, median": middle}
         if figure.value > 2 * middle[0]:
-            worst = int(np.nanargmax(system.scores[name]))
+            worst = np.nanargmax(values)
             story_id = cli.printable(system.stories[worst]["story_id"])
             notes.append(
                 f"{system.name}: the mean {name} is more than twice the median, by story "
-                f"{story_id} ({system.scores[name][worst]:,.2f})"
+                f"{story_id} ({values[worst]:,.2f})"
             )
+    stories = [story for story in system.stories if story["beats"]]
     for kind in CORRUPTIONS if options.corruptions else ():
         corrupted = corrupt(stories, kind, others, options.seed)
         if not corrupted:
             print(f"{system.name}: skipped: {kind}, {CORRUPTIONS[kind]}: no story can be so")
             continue
-        system.corrupted[kind] = {
-            name: album_scores(corrupted, values) for name, values in score(corrupted).items()
-        }
+        system.corrupted[kind] = System(kind, system.path, corrupted)
+        fill_scores(system.corrupted[kind])
     return notes
 
 
@@ -328,19 +331,19 @@ def measure_diversity(
     systems: list[System], baselines: list[System], training: set[str] | None, seed: int
 ) -> str:
     """Fill in how long, how diverse and how much copied the stories are. Returns a note."""
-    first, num_words = {}, {}
+    words = {}  # of the first story of each system's albums
     for system in systems + baselines:
         stories = [(story["album_id"], sentences_of(story)) for story in system.stories]
         system.figures |= metrics.diversity_figures(stories, training)
-        first[system.name] = words = {}
-        for album, sentences in stories:
-            words.setdefault(album, normalise(" ".join(sentences)).split())
-        num_words[system.name] = sum(map(len, words.values()))
-    tokens = min(num_words[system.name] for system in systems) // 2  # whatever the baselines
+        words[system.name] = {
+            album: normalise(" ".join(sentences)).split() for album, sentences in reversed(stories)
+        }
+    # half of what the smallest has, whatever the baselines have
+    tokens = min(sum(map(len, words[system.name].values())) for system in systems) // 2
     if not tokens:
         return "distinct-n and vocabulary are left out: a system has too few words"
     for system in systems + baselines:
-        system.figures |= metrics.distinct(first[system.name], tokens, seed=seed)
+        system.figures |= metrics.distinct(words[system.name], tokens, seed=seed)
     return f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
 
 

@@ -524,9 +524,12 @@ def test_the_picture_has_room_for_its_labels(name, count, monkeypatch, tmp_path)
     for number in range(count):
         stories = [{"album_id": str(i)} for i in range(9)]
         scores = {score: np.arange(9.0) + number for score in SCORE_NAMES}
-        corrupted = {kind: {score: [("1", 2.0)] for score in SCORE_NAMES} for kind in CORRUPTIONS}
-        if number:
-            corrupted["shuffled"][CDE] = []
+        corrupted = {}
+        for kind in CORRUPTIONS:
+            lone = {score: np.array([2.0]) for score in SCORE_NAMES}
+            if number and kind == "shuffled":
+                lone[CDE] = np.array([np.nan])
+            corrupted[kind] = System(kind, "", stories[:1], scores=lone)
         systems.append(System(name.format(number), "", stories, scores=scores, corrupted=corrupted))
     drawn = []
     monkeypatch.setattr("utils.report.save_figure", lambda figure, path: drawn.append(figure))

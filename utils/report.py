@@ -124,18 +124,15 @@ def main_cells(system: System, remarks: list[str]) -> dict[str, str]:
 
 def draw_scores(systems: list[System], path: str) -> None:
     """Box plots of the scores: of each system's stories, and of the corrupted ones."""
-    groups = []  # (label, {score: [(album, score)]}), from top to bottom
-    for system in systems:
-        groups.append((system.name, {name: system.album_scores(name) for name in system.scores}))
-        groups += system.corrupted.items()
-    labels = [textwrap.fill(label, 30).replace("$", r"\$") for label, _ in groups]
+    shown = [x for system in systems for x in (system, *system.corrupted.values())]
+    labels = [textwrap.fill(x.name, 30).replace("$", r"\$") for x in shown]
     lines = max(label.count("\n") + 1 for label in labels)
-    names = [name for name in SCORE_NAMES if any(found[name] for _, found in groups)]
+    names = [name for name in SCORE_NAMES if any(x.album_scores(name) for x in shown)]
     size = 3 + 3 * len(names), 1 + 0.3 * lines * len(labels)
     figure = Diagram(figsize=size, layout="constrained")
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, name in zip(axes, names):
-        boxes = [[score for _, score in found[name]] for _, found in groups]
+        boxes = [[score for _, score in x.album_scores(name)] for x in shown]
         axis.boxplot(boxes, orientation="horizontal", manage_ticks=False, showfliers=False)
         axis.set_xlabel(f"{name}\n(lower is better)")
     axes[0].set_yticks(range(1, len(labels) + 1), labels)
@@ -177,11 +174,11 @@ def report(systems: list[System], baselines: list[System], caption: str, setting
         if one_out:
             leave_one_out[system.name] = format_figures(one_out)
         separations = {}
-        for kind, by_score in system.corrupted.items():
+        for kind, other in system.corrupted.items():
             separations[kind] = found = {
                 name: separation(system.album_scores(name), pairs, seed)
-                for name, pairs in by_score.items()
-                if pairs
+                for name in system.scores
+                if (pairs := other.album_scores(name))
             }
             stories = max((x["stories"] for x in found.values()), default=0)
             cells = corrupted.setdefault(kind, {})
@@ -209,11 +206,11 @@ def report(systems: list[System], baselines: list[System], caption: str, setting
         tables.append(Table.from_columns("Corrupted stories", corrupted, CORRUPTED))
     if any(compared.values()):
         tables.append(Table.from_columns("Paired differences", compared, DIFFERENCES))
-    print("\n\n".join(table.text() for table in tables))
+    print("\n\n".join(map(Table.text, tables)))
     content = {"settings": settings, "caption": caption, "systems": results}
     write_json(f"{output}.json", content | {"differences": differences})
-    write_text(f"{output}.md", "\n\n".join(table.markdown() for table in tables))
-    write_text(f"{output}.tex", "\n\n".join(table.latex() for table in tables))
+    write_text(f"{output}.md", "\n\n".join(map(Table.markdown, tables)))
+    write_text(f"{output}.tex", "\n\n".join(map(Table.latex, tables)))
     written = ".md, .tex, .json"
     if any(system.scores for system in systems):
         draw_scores(systems, f"{output}.png")

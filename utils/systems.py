@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class System:
     remarks: Counter = field(default_factory=Counter)
     photos: object = None  # features (rows, F)
     scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
-    corrupted: dict = field(default_factory=dict)  # {corruption: {score: [(album, score)]}}
+    corrupted: dict = field(default_factory=dict)  # {corruption: System of the corrupted stories}
     captions: dict = field(default_factory=dict)  # {unit of the references: its text}
     figures: dict = field(default_factory=dict)  # {name: Figure, or (value, low, high)}
     leave_one_out: dict = field(default_factory=dict)  # {caption metric: Figure}
@@ -46,12 +46,8 @@ class System:
 
     def album_scores(self, score: str) -> list[tuple[str, float]]:
         """[(album, score)] of the stories that have the score."""
-        return album_scores(self.stories, self.scores[score])
-
-
-def album_scores(stories: list[dict], values: Iterable[float]) -> list[tuple[str, float]]:
-    pairs = zip(stories, values, strict=True)
-    return [(story["album_id"], float(x)) for story, x in pairs if not np.isnan(x)]
+        pairs = zip(self.stories, self.scores[score], strict=True)
+        return [(story["album_id"], float(x)) for story, x in pairs if not np.isnan(x)]
 
 
 def load_system(argument: str) -> System:
