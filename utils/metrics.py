@@ -4,7 +4,6 @@ Every figure can be computed again for any resample of its units (albums, or seq
 so that it has an interval. A story is a text, tokenised by spaces.
 """
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import cache, partial
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from utils.meteor import Meteor, meteor_score
 from utils.statistics import Figure, mean, mean_figure
-from utils.text import normalise
+from utils.text import normalise, split_sentences
 
 Texts = dict[str, str]  # {unit: text}
 References = dict[str, list[str]]  # {unit: texts}
@@ -186,7 +185,7 @@ def best_constant(references: References, shortlist: int = 30) -> str:
         num_albums.update(occurrences(most))
         stories += [text.strip() for text in texts]
     for text in stories:
-        sentences.update(filter(has_word, re.split(r"(?<=\s[.!?])\s+", text)))
+        sentences.update(filter(has_word, split_sentences(text)))
     commonest = " ".join(sentence for sentence, _ in sentences.most_common(5))
     candidates = list(dict.fromkeys([*stories, commonest]))
 
