@@ -19,6 +19,7 @@ from CDE_score import cde, inverse_mean, score_stories
 from utils.captions import load_references
 from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, SCORE_NAMES, UserError
 from utils.corruptions import CORRUPTIONS, corrupt
+from utils.files import check_can_write
 from utils.report import Table, draw_scores
 from utils.statistics import separation
 from utils.systems import System, load_system
@@ -516,6 +517,9 @@ def test_output_is_tried_before_the_work(tmp_path, monkeypatch):
     message = rf"^output {re.escape(path)}.json: cannot be written there \(Permission denied\)$"
     with pytest.raises(UserError, match=message):
         CDE_score.parse(["x.json", "--output", path])
+    check_can_write("/dev/null")
+    with pytest.raises(UserError, match="cannot be written there"):
+        check_can_write(tmp_path / ("x" * 300))
 
 
 @pytest.mark.parametrize("name, count", [("{}", 1), ("{} " + "a long name " * 9, 6), ("很{}", 2)])

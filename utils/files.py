@@ -47,12 +47,12 @@ def check_can_write(path: str | Path) -> None:
     Tried in the nearest folder that exists; nothing is left there.
     """
     path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; expected the name of a file to write")
-    if path.exists() and not path.is_file():  # /dev/null
-        return
-    folder = next(parent for parent in path.resolve().parents if parent.exists())
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; expected the name of a file to write")
+        if path.exists() and not path.is_file():  # /dev/null
+            return
+        folder = next(parent for parent in path.resolve().parents if parent.exists())
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
