@@ -197,15 +197,14 @@ def load_features(
     rows: list[int],
     encoder: ImageEncoder,
     device: torch.device,
-    batch_size: int = 64,
 ) -> Tensor:
     """Features (len(rows), F) of photos that are features or pixels."""
-    if photos[rows[0]].dim() == 1:
-        return torch.stack([photos[row] for row in rows]).float()
     features = []
-    for start in tqdm(range(0, len(rows), batch_size), "photos", unit=" batches", leave=False):
-        pixels = torch.stack([photos[row] for row in rows[start : start + batch_size]])
-        features.append(encoder(pixels.to(device)).float().cpu())
+    for start in tqdm(range(0, len(rows), 64), "photos", unit=" batches", leave=False):
+        batch = torch.stack([photos[row] for row in rows[start : start + 64]])
+        if batch.dim() > 2:
+            batch = encoder(batch.to(device)).cpu()
+        features.append(batch.float())
     return torch.cat(features)
 
 

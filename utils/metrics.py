@@ -85,8 +85,7 @@ def unit_rows(
     for unit, story in tqdm(stories.items(), unit="story", desc="captions", leave=False):
         texts = references[unit]
         counts = cook_test(story, cook_refs(texts), eff="closest")
-        lengths = counts["testlen"], counts["reflen"]
-        bleu_row = [*lengths, *counts["guess"], *counts["correct"], 1]
+        bleu_row = [counts["testlen"], counts["reflen"], *counts["guess"], *counts["correct"], 1]
         for name in BLEU:
             rows[name].append(bleu_row)
         if meteor:

@@ -180,9 +180,8 @@ def report(systems: list[System], baselines: list[System], caption: str, setting
                 for name in system.scores
                 if (pairs := other.album_scores(name))
             }
-            stories = max((x["stories"] for x in found.values()), default=0)
             cells = corrupted.setdefault(kind, {})
-            cells[f"{system.name}, stories"] = str(stories)
+            cells[f"{system.name}, stories"] = str(len(other.stories))
             for name, x in found.items():
                 cells[f"{system.name}, {name}"] = format_separation(x)
         results[system.name] = {
