@@ -17,12 +17,13 @@ perfect agreement.
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from utils import cli
-from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, OUTPUT_DIR, PROTOCOLS, UserError
-from utils.stories import SHAPES, read_split, read_stories
+from utils.cli import OUTPUT_DIR, PROTOCOLS, SCORE_NAMES, UserError
+from utils.files import check_can_write
+from utils.stories import SHAPES, read_stories
 
 # ------------------------------------------------------------------------------------------ options
 
@@ -30,21 +31,37 @@ from utils.stories import SHAPES, read_split, read_stories
 def parser() -> cli.Parser:
     parser = cli.Parser(prog="CDE_score.py", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    stories = f"a system's stories: {SHAPES} (default: the human stories of the newest test split)"
-    add("stories", nargs="*", metavar="[NAME=]STORIES", help=stories)
+    add(
+        "stories",
+        nargs="*",
+        metavar="[NAME=]STORIES",
+        help=f"a system's stories: {SHAPES} (default: the human stories of the newest test split)",
+    )
     add("--references", help="human stories, in any of these shapes: adds the caption metrics")
-    checkpoint = "the model that scores, or train.py's output_dir; none: no scores by a model"
-    add("--checkpoint", default=OUTPUT_DIR, help=checkpoint)
+    add(
+        "--checkpoint",
+        default=OUTPUT_DIR,
+        help="the model that scores, or train.py's output_dir; none: no scores by a model",
+    )
     add("--data_path", help="split with the photos, where the stories do not name one")
     add("--no_photos", action="store_true", help="score the text alone")
-    corruptions = "how well scores separate stories from corrupted ones"
-    add("--corruptions", action="store_true", help=corruptions)
-    baselines = "what human and constant stories reach by --references"
-    add("--baselines", action="store_true", help=baselines)
+    add(
+        "--corruptions",
+        action="store_true",
+        help="how well scores separate stories from corrupted ones",
+    )
+    add(
+        "--baselines",
+        action="store_true",
+        help="what human and constant stories reach by --references",
+    )
     add("--protocol", choices=PROTOCOLS, default="album", help="of the caption metrics")
     add("--train_data_path", help="training split: adds the share of stories copied from it")
-    log = "the public reference's arithmetic (chance is 1.617)"
-    add("--reference_log", action="store_true", help=log)
+    add(
+        "--reference_log",
+        action="store_true",
+        help="the public reference's arithmetic (chance is 1.617)",
+    )
     add("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
     add("--seed", type=cli.non_negative_int, default=0, help="random seed")
     add("--output", default=f"{OUTPUT_DIR}/scores", help="writes OUTPUT.json, .md, .tex and .png")
@@ -56,20 +73,21 @@ def parse(arguments: list[str] | None = None) -> Namespace:
     options = parser().parse_intermixed_args(arguments)
     if options.no_photos and options.data_path:
         raise UserError("--no_photos and --data_path: expected one of them")
-    if not options.output.strip():
-        raise UserError("--output: empty; expected the name of the files to write")
-    paths = [argument.split("=", 1)[-1] for argument in options.stories]
-    inputs = {Path(path).resolve() for path in (*paths, options.references or "")}
-    for suffix in (".json", ".md", ".tex", ".png"):
-        if Path(options.output.removesuffix(".json") + suffix).resolve() in inputs:
-            raise UserError(
-                f"--output {options.output}: would replace what is to be scored; expected another "
-                "name"
-            )
     if options.baselines and not options.references:
         raise UserError("--baselines: computed from human stories; expected --references too")
     if options.checkpoint == "none" and options.corruptions:
         raise UserError("--corruptions: of the model's scores; expected a --checkpoint")
+    if Path(options.output.strip()).name in ("", ".."):
+        raise UserError(f"--output {options.output}: expected the name of the files to write")
+    options.output = options.output.removesuffix(".json")
+    paths = [argument.split("=", 1)[-1] for argument in options.stories]
+    inputs = {Path(path).resolve() for path in (*paths, options.references or "")}
+    for suffix in (".json", ".md", ".tex", ".png"):
+        path = Path(options.output + suffix)
+        if path.resolve() in inputs:
+            raise UserError(f"--output {path}: would replace what is to be scored")
+        with cli.flag("--output"):
+            check_can_write(path)
     return options
 
 
@@ -85,6 +103,7 @@ from transformers import PreTrainedTokenizerBase
 from dataset import StoryDataset, collate
 from model import PlanCVAE, States, load_checkpoint
 from utils import metrics
+from utils.albums import load_split
 from utils.batches import BucketBatches
 from utils.bounds import log_p as beat_log_p
 from utils.captions import load_references, score_captions
@@ -93,22 +112,12 @@ from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
 from utils.processes import best_device
 from utils.report import report
-from utils.statistics import mean_figure
-from utils.systems import System, album_scores, load_systems, normalize_like_training, with_rows
+from utils.statistics import mean_figure, median
+from utils.systems import System, load_systems, normalize_like_training, with_rows
 from utils.tensors import Photos
 from utils.text import normalise
 
 # ------------------------------------------------------------------------------------------- scores
-
-
-@dataclass
-class Trace:
-    """What a model computes of one story, beat by beat."""
-
-    cosine: np.ndarray  # T: cos(Δh_t, Δh̃_t)
-    agreement: np.ndarray | None  # T: Bhattacharyya coefficients; None without state_bow
-    kl: np.ndarray | None  # T: KL(q_t ‖ p_t) in nats; None without a posterior
-    nll: float  # −log p per word, in nats, under the plans' prior means
 
 
 def inverse_mean(agreement: np.ndarray, log: Callable = np.log2) -> float:
@@ -116,46 +125,26 @@ def inverse_mean(agreement: np.ndarray, log: Callable = np.log2) -> float:
     if not len(agreement):
         return np.nan
     # no agreement is bad, not infinite
-    agreement = np.clip(np.asarray(agreement, dtype=np.float64), 1e-12, 1)
+    agreement = np.clip(agreement, 1e-12, 1, dtype=np.float64)
     return float(2 ** -log(agreement).mean())
 
 
-def cde(cosines: np.ndarray, reference_log: bool = False) -> float:
+def cde(cosines: np.ndarray, log: Callable = np.log2) -> float:
     """CDE of one story from cos(Δh_t, Δh̃_t), t = 2..T.
 
-    reference_log: the public reference's arithmetic, base 2 to a mean of natural logarithms.
+    log: np.log for the public reference's arithmetic, base 2 to a mean of natural logarithms.
     """
-    return inverse_mean((np.asarray(cosines) + 1) / 2, np.log if reference_log else np.log2)
-
-
-def cde_score(trace: Trace) -> float:
-    return cde(trace.cosine[1:])
-
-
-def reference_cde_score(trace: Trace) -> float:
-    return cde(trace.cosine[1:], reference_log=True)
-
-
-def bow_agreement_score(trace: Trace) -> float:
-    return np.nan if trace.agreement is None else inverse_mean(trace.agreement)
-
-
-def max_kl_score(trace: Trace) -> float:
-    return np.nan if trace.kl is None else float(trace.kl.max())
-
-
-def nll_score(trace: Trace) -> float:
-    return trace.nll
-
-
-# Each the lower the better. NLL per word is the baseline of the others.
-SCORES = {CDE: cde_score, BOW_AGREEMENT: bow_agreement_score, MAX_KL: max_kl_score, NLL: nll_score}
+    return inverse_mean((np.asarray(cosines) + 1) / 2, log)
 
 
 @torch.inference_mode()
-def trace_stories(model: PlanCVAE, dataset: StoryDataset, batch_size: int = 32) -> list[Trace]:
-    """The Trace of every story, in the data's order."""
-    traces = [None] * len(dataset)
+def score_stories(
+    model: PlanCVAE, dataset: StoryDataset, batch_size: int = 32, log: Callable = np.log2
+) -> dict[str, np.ndarray]:
+    """{score: every story's, in the data's order} for SCORE_NAMES, each the lower the better; NaN
+    where a story has none. NLL per word, under the plans' prior means, is the baseline of the
+    others."""
+    scores = np.zeros((len(dataset), len(SCORE_NAMES)))
     bar = tqdm(total=len(dataset), unit="story", desc="scoring", leave=False)
     for indices in BucketBatches(dataset.lengths, batch_size, shuffle=False):
         batch = collate([dataset[i] for i in indices])
@@ -166,38 +155,33 @@ def trace_stories(model: PlanCVAE, dataset: StoryDataset, batch_size: int = 32) 
         M, words, word_beat = len(batch["beats"]), batch["words"], batch["word_beat"]
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])
         observed, expected = states.observed_change.float(), states.expected_change.float()
-        per_beat = {
-            "log_p": beat_log_p(model, hidden, z, words, word_beat, M)[0],
-            "words": torch.bincount(word_beat, minlength=M),
-            "cosine": torch.cosine_similarity(observed, expected, dim=-1),
-        }
+        cosine = torch.cosine_similarity(observed, expected, dim=-1)
+        agreement = kl = torch.full_like(cosine, torch.nan)
         if model.config.state_bow:
-            per_beat["agreement"] = bow_agreement(model, states, batch)
+            agreement = bow_agreement(model, states, batch)
         if posterior is not None:
-            per_beat["kl"] = posterior.kl(prior).sum(-1)
-        num_beats = batch["beat_mask"].sum(1).tolist()
-        per_beat = {name: x.float().cpu().split(num_beats) for name, x in per_beat.items()}
-        for k, i in enumerate(indices):
-            story = {name: x[k].numpy() for name, x in per_beat.items()}
-            nll = -story["log_p"].sum() / story["words"].sum()
-            agreement, kl = story.get("agreement"), story.get("kl")
-            traces[i] = Trace(story["cosine"], agreement, kl, float(nll))
+            kl = posterior.kl(prior).sum(-1)
+        log_p = beat_log_p(model, hidden, z, words, word_beat, M)[0]
+        num_words = torch.bincount(word_beat, minlength=M)
+        per_beat = torch.stack([cosine, agreement, kl, log_p, num_words]).float().cpu()
+        by_story = per_beat.split(batch["beat_mask"].sum(1).tolist(), dim=1)
+        for i, story in zip(indices, by_story):
+            cosine, agreement, kl, log_p, num_words = story.numpy()
+            nll = -log_p.sum() / num_words.sum()
+            scores[i] = cde(cosine[1:], log), inverse_mean(agreement), kl.max(), nll
         bar.update(len(indices))
     bar.close()
-    return traces
+    return dict(zip(SCORE_NAMES, scores.T))
 
 
 def bow_agreement(model: PlanCVAE, states: States, batch: dict) -> Tensor:
     """Bhattacharyya coefficient (M) of the expected bag of words and a uniform distribution over
     the sentence's words."""
     log_p = model.expected_words(states.predicted)  # M, V
-    M, V = log_p.shape
+    is_said = torch.zeros_like(log_p)
     is_word = batch["is_word"]
-    places = batch["word_beat"][is_word] * V + batch["words"][is_word]
-    places = places.unique()  # each word of a sentence once
-    beat = places // V
-    overlap = log_p.new_zeros(M).index_add(0, beat, (log_p.flatten()[places] / 2).exp())
-    return overlap / torch.bincount(beat, minlength=M).clamp(min=1).sqrt()
+    is_said[batch["word_beat"][is_word], batch["words"][is_word]] = 1  # a sentence's each once
+    return ((log_p / 2).exp() * is_said).sum(1) / is_said.sum(1).clamp(min=1).sqrt()
 
 
 # ------------------------------------------------------------------------------------------- photos
@@ -209,46 +193,36 @@ def load_features(
     rows: list[int],
     encoder: ImageEncoder,
     device: torch.device,
-    batch_size: int = 64,
 ) -> Tensor:
     """Features (len(rows), F) of photos that are features or pixels."""
-    if photos[rows[0]].dim() == 1:
-        return torch.stack([photos[row] for row in rows]).float()
     features = []
-    for start in tqdm(range(0, len(rows), batch_size), "photos", unit=" batches", leave=False):
-        pixels = torch.stack([photos[row] for row in rows[start : start + batch_size]])
-        features.append(encoder(pixels.to(device)).float().cpu())
+    for start in tqdm(range(0, len(rows), 64), "photos", unit=" batches", leave=False):
+        batch = torch.stack([photos[row] for row in rows[start : start + 64]])
+        if batch.dim() > 2:
+            batch = encoder(batch.to(device)).cpu()
+        features.append(batch.float())
     return torch.cat(features)
 
 
 def attach_photos(system: System, encoder: ImageEncoder, device: torch.device) -> None:
     """Fill in the rows of the stories' photos, and the photos' features."""
-    if system.photos_path is None:
-        system.stories = [with_rows(story, lambda beat: None) for story in system.stories]
-        return
+    photos, find_row = [], lambda beat: None
     if system.photos_path == "folders":
-        photos = attach_files(system, encoder)
-    else:
-        photos = attach_split(system, encoder)
-    used = {beat["photo"] for story in system.stories for beat in story["beats"]} - {None}
+        photos, find_row = open_files(system, encoder)
+    elif system.photos_path is not None:
+        photos, find_row = open_split(system, encoder)
+    stories = [with_rows(story, find_row) for story in system.stories]
+    used = {beat["photo"] for story in stories for beat in story["beats"]} - {None}
+    place = {row: i for i, row in enumerate(sorted(used))}
     if used:
-        place = {row: i for i, row in enumerate(sorted(used))}
         system.photos = load_features(photos, list(place), encoder, device)
-        system.stories = [
-            with_rows(story, lambda beat: place.get(beat["photo"])) for story in system.stories
-        ]
+    system.stories = [with_rows(story, lambda beat: place.get(beat["photo"])) for story in stories]
 
 
-def attach_split(system: System, encoder: ImageEncoder) -> Photos:
-    """Fill in the rows (and the labels of albums) of a preprocessed split; its photos."""
-    path = system.photos_path
-    if not Path(path).is_file():
-        raise UserError(
-            f"{path}: no such file; expected the split with the photos of {system.path} "
-            "(--data_path names it), or --no_photos"
-        )
-    split = read_split(path)
-    photos = Photos(path, split, encoder)
+def open_split(system: System, encoder: ImageEncoder) -> tuple[Photos, Callable]:
+    """The photos of a preprocessed split, and what finds a beat's row in them; the albums' labels
+    are filled in."""
+    split, photos = load_split(system.photos_path, encoder)
     rows, labels = {}, {}
     for story in split["stories"]:
         rows |= {str(beat.get("photo_id")): beat["photo"] for beat in story["beats"]}
@@ -257,39 +231,40 @@ def attach_split(system: System, encoder: ImageEncoder) -> Photos:
     system.stories = [labels.get(story["album_id"], {}) | story for story in system.stories]
     if not any(beat["photo_id"] in rows for story in system.stories for beat in story["beats"]):
         raise UserError(
-            f"{system.path}: none of its photos is in {path}; expected --data_path with the split "
-            "of these stories, or --no_photos"
+            f"{system.path}: none of its photos is in {system.photos_path}; expected --data_path "
+            "with the split of these stories, or --no_photos"
         )
-    system.stories = [
-        with_rows(story, lambda beat: rows.get(beat["photo_id"])) for story in system.stories
-    ]
-    return photos
+    return photos, lambda beat: rows.get(beat["photo_id"])
 
 
-def attach_files(system: System, encoder: ImageEncoder) -> list[Tensor]:
-    """Fill in rows of the photos' files, which are read; their pixels."""
-    pixels, rows, folders = [], {}, {}
+def open_files(system: System, encoder: ImageEncoder) -> tuple[list[Tensor], Callable]:
+    """The pixels of photos, filled by the function that finds a beat's row among them."""
+    pixels = []
 
-    def row(beat: dict) -> int | None:
-        if not beat["photo_id"]:
+    @cache
+    def files_of(folder: str) -> tuple[Path, dict[str, Path]]:
+        path = system.find(folder)
+        paths = photo_files(path, follow_links=True)[0]
+        # generate.py spells out names that cannot be printed
+        return path, {photo_name(path): path for path in paths}
+
+    @cache
+    def read(path: Path) -> int | None:
+        try:
+            pixels.append(encoder.preprocess(load_photo(path, encoder.config.image_size)))
+        except (BrokenPhoto, OSError) as error:
+            cli.warn(f"{path}: {error}; scored as a missing photo")
             return None
-        folder, name = Path(beat.get("folder", "")), Path(beat["photo_id"]).name
-        if folder not in folders:  # generate.py spells out names that cannot be printed
-            paths = photo_files(folder, follow_links=True)[0] if folder.is_dir() else []
-            folders[folder] = {photo_name(path): path for path in paths}
-        path = folders[folder].get(name, folder / name)  # never out of its folder
-        if path not in rows:
-            try:
-                photo = encoder.preprocess(load_photo(path, encoder.config.image_size))
-                rows[path] = len(pixels)
-                pixels.append(photo)
-            except (BrokenPhoto, OSError) as error:
-                cli.warn(f"{path}: {error}; scored as a missing photo")
-                rows[path] = None
-        return rows[path]
+        return len(pixels) - 1
 
-    system.stories = [with_rows(story, row) for story in system.stories]
-    return pixels
+    def find_row(beat: dict) -> int | None:
+        if not beat["photo_id"] or "folder" not in beat:
+            return None
+        folder, files = files_of(beat["folder"])
+        name = Path(beat["photo_id"]).name  # never out of its folder
+        return read(files.get(name, folder / name))
+
+    return pixels, find_row
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -301,82 +276,91 @@ def score_by_model(
     tokenizer: PreTrainedTokenizerBase,
     options: Namespace,
     others: list[dict],
-) -> None:
+) -> list[str]:
     """Fill in a system's scores, and those of its corrupted stories where they are asked for.
-    others: further stories of the same albums."""
+    others: further stories of the same albums. Returns notes on means that one story explodes."""
 
-    def trace(stories: list[dict]) -> list[Trace]:
+    def fill_scores(scored: System) -> None:
+        places = [i for i, story in enumerate(scored.stories) if story["beats"]]
+        if not places:
+            raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
+        stories = [scored.stories[i] for i in places]
         positions = model.config.image_positions, model.max_length
         dataset = StoryDataset(stories, system.photos, tokenizer, *positions)
         remark = f"shortened to the model's {model.max_length} positions"
         system.remarks[remark] = max(system.remarks[remark], dataset.shortened)
-        return trace_stories(model, dataset, options.batch_size)
+        settings = options.batch_size, np.log if options.reference_log else np.log2
+        found = score_stories(model, dataset, *settings)
+        for name, values in found.items():
+            scored.scores[name] = np.full(len(scored.stories), np.nan)
+            scored.scores[name][places] = values
 
-    scores = SCORES
-    if options.reference_log:
-        scores = SCORES | {CDE: reference_cde_score}
-    places = [i for i, story in enumerate(system.stories) if story["beats"]]
-    if not places:
-        raise UserError(f"{system.path}: every story is empty; expected {SHAPES}")
-    stories = [system.stories[i] for i in places]
-    traces = trace(stories)
-    for name, score in scores.items():
-        system.scores[name] = np.full(len(system.stories), np.nan)
-        system.scores[name][places] = [score(x) for x in traces]
-        if not np.isnan(system.scores[name]).all():
-            entries = [(album, value, 1) for album, value in system.album_scores(name)]
-            system.figures[name] = mean_figure(entries)
+    fill_scores(system)
+    notes = []
+    for name, values in system.scores.items():
+        entries = system.album_scores(name)
+        if not entries:
+            continue
+        figure = mean_figure([(album, value, 1) for album, value in entries])
+        middle = median(entries, seed=options.seed)
+        system.figures |= {name: figure, f"{name}, median": middle}
+        if figure.value > 2 * middle[0]:
+            worst = np.nanargmax(values)
+            story_id = cli.printable(system.stories[worst]["story_id"])
+            notes.append(
+                f"{system.name}: the mean {name} is more than twice the median, by story "
+                f"{story_id} ({values[worst]:,.2f})"
+            )
+    stories = [story for story in system.stories if story["beats"]]
     for kind in CORRUPTIONS if options.corruptions else ():
         corrupted = corrupt(stories, kind, others, options.seed)
         if not corrupted:
             print(f"{system.name}: skipped: {kind}, {CORRUPTIONS[kind]}: no story can be so")
             continue
-        traces = trace(corrupted)
-        system.corrupted[kind] = {
-            name: album_scores(corrupted, [score(x) for x in traces])
-            for name, score in scores.items()
-        }
+        system.corrupted[kind] = System(kind, system.path, corrupted)
+        fill_scores(system.corrupted[kind])
+    return notes
 
 
 def measure_diversity(
     systems: list[System], baselines: list[System], training: set[str] | None, seed: int
 ) -> str:
     """Fill in how long, how diverse and how much copied the stories are. Returns a note."""
-    stories, first = {}, {}
+    words = {}  # of the first story of each system's albums
     for system in systems + baselines:
-        pairs = [(story["album_id"], sentences_of(story)) for story in system.stories]
-        stories[system.name] = pairs
-        first[system.name] = list(dict(reversed(pairs)).items())[::-1]
-    try:  # of as many tokens as the systems allow, whatever the baselines
-        diversity, tokens = metrics.distinct({x.name: first[x.name] for x in systems}, seed=seed)
-        for system in baselines:
-            only = {system.name: first[system.name]}
-            diversity |= metrics.distinct(only, seed=seed, tokens=tokens)[0]
-        note = f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
-    except ValueError as error:
-        diversity, note = {}, f"distinct-n and vocabulary are left out: {error}"
+        stories = [(story["album_id"], sentences_of(story)) for story in system.stories]
+        system.figures |= metrics.diversity_figures(stories, training)
+        words[system.name] = {
+            album: normalise(" ".join(sentences)).split() for album, sentences in reversed(stories)
+        }
+    # half of what the smallest has, whatever the baselines have
+    tokens = min(sum(map(len, words[system.name].values())) for system in systems) // 2
+    if not tokens:
+        return "distinct-n and vocabulary are left out: a system has too few words"
     for system in systems + baselines:
-        system.figures |= metrics.diversity_figures(stories[system.name], training)
-        system.figures |= diversity.get(system.name, {})
-    return note
+        system.figures |= metrics.distinct(words[system.name], tokens, seed=seed)
+    return f"distinct-n and vocabulary of {tokens} tokens each, of an album's first story"
 
 
 def main() -> None:
     options = parse()
     uses_model = options.checkpoint != "none"
     systems = load_systems(options)
-    references = training = model = None
-    if options.references is not None:
+    references = training = None
+    if options.references:
         references = load_references(options.references, options.protocol)
         for system in systems:
             system.stories = references.find_albums(system.stories)
-    if options.train_data_path is not None:
+    if options.train_data_path:
         stories = normalize_like_training(read_stories(options.train_data_path).stories, Counter())
         training = {normalise(" ".join(sentences_of(story))) for story in stories}
+    baselines, notes = [], ["95 % intervals by a bootstrap over albums"]
     if uses_model:
         with cli.flag("--checkpoint"):
             model, tokenizer = load_checkpoint(options.checkpoint)
         model.to(best_device())
+        chance = cde([0.0], np.log if options.reference_log else np.log2)
+        notes.append(f"CDE: 1 is perfect, {chance:.3f} chance")
     # a model of original text reads stories as they are
     as_typed = uses_model and model.config.text == "original"
     for system in systems:
@@ -385,17 +369,14 @@ def main() -> None:
         if uses_model:
             attach_photos(system, model.image_encoder, model.device)
             others = references.stories if references and not as_typed else []
-            score_by_model(system, model, tokenizer, options, others)
+            notes += score_by_model(system, model, tokenizer, options, others)
         if as_typed:
             system.stories = normalize_like_training(system.stories, system.remarks)
-    baselines, notes = [], ["95 % intervals by a bootstrap over albums"]
-    if uses_model:
-        notes.append(f"CDE: 1 is perfect, {cde([0.0], options.reference_log):.3f} chance")
     if references:
-        baselines, caption_notes = score_captions(systems, references, options)
+        baselines, caption_notes = score_captions(systems, references, options.baselines)
         notes += caption_notes
     notes.append(measure_diversity(systems, baselines, training, options.seed))
-    report(systems, baselines, "; ".join(notes) + ".", list(SCORES), vars(options))
+    report(systems, baselines, "; ".join(notes) + ".", vars(options))
 
 
 if __name__ == "__main__":

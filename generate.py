@@ -393,7 +393,7 @@ class StoryWriter:
         batch_size: int,
     ) -> dict[str, list[float]]:
         """{name: each story's score} for names of cli.SCORE_NAMES, NaN where a story has none."""
-        from CDE_score import SCORES, load_features, trace_stories
+        from CDE_score import load_features, score_stories
         from utils.systems import normalize_like_training
 
         model, tokenizer = self.model, self.tokenizer
@@ -415,8 +415,8 @@ class StoryWriter:
         photos = torch.stack(photos) if photos else None
         positions = model.config.image_positions, model.max_length
         dataset = StoryDataset(scored, photos, tokenizer, *positions)
-        traces = trace_stories(model, dataset, batch_size)
-        return {name: [float(SCORES[name](trace)) for trace in traces] for name in names}
+        scores = score_stories(model, dataset, batch_size)
+        return {name: scores[name].tolist() for name in names}
 
 
 def story_headings(albums: list[dict], samples: list[Sample]) -> list[dict]:

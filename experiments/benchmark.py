@@ -373,7 +373,7 @@ def measure_scoring(setup: Setup) -> dict:
             bare_logits(decoder, setup.batch(stories, part))
 
     def ours(turn: int) -> None:
-        CDE_score.trace_stories(model, stories, 32)
+        CDE_score.score_stories(model, stories, 32)
 
     functions = {"limit": limit, "ours": ours}
     with setup.autocast():

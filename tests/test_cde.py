@@ -4,26 +4,31 @@ import json
 import random
 import re
 import shutil
+import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from conftest import batch_of, padded, random_sentences
+from PIL import Image
+from safetensors.torch import save_file
 
 import CDE_score
-from CDE_score import SCORES, Trace, cde, trace_stories
+from CDE_score import cde, inverse_mean, score_stories
 from utils.captions import load_references
-from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL
+from utils.cli import BOW_AGREEMENT, CDE, MAX_KL, NLL, SCORE_NAMES, UserError
 from utils.corruptions import CORRUPTIONS, corrupt
-from utils.report import Table
+from utils.files import check_can_write
+from utils.report import Table, draw_scores
 from utils.statistics import separation
-from utils.systems import load_system
+from utils.systems import System, load_system
 
 
 def test_cde_by_its_definition():
     assert cde([1.0, 1.0]) == 1.0
     assert cde([0.0, 0.0, 0.0]) == pytest.approx(2.0)
-    assert cde([0.0], reference_log=True) == pytest.approx(1.617, abs=5e-4)
+    assert cde([0.0], log=np.log) == pytest.approx(1.617, abs=5e-4)
     rng = np.random.default_rng(0)
     for _ in range(20):
         cosines = rng.uniform(-0.99, 1, rng.integers(1, 9))
@@ -66,17 +71,22 @@ def test_the_interval_of_an_auc_is_a_bootstrap_over_albums():
     )
 
 
-def scores_of(found, scores=SCORES):
-    return {name: np.array([score(trace) for trace in found]) for name, score in scores.items()}
+def test_the_agreement_is_a_geometric_mean():
+    assert inverse_mean(np.array([0.5, 0.8, 0.2])) == pytest.approx((0.5 * 0.8 * 0.2) ** (-1 / 3))
+    assert np.isnan(inverse_mean(np.array([]))) and np.isnan(inverse_mean(np.array([np.nan])))
+    assert np.isnan(cde([])) and np.isfinite(inverse_mean(np.zeros(3)))
 
 
-def test_scores_by_hand():
-    trace = Trace(np.array([1.0, 1, 0]), np.array([0.5, 0.8, 0.2]), np.array([1.0, 4, 2]), 0.7)
-    expected = {CDE: 2**0.5, BOW_AGREEMENT: (0.5 * 0.8 * 0.2) ** (-1 / 3), MAX_KL: 4, NLL: 0.7}
-    assert {name: score(trace) for name, score in SCORES.items()} == pytest.approx(expected)
-    lone = Trace(np.array([1.0]), None, None, 0.7)
-    assert {name for name, score in SCORES.items() if np.isnan(score(lone))} == SCORES.keys() - {
+def test_a_story_of_one_beat_has_no_cde(make_model, make_stories, tokenizer):
+    model = make_model(plan="none", state_bow=False)
+    scores = score_stories(model, make_stories(model, [1, 2]))
+    assert list(scores) == list(SCORE_NAMES)
+    assert {name for name, values in scores.items() if np.isnan(values[0])} == {*SCORE_NAMES} - {
         NLL
+    }
+    assert {name for name, values in scores.items() if np.isnan(values[1])} == {
+        BOW_AGREEMENT,
+        MAX_KL,
     }
 
 
@@ -85,7 +95,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
     model = make_model(plan=plan)
     data = make_stories(model, [5, 1, 3, 4, 2])
     with padded(model, float("nan")):
-        scores = scores_of(trace_stories(model, data, batch_size=2))
+        scores = score_stories(model, data, batch_size=2)
     for i in range(len(data)):
         batch = batch_of(data, [i], tokenizer)
         with torch.no_grad():
@@ -113,7 +123,7 @@ def test_scores_in_batches_equal_one_by_one(plan, make_model, make_stories, toke
 
 def test_a_model_without_foresight_has_no_cde_w(make_model, make_stories, tokenizer):
     model = make_model(state_bow=False)
-    scores = scores_of(trace_stories(model, make_stories(model, [3, 2])))
+    scores = score_stories(model, make_stories(model, [3, 2]))
     assert (
         np.isnan(scores[BOW_AGREEMENT]).all()
         and not np.isnan(scores[CDE]).any()
@@ -347,7 +357,12 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
             "tells no photos",
         ),
         (["second.json", "--data_path", "gone.json"], "gone.json: no such file"),
-        (["first.json", "--output", "sub"], "sub"),
+        (["first.json", "--output", "sub"], "--output sub.json: is a folder"),
+        (["first.json", "--output", "."], "--output .: expected the name of the files to write"),
+        (["first.json", "--output", "first.json/x"], "first.json/x.json: cannot be written there"),
+        (["first.json", "--output", "first.json"], "would replace what is to be scored"),
+        (["NAME=a.png", "--output", "a.json"], "--output a.png: would replace"),
+        (["relative.json", "--checkpoint", "model"], "photos are to be in gone, which is neither"),
         (["first.json", "--checkpoint", "sub"], "--checkpoint sub: no checkpoint there"),
     ],
 )
@@ -357,6 +372,9 @@ def test_a_users_mistake_is_one_line(arena, script, arguments, message):
     (arena / "sub" / "first.json").write_text((arena / "first.json").read_text())
     (arena / "others.json").write_text('{"x": ["y ."]}')
     (arena / "silent.json").write_text('{"1": "", "2": " "}')
+    (arena / "a.png").write_text('{"1": "a dog ran ."}')
+    relative = {"folder": "gone", "photo_ids": ["a.jpg"], "sentences": ["a dog ran ."]}
+    (arena / "relative.json").write_text(json.dumps({"stories": [relative]}))
     if "--checkpoint" not in arguments:
         arguments = [
             *arguments,
@@ -390,9 +408,7 @@ def test_without_java_the_table_says_so(arena, script, no_meteor):
 
 def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, monkeypatch):
     java = arena / "java"
-    java.write_text(
-        '#!/bin/sh\n[ "$3" = -version ] || { echo UnsupportedClassVersionError >&2; exit 1; }\n'
-    )
+    java.write_text("#!/bin/sh\necho UnsupportedClassVersionError >&2; exit 1\n")
     java.chmod(0o755)
     monkeypatch.setattr("utils.meteor.find_java", lambda: str(java))
     done = script(
@@ -410,6 +426,133 @@ def test_a_java_that_cannot_run_the_jar_leaves_the_other_metrics(arena, script, 
     )
     figures = json.loads((arena / "output/scores.json").read_text())["systems"]["first"]["figures"]
     assert "CIDEr" in figures and "METEOR" not in figures
+
+
+def figures_of(folder, name):
+    return json.loads((folder / "output/scores.json").read_text())["systems"][name]["figures"]
+
+
+def test_cider_of_one_album_is_by_all_references(arena, script, no_meteor):
+    """Its document frequencies are those of the whole file; one album of references has none."""
+    told = json.loads((arena / "first.json").read_text())
+    (arena / "one.json").write_text(json.dumps({"3": told["3"]}))
+    arguments = ["--references", "references.json", "--checkpoint", "none", "--baselines"]
+    done = script("CDE_score.py", "first.json", "one.json", *arguments, cwd=arena)
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.split("Leave one")[0]
+    assert re.search(r"^CIDEr ↑ .*\d\.\d\d \[", table, re.M) and "not defined" not in table
+    assert figures_of(arena, "one")["CIDEr"][0] > 0
+    references = json.loads((arena / "references.json").read_text())
+    (arena / "references.json").write_text(json.dumps({"3": references["3"]}))
+    done = script("CDE_score.py", "one.json", *arguments, cwd=arena)
+    assert done.returncode == 0, done.stderr
+    assert "CIDEr is not defined for the references of one album" in done.stdout
+    assert "CIDEr ↑" not in done.stdout and "ROUGE_L ↑" in done.stdout
+
+
+def test_a_story_that_explodes_a_mean_is_named(arena, script):
+    told = json.loads((arena / "first.json").read_text()) | {"odd one": ["<br>"]}
+    (arena / "br.json").write_text(json.dumps(told))
+    with pytest.MonkeyPatch.context() as patch:
+
+        def explode(*arguments):
+            scores = score_stories(*arguments)
+            scores[BOW_AGREEMENT][:] = [5] * 10 + [1e6]
+            return scores
+
+        patch.setattr(CDE_score, "score_stories", explode)
+        done = script("CDE_score.py", "br.json", "--checkpoint", "model", cwd=arena)
+    assert done.returncode == 0, done.stderr
+    mean, median = (
+        figures_of(arena, "br")[name] for name in (BOW_AGREEMENT, f"{BOW_AGREEMENT}, median")
+    )
+    assert mean[0] > 80_000 and median[0] == 5 and median[1] == 5
+    assert re.search(r"^bag-of-words agreement, median ↓ +5\.00 \[5\.00, ", done.stdout, re.M)
+    said = (
+        "br: the mean bag-of-words agreement is more than twice the median, by story odd one-0 "
+        "(1,000,000.00)"
+    )
+    assert said in done.stdout and said in (arena / "output/scores.md").read_text()
+    assert "the mean CDE" not in done.stdout
+
+
+def test_photos_are_found_beside_the_stories_too(arena, script):
+    """In a folder, and in a split, that the file names relative to itself; other scores without."""
+    (arena / "there" / "photos").mkdir(parents=True)
+    Image.new("RGB", (40, 40), "red").save(arena / "there" / "photos" / "a.jpg")
+    story = {"story_id": "1", "photo_ids": ["a.jpg"], "sentences": ["a fox ran ."]}
+    (arena / "there" / "in.json").write_text(
+        json.dumps({"stories": [story | {"folder": "photos"}]})
+    )
+    photos = {"file": "split.safetensors", "kind": "pixels"}
+    beats = [{"photo_id": "a.jpg", "sentence": "x .", "photo": 0}]
+    split = {"format": 1, "photos": photos, "stories": [{"story_id": "1", "beats": beats}]}
+    (arena / "there" / "split.json").write_text(json.dumps(split))
+    pixels = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    save_file({"photos": pixels}, arena / "there" / "split.safetensors")
+    generated = {"settings": {"data_path": "split.json"}, "stories": [story]}
+    (arena / "there" / "by_split.json").write_text(json.dumps(generated))
+    for name in ("in", "by_split"):
+        for folder, path in ((arena / "there", name), (arena, f"there/{name}")):
+            arguments = [
+                f"x={path}.json",
+                "--checkpoint",
+                arena / "model",
+                "--output",
+                arena / name,
+            ]
+            done = script("CDE_score.py", *arguments, cwd=folder)
+            assert done.returncode == 0, done.stderr
+            assert re.search(r"^photos +1 of 1$", done.stdout, re.M)
+
+
+def test_output_is_tried_before_the_work(tmp_path, monkeypatch):
+    def refuse(dir):
+        raise PermissionError(13, "Permission denied", f"{dir}/tmp1234")
+
+    path = str(tmp_path / "out" / "scores")
+    CDE_score.parse(["x.json", "--output", path])
+    assert not any(tmp_path.iterdir())
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    message = rf"^output {re.escape(path)}.json: cannot be written there \(Permission denied\)$"
+    with pytest.raises(UserError, match=message):
+        CDE_score.parse(["x.json", "--output", path])
+    check_can_write("/dev/null")
+    with pytest.raises(UserError, match="cannot be written there"):
+        check_can_write(tmp_path / ("x" * 300))
+
+
+@pytest.mark.parametrize("name, count", [("{}", 1), ("{} " + "a long name " * 9, 6), ("很{}", 2)])
+def test_the_picture_has_room_for_its_labels(name, count, monkeypatch, tmp_path):
+    systems = []
+    for number in range(count):
+        stories = [{"album_id": str(i)} for i in range(9)]
+        scores = {score: np.arange(9.0) + number for score in SCORE_NAMES}
+        corrupted = {}
+        for kind in CORRUPTIONS:
+            lone = {score: np.array([2.0]) for score in SCORE_NAMES}
+            if number and kind == "shuffled":
+                lone[CDE] = np.array([np.nan])
+            corrupted[kind] = System(kind, "", stories[:1], scores=lone)
+        systems.append(System(name.format(number), "", stories, scores=scores, corrupted=corrupted))
+    drawn = []
+    monkeypatch.setattr("utils.report.save_figure", lambda figure, path: drawn.append(figure))
+    draw_scores(systems, "x.png")
+    [figure] = drawn
+    with (
+        warnings.catch_warnings(action="ignore", category=UserWarning)
+        if "很" in name
+        else nullcontext()
+    ):
+        figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].get_yticklabels()]
+    assert len(boxes) == count * (1 + len(CORRUPTIONS))
+    for upper, lower in zip(boxes, boxes[1:]):
+        assert lower.y1 < upper.y0
+    assert all(axis.get_window_extent().width > 150 for axis in figure.axes)
+    assert min(box.x0 for box in boxes) >= 0
+    for axis in figure.axes[1:]:
+        assert not any(text.get_visible() for text in axis.get_yticklabels())
 
 
 def test_sequences_of_photos_are_matched_by_their_photos(arena, script, no_meteor):

@@ -752,3 +752,13 @@ def test_too_many_photos_are_refused_before_they_are_read(
     assert re.search(line, done.stderr) and len(read) <= 7, done.stderr
     done = script("generate.py", folder, "--max_new_tokens", 2, *same, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--output", "--html", "--vist_output", "--save_plans"])
+def test_where_nothing_can_be_written_is_said_before_the_work(
+    flag, checkpoint, folder, script, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(StoryWriter, "write", None)  # it is not come to
+    done = script("generate.py", folder, "--checkpoint", checkpoint, flag, tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert f"{flag} {tmp_path}: is a folder; expected the name of a file" in done.stderr

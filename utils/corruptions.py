@@ -1,7 +1,8 @@
 """Stories corrupted in several ways, which a score should separate from those that people wrote."""
 
 import random
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Iterable
 
 from utils.text import similarity
 
@@ -30,51 +31,48 @@ def corrupt(stories: list[dict], kind: str, others: tuple = (), seed: int = 0) -
     from the original is left out.
     """
     rng = random.Random(f"{kind} {seed}")
-    by_album, by_label = {}, {}
-    for story in (*stories, *others):
-        by_album.setdefault(story["album_id"], []).append(story)
-    for story in stories:
-        by_label.setdefault(story.get("label"), []).append(story)
+    group = {"other_ending": "label", "same_album_ending": "album_id"}.get(kind)
+    lenders = defaultdict(list)
+    for story in (*stories, *others) if kind == "same_album_ending" else stories:
+        lenders[story.get(group)].append(story)
+
+    def new_sentences(story: dict) -> list[str]:
+        """The old ones where the story cannot differ."""
+        old = new = sentences_of(story)
+
+        def can_lend(other: dict) -> bool:
+            sentences, is_same = sentences_of(other), other["album_id"] == story["album_id"]
+            if kind == "other_album":
+                return not is_same and len(sentences) >= len(old)
+            is_new = len(sentences) > 2 and sentences[-2:] != old[-2:]
+            return is_new and is_same == (kind == "same_album_ending")
+
+        if kind in ("shuffled", "repeated"):
+            if len(set(old)) < 2:
+                return old
+            if kind == "repeated":
+                return [rng.choice(old)] * len(old)
+            while new == old:
+                new = rng.sample(old, len(old))
+            return new
+        if kind != "other_album" and len(old) < 3:
+            return old
+        candidates = lenders[story.get(group)]
+        if kind == "same_album_ending":
+            likeness = lambda other: similarity(" ".join(old), " ".join(sentences_of(other)))
+            lender = min(filter(can_lend, candidates), key=likeness, default=None)
+        else:  # None where less than one in 1000 can
+            draws = (rng.choice(candidates) for _ in range(1000))
+            lender = next(filter(can_lend, draws), None)
+        if lender is None:
+            return old
+        if kind == "other_album":
+            return sentences_of(lender)[: len(old)]
+        return old[:-2] + sentences_of(lender)[-2:]
+
     corrupted = []
     for story in stories:
-        sentences = sentences_of(story)
-        count, album = len(sentences), story["album_id"]
-
-        def is_other_album(other: dict, count=count, album=album) -> bool:
-            return other["album_id"] != album and len(other["beats"]) >= count
-
-        def has_other_ending(other: dict, sentences=sentences) -> bool:
-            ending = sentences_of(other)[-2:]
-            return len(other["beats"]) > 2 and ending != sentences[-2:]
-
-        def is_other_ending(other: dict, album=album, fits=has_other_ending) -> bool:
-            return other["album_id"] != album and fits(other)
-
-        source, new = None, sentences
-        if kind == "shuffled" and len(set(sentences)) > 1:
-            while new == sentences:
-                new = rng.sample(sentences, count)
-        elif kind == "repeated" and len(set(sentences)) > 1:
-            new = [rng.choice(sentences)] * count
-        elif kind == "other_album":
-            source = choose(rng, stories, is_other_album)
-            new = sentences_of(source)[:count] if source else sentences
-        elif kind == "other_ending" and count > 2:
-            source = choose(rng, by_label[story.get("label")], is_other_ending)
-        elif kind == "same_album_ending" and count > 2:
-            text = " ".join(sentences)
-            sources = list(filter(has_other_ending, by_album[album]))
-            likeness = [similarity(text, " ".join(sentences_of(x))) for x in sources]
-            source = sources[likeness.index(min(likeness))] if sources else None
-        if source and kind.endswith("ending"):
-            new = [*sentences[:-2], *sentences_of(source)[-2:]]
-        if new != sentences:
-            corrupted.append(with_sentences(story, new))
+        sentences = new_sentences(story)
+        if sentences != sentences_of(story):
+            corrupted.append(with_sentences(story, sentences))
     return corrupted
-
-
-def choose(
-    rng: random.Random, items: list, fits: Callable[[dict], bool], tries: int = 1000
-) -> dict | None:
-    """A random item that fits; None where there is none (or one in more than `tries`)."""
-    return next(filter(fits, (rng.choice(items) for _ in range(tries))), None)

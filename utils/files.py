@@ -41,6 +41,24 @@ def read_json(path: str | Path, expected: str, unique: bool = False) -> Any:
         raise UserError(f"{path}: not JSON in UTF-8 ({error}); expected {expected}") from None
 
 
+def check_can_write(path: str | Path) -> None:
+    """Raise UserError where no file can be written at `path`, before there is work to lose.
+
+    Tried in the nearest folder that exists; nothing is left there.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; expected the name of a file to write")
+        if path.exists() and not path.is_file():  # /dev/null
+            return
+        folder = next(parent for parent in path.resolve().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written there ({error.strerror})") from None
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, for a file or a directory: renamed to `path` on success,

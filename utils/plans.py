@@ -46,18 +46,18 @@ def read_plans(path: str | Path, plan_size: int) -> dict[str, list[Tensor]]:
     content = read_json(path, expected, unique=True)
     plans = {}
     try:
-        width = content["plan_size"]
-        for story in content["stories"] if width == plan_size else ():
+        width, stories = content["plan_size"], content["stories"]
+        for story in stories if width == plan_size else ():
             plan = torch.tensor(story["plans"], dtype=torch.float32)
             if plan.shape[1:] != (plan_size,) or not (plan.abs() < 1000).all():  # nor is NaN
                 raise ValueError
             plans.setdefault(str(story["story_id"]), []).append(plan)
+        if not stories:
+            raise ValueError
     except (LookupError, TypeError, ValueError, RuntimeError, OverflowError):
         raise UserError(f"--plans {path}: something else; expected {expected}") from None
     if width != plan_size:
         raise UserError(f"--plans {path}: plans of width {width}; this model's have {plan_size}")
-    if not plans:
-        raise UserError(f"--plans {path}: something else; expected {expected}")
     return plans
 
 
@@ -87,19 +87,20 @@ def list_samples(albums: list[dict], options: Namespace, plan_size: int) -> list
     for i, album in enumerate(albums):
         beats = len(album["rows"])
         kept = album_plans(stored, album, options) if stored else [None]
-        plans = []
+        plans, count = [], options.num_samples * len(kept)
         if options.interpolate:
             shares = torch.linspace(0, 1, options.num_samples)
             plans = [slerp(*kept[:2], share) for share in shares]
-        else:
-            for n in range(options.num_samples * len(kept)):
-                number = i * options.num_samples * len(kept) + n
-                plan, settings = None, (options.seed, options.plan_temperature)
-                if options.plan != "mean":
-                    plan = plan_noise(number, beats, plan_size, *settings, again=bool(stored))
-                if stored:
-                    plan = replace_beats(kept[n // options.num_samples], plan, options.redraw or ())
-                plans.append(plan)
+        for n in range(0 if options.interpolate else count):
+            plan, settings = None, (options.seed, options.plan_temperature)
+            if options.plan != "mean":
+                number = i * count + n
+                plan = plan_noise(number, beats, plan_size, *settings, again=bool(stored))
+            if stored:
+                new, plan = plan, kept[n // options.num_samples].clone()
+                for beat in options.redraw or ():
+                    plan[beat - 1] = 0 if new is None else new[beat - 1]
+            plans.append(plan)
         samples += [Sample(i, number, plan) for number, plan in enumerate(plans, start=1)]
     return samples
 
@@ -121,11 +122,3 @@ def album_plans(stored: dict[str, list[Tensor]], album: dict, options: Namespace
     if beyond := [beat for beat in options.redraw or () if beat > beats]:
         raise UserError(f"--redraw {beyond[0]}: {name!r} has {beats} photos")
     return plans
-
-
-def replace_beats(plan: Tensor, new: Tensor | None, beats: list[int]) -> Tensor:
-    """The plan with those of `beats` (from 1) from `new`; None is the prior's mean."""
-    plan = plan.clone()
-    for beat in beats:
-        plan[beat - 1] = 0 if new is None else new[beat - 1]
-    return plan

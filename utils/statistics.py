@@ -1,12 +1,19 @@
 """Figures with intervals: bootstrap over units, paired differences, t-intervals over seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
 SAMPLES = 1000  # of every bootstrap
+
+
+def group_units(names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The different names in order, and the place of each of `names` among them."""
+    place = {}
+    indices = [place.setdefault(name, len(place)) for name in names]
+    return list(place), indices
 
 
 @dataclass
@@ -21,6 +28,14 @@ class Figure:
     units: list[str]
     rows: np.ndarray
     combine: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def from_rows(cls, names: Sequence[str], rows: np.ndarray, combine: Callable) -> "Figure":
+        """rows (n, rounds, k) of the units `names` (n); those of one unit are added up."""
+        units, indices = group_units(names)
+        sums = np.zeros((len(units), *rows.shape[1:]))
+        np.add.at(sums, indices, rows)
+        return cls(units, sums, combine)
 
     @property
     def value(self) -> float:
@@ -37,18 +52,10 @@ class Figure:
         """counts (samples, units), how often each unit is in each sample -> (samples,)."""
         return self.compute(np.tensordot(counts, self.rows, 1))
 
-    def group_by(self, group_of: dict[str, str]) -> "Figure":
-        """The same figure with groups as its units: group_of {unit: group}."""
-        groups = list(dict.fromkeys(group_of[unit] for unit in self.units))
-        place = {group: i for i, group in enumerate(groups)}
-        rows = np.zeros((len(groups), *self.rows.shape[1:]))
-        np.add.at(rows, [place[group_of[unit]] for unit in self.units], self.rows)
-        return Figure(groups, rows, self.combine)
-
     def select(self, units: list[str]) -> "Figure":
         """The same figure over some of its units."""
         place = {unit: i for i, unit in enumerate(self.units)}
-        return Figure(list(units), self.rows[[place[unit] for unit in units]], self.combine)
+        return Figure(units, self.rows[[place[unit] for unit in units]], self.combine)
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
@@ -58,12 +65,19 @@ def mean(sums: np.ndarray) -> np.ndarray:
 
 def mean_figure(entries: list[tuple[str, float, float]]) -> Figure:
     """The mean of [(unit, total, count)] as a Figure; a unit may have several entries."""
-    units = list(dict.fromkeys(unit for unit, _, _ in entries))
-    place = {unit: i for i, unit in enumerate(units)}
-    rows = np.zeros((len(units), 1, 2))
-    for unit, total, count in entries:
-        rows[place[unit], 0] += total, count
-    return Figure(units, rows, mean)
+    names, *columns = zip(*entries)
+    return Figure.from_rows(names, np.stack(columns, -1)[:, None], mean)
+
+
+def median(
+    entries: list[tuple[str, float]], samples: int = SAMPLES, seed: int = 0
+) -> tuple[float, float, float]:
+    """The median of [(unit, value)], and its 95 % percentile interval by a bootstrap over units."""
+    names, values = zip(*entries)
+    units, indices = group_units(names)
+    counts = bootstrap_counts(len(units), samples, seed)[:, indices]
+    drawn = [np.median(np.repeat(values, times)) for times in counts]
+    return float(np.median(values)), *percentile_interval(np.array(drawn))
 
 
 def percentile_interval(values: np.ndarray) -> tuple[float, float]:
@@ -86,11 +100,11 @@ def interval(figure: Figure, samples: int = SAMPLES, seed: int = 0) -> tuple[flo
 
 def paired_difference(a: Figure, b: Figure, samples: int = SAMPLES, seed: int = 0) -> dict:
     """a − b over the units of both, by a paired bootstrap (Koehn 2004): difference, interval,
-    two-sided p, units. Raises ValueError where they have no unit in common."""
+    two-sided p, units; nothing where they have no unit in common."""
     common = set(b.units)
     units = [unit for unit in a.units if unit in common]
     if not units:
-        raise ValueError("the two figures have no unit in common")
+        return {}
     a, b = a.select(units), b.select(units)
     counts = bootstrap_counts(len(units), samples, seed)
     differences = a.resample(counts) - b.resample(counts)
@@ -122,20 +136,18 @@ def separation(
     ties counting half (Mann-Whitney); its 95 % interval by a bootstrap over units; "effect":
     Cohen's d.
     """
-    units = list(dict.fromkeys(unit for unit, _ in (*own, *corrupted)))
-    place = {unit: i for i, unit in enumerate(units)}
-    own_units, corrupted_units = ([place[unit] for unit, _ in x] for x in (own, corrupted))
-    a, b = (np.array([score for _, score in x]) for x in (own, corrupted))
-    auc = stats.mannwhitneyu(b, a).statistic / (len(a) * len(b))
-    wins = np.zeros((len(units), len(units)), dtype=np.float32)
-    pairs = (a[:, None] < b) + (a[:, None] == b) / 2
-    np.add.at(wins, np.ix_(own_units, corrupted_units), pairs)
+    names, scores = zip(*own, *corrupted)
+    units, indices = group_units(names)
+    (a, b), (a_units, b_units) = (np.split(x, [len(own)]) for x in (scores, indices))
+    lower = (a[:, None] < b) + (a[:, None] == b) / 2
     counts = bootstrap_counts(len(units), seed=seed).astype(np.float32)
-    totals = counts[:, own_units].sum(1) * counts[:, corrupted_units].sum(1)
-    resampled = ((counts @ wins) * counts).sum(1)[totals > 0] / totals[totals > 0]
+    a_counts, b_counts = counts[:, a_units], counts[:, b_units]
+    wins = ((a_counts @ lower.astype(np.float32)) * b_counts).sum(1)
+    with np.errstate(invalid="ignore"):  # NaN of a sample without pairs
+        resampled = wins / (a_counts.sum(1) * b_counts.sum(1))
     deviation = np.sqrt((a.var() + b.var()) / 2)
     return {
-        "auc": float(auc),
+        "auc": float(lower.mean()),
         "interval": percentile_interval(resampled),
         "effect": float((b.mean() - a.mean()) / deviation) if deviation else 0.0,
         "mean": float(b.mean()),

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,23 +25,29 @@ class System:
     name: str
     path: str
     stories: list[dict]  # as read_stories gives them, and "photo", a row of `photos`, in each beat
-    photos_path: str | None  # a split's path, "folders", or None: the text alone is scored
-    remarks: Counter
+    photos_path: str | None = None  # a split's path, "folders", or None: text alone is scored
+    remarks: Counter = field(default_factory=Counter)
     photos: object = None  # features (rows, F)
     scores: dict = field(default_factory=dict)  # {score: (stories,)}, NaN where a story has none
-    corrupted: dict = field(default_factory=dict)  # {corruption: {score: [(album, score)]}}
+    corrupted: dict = field(default_factory=dict)  # {corruption: System of the corrupted stories}
     captions: dict = field(default_factory=dict)  # {unit of the references: its text}
     figures: dict = field(default_factory=dict)  # {name: Figure, or (value, low, high)}
     leave_one_out: dict = field(default_factory=dict)  # {caption metric: Figure}
 
+    def find(self, path: str) -> Path:
+        """What the system's file names: as it is, else beside that file. Raises UserError."""
+        for found in (Path(path), Path(self.path).parent / path):
+            if found.exists():
+                return found
+        raise UserError(
+            f"{self.path}: its photos are to be in {path}, which is neither here nor beside it; "
+            "expected --data_path with their split, or --no_photos"
+        )
+
     def album_scores(self, score: str) -> list[tuple[str, float]]:
         """[(album, score)] of the stories that have the score."""
-        return album_scores(self.stories, self.scores[score])
-
-
-def album_scores(stories: list[dict], values: Iterable[float]) -> list[tuple[str, float]]:
-    pairs = zip(stories, values, strict=True)
-    return [(story["album_id"], float(x)) for story, x in pairs if not np.isnan(x)]
+        pairs = zip(self.stories, self.scores[score], strict=True)
+        return [(story["album_id"], float(x)) for story, x in pairs if not np.isnan(x)]
 
 
 def load_system(argument: str) -> System:
@@ -92,9 +98,12 @@ def load_systems(options: Namespace) -> list[System]:
             f"{name}: the name of two systems or a baseline; expected NAME=PATH to tell them apart"
         )
     for system in systems:
-        system.photos_path = options.data_path or system.photos_path
-        if options.no_photos:
+        if options.no_photos or options.checkpoint == "none":
             system.photos_path = None
+        elif options.data_path:
+            system.photos_path = options.data_path
+        elif system.photos_path not in (None, "folders"):
+            system.photos_path = str(system.find(system.photos_path))
         if shared := system.remarks["with an id that another has too"]:
             cli.warn(f"{system.path}: {shared} stories share an id")
     return systems
