@@ -1,13 +1,15 @@
 """The pen and its colours.
 
-Everything is drawn as polygons in a frame that can be moved, scaled, mirrored and tilted.
+Everything is drawn as polygons in a frame that can be moved, scaled, mirrored and tilted. In every
+frame y counts upwards.
 """
 
 import math
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
-from PIL import ImageColor, ImageDraw
+from PIL import ImageColor
 
 CREAM, WHITE, INK, PINK = "#fff9ec", "#ffffff", "#342c3c", "#f6a0a0"
 WOOD, DARK_WOOD, GREY, ORANGE = "#b07c52", "#80563a", "#a8acb8", "#f28c2c"
@@ -19,7 +21,7 @@ def circle(corners: int) -> list[tuple[float, float]]:
 
 
 def arc(steps: int) -> list[tuple[float, float]]:
-    """Half a circle, from right to left."""
+    """The upper half of a circle, from right to left."""
     return circle(2 * steps)[: steps + 1]
 
 
@@ -40,24 +42,34 @@ def mix(one: str | tuple, other: str | tuple, share: float) -> tuple[int, int, i
 
 
 class Pen:
-    """Draws in a frame of its own: `matrix` (2, 3) takes (x, y, 1) to pixels.
+    """Draws in a frame of its own: `matrix` takes (x, y, 1) to pixels.
 
     halo: draw every shape this many pixels larger and in cream, for a paper edge; tint: the light
     it all stands in.
     """
 
-    def __init__(self, draw: ImageDraw.ImageDraw, matrix, halo: float = 0, tint: str = WHITE):
-        self.draw, self.matrix, self.halo, self.tint = draw, np.array(matrix, float), halo, tint
-        self.scale = math.sqrt(abs(np.linalg.det(self.matrix[:, :2])))
+    halo, tint = 0, WHITE
+
+    def __init__(self, page, scale: float):
+        """Over a whole page of 100 units, `scale` pixels each."""
+        self.page, self.scale = page, scale
+        self.matrix = scale * np.array([[1, 0, 0], [0, -1, 100]])
 
     def at(self, x: float, y: float, size: float = 100, flip: bool = False, tilt: float = 0):
         """A pen whose origin is (x, y) of this frame, whose 100 units are `size` of this frame's;
         `tilt` in degrees."""
-        turned = size / 100 * rotation(tilt)
+        frame = np.eye(3)
+        frame[:2, :2] = size / 100 * rotation(tilt)
         if flip:
-            turned[0] *= -1
-        frame = np.vstack([np.column_stack([turned, (x, y)]), (0, 0, 1)])
-        return Pen(self.draw, self.matrix @ frame, self.halo, self.tint)
+            frame[0] *= -1
+        frame[:2, 2] = x, y
+        pen = copy(self)
+        pen.matrix, pen.scale = self.matrix @ frame, self.scale * size / 100
+        return pen
+
+    def halves(self):
+        """Two pens, for what stands on the left and on the right alike."""
+        return self.at(0, 0, flip=True), self
 
     def colour(self, fill: str | tuple) -> str | tuple:
         if self.halo:
@@ -72,30 +84,37 @@ class Pen:
     def shape(self, fill: str | tuple, *points) -> None:
         pixels = self.pixels(points)
         if self.halo:
-            self.draw.line(pixels + pixels[:2], CREAM, round(2 * self.halo), joint="curve")
-        self.draw.polygon(pixels, self.colour(fill))
+            self.page.draw.line(pixels + pixels[:2], CREAM, round(2 * self.halo), joint="curve")
+        self.page.draw.polygon(pixels, self.colour(fill))
 
-    def oval(self, fill, x: float, y: float, rx: float, ry: float, tilt: float = 0) -> None:
-        edge = self.halo / self.scale
+    def symmetric(self, fill: str | tuple, *right) -> None:
+        """A shape by the corners of its right half."""
+        right = np.reshape(right, (-1, 2))
+        self.shape(fill, *right, *right[::-1] * (-1, 1))
+
+    def oval(self, fill, x: float, y: float, rx: float, ry: float = 0, tilt: float = 0) -> None:
+        """An ellipse; without `ry` a circle."""
+        ry, edge = ry or rx, self.halo / self.scale
         is_small = max(rx, ry) + edge < 5 / self.scale
         if is_small and self.halo:  # a detail inside something larger, which has the paper edge
             return
         corners = np.array(DOT if is_small else ROUND) * (rx + edge, ry + edge)
         points = corners @ rotation(tilt).T + (x, y)
-        self.draw.polygon(self.pixels(points), self.colour(fill))
+        self.page.draw.polygon(self.pixels(points), self.colour(fill))
 
     def line(self, fill: str | tuple, width: float, *points) -> None:
         pixels, width = self.pixels(points), max(1, round(width * self.scale + 2 * self.halo))
         fill = self.colour(fill)
-        self.draw.line(pixels, fill, width, joint="curve")
+        self.page.draw.line(pixels, fill, width, joint="curve")
         if width > 3:
-            for x, y in (pixels[0], pixels[-1]):
-                self.draw.circle((x, y), width / 2, fill)
+            for end in (pixels[0], pixels[-1]):
+                self.page.draw.circle(end, width / 2, fill)
 
-    def box(self, fill, left: float, top: float, right: float, bottom: float) -> None:
-        self.shape(fill, left, top, right, top, right, bottom, left, bottom)
+    def box(self, fill, left: float, low: float, right: float, high: float) -> None:
+        self.shape(fill, left, high, right, high, right, low, left, low)
 
 
 def rotation(degrees: float) -> np.ndarray:
+    """Clockwise."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[cos, -sin], [sin, cos]])
+    return np.array([[cos, sin], [-sin, cos]])
