@@ -38,22 +38,19 @@ def footprints(pen):
 
 
 def flakes(pen):
-    uniform = pen.page.rng.uniform
-    for _ in range(46):
-        pen.oval(WHITE, uniform(0, 100), uniform(100, 0), uniform(0.8, 1.8))
+    for x, y in pen.scatter(46, 0, 100, 100, 0):
+        pen.oval(WHITE, x, y, pen.page.rng.uniform(0.8, 1.8))
 
 
 def confetti(pen):
     rng = pen.page.rng
-    for _ in range(30):
-        x, y, size = rng.uniform(0, 100), rng.uniform(84, 8), rng.uniform(1.6, 2.6)
-        bit = pen.at(x, y, size, tilt=rng.uniform(0, 90))
+    for x, y in pen.scatter(30, 0, 100, 84, 8):
+        bit = pen.at(x, y, rng.uniform(1.6, 2.6), tilt=rng.uniform(0, 90))
         bit.box(rng.choice(("#fafafa", "#f47896", "#5acece", "#fcd65a")), -50, -50, 50, 50)
 
 
 def drops(pen):
-    for _ in range(44):
-        x, y = pen.page.rng.uniform(0, 104), pen.page.rng.uniform(104, 4)
+    for x, y in pen.scatter(44, 0, 104, 104, 4):
         pen.line("#ecf4ff", 1.1, x, y, x - 2.2, y - 7)
 
 

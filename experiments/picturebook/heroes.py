@@ -6,6 +6,7 @@ HANDS = {  # the left and the right one, from the middle outwards and from the g
     "stand": ((31, 20), (31, 20)),
     "hold": ((30, 20), (38, 38)),
     "wave": ((30, 20), (41, 66)),
+    "hold_left": ((38, 38), (30, 20)),
     "cheer": ((41, 66), (41, 66)),
     "hug": ((14, 24), (14, 24)),
     "walk": ((33, 28), (33, 24)),
@@ -91,7 +92,7 @@ def face(head, hero, light, asleep):
         half.oval(PINK, 20, -9, 4.5, 3)
 
 
-def draw_hero(pen, pose="stand", asleep=False, hat=False, helmet=False):
+def draw_hero(pen, pose="stand", extra=""):
     hero, fur = pen.page.hero, pen.page.fur
     light = mix(fur, CREAM, 0.72)
     if hero == "rabbit":
@@ -102,13 +103,13 @@ def draw_hero(pen, pose="stand", asleep=False, hat=False, helmet=False):
     head = pen.at(0, middle)
     head.oval(fur, 0, 0, rx, ry)
     if not pen.halo:  # nothing of a face reaches over the edge
-        face(head, hero, light, asleep)
-    if hat:
+        face(head, hero, light, extra == "asleep")
+    if extra == "hat":
         cap = head.at(0, 34 if hero == "frog" else 22)
         for x, y in ((-11, 16), (11, 16), (0, 22)):
             cap.oval(WHITE, x, y, 12, 10)
         cap.box(WHITE, -13, -2, 13, 14)
         cap.line(GREY, 1.5, -13, 2, 13, 2)
-    if helmet:
+    if extra == "helmet":
         ring = [(40 * u, 4 + 38 * v) for u, v in (*ROUND, ROUND[0])]
         head.line(mix(GREY, WHITE, 0.5), 5, *ring)

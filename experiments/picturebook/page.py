@@ -18,8 +18,8 @@ def drawings(module):
     return {name: draw for name, draw in functions if inspect.getmodule(draw) is module}
 
 
-def draw_object(pen):
-    pen.page.draw_object(pen)
+def draw_object(pen, tilt=0):
+    pen.page.draw_object(pen.at(0, 0, tilt=tilt))
 
 
 LOOSE, OBJECTS = drawings(effects), drawings(objects)
@@ -39,20 +39,21 @@ class Page:
         mirrored = rng.random() < 0.5
         self.pen = Pen(self, self.pixels / 100).at(100 if mirrored else 0, 0, flip=mirrored)
 
-    def put(self, name, x, y, size, flip=False, tilt=0, **options):
+    def put(self, name, x, y, size, *options):
         """Draw a thing about there, never twice alike; what fills the whole picture stays as it
         is."""
+        tilt = 0
         if size < 100:
             uniform = self.rng.uniform
             x, y = x + uniform(-2.5, 2.5), y - uniform(-1.5, 1.5)
             size *= uniform(0.95, 1.06)
-            tilt += uniform(-4, 4)
-        pen = self.pen.at(x, y, size, flip, tilt)
+            tilt = uniform(-4, 4)
+        pen = self.pen.at(x, y, size, tilt=tilt)
         if name not in LOOSE:
             pen.halo = 0.011 * self.pixels
-            THINGS[name](pen, **options)
+            THINGS[name](pen, *options)
             pen.halo = 0
-        THINGS[name](pen, **options)
+        THINGS[name](pen, *options)
 
 
 def draw_picture(facts, beat, size, rng):
@@ -60,6 +61,6 @@ def draw_picture(facts, beat, size, rng):
     it can show none."""
     page, scene = Page(facts, size, rng), PLOTS[facts["plot"]][beat]
     draw_background(page, facts["place"], scene.sky)
-    for name, x, y, height, options in scene.things:
-        page.put(name, x, y, height, **options)
+    for thing in scene.things:
+        page.put(*thing)
     return page.image.reduce(2)

@@ -5,7 +5,6 @@ frame y counts upwards.
 """
 
 import math
-from collections.abc import Sequence
 from copy import copy
 
 import numpy as np
@@ -15,30 +14,27 @@ CREAM, WHITE, INK, PINK = "#fff9ec", "#ffffff", "#342c3c", "#f6a0a0"
 WOOD, DARK_WOOD, GREY, ORANGE = "#b07c52", "#80563a", "#a8acb8", "#f28c2c"
 
 
-def circle(corners: int) -> list[tuple[float, float]]:
+def circle(corners):
     angles = [2 * math.pi * k / corners for k in range(corners)]
     return [(math.cos(angle), math.sin(angle)) for angle in angles]
 
 
-def arc(steps: int) -> list[tuple[float, float]]:
+def arc(steps):
     """The upper half of a circle, from right to left."""
     return circle(2 * steps)[: steps + 1]
 
 
-def star(points: int, inner: float) -> list[tuple[float, float]]:
+def star(points, inner):
     return [(u * r, v * r) for (u, v), r in zip(circle(2 * points), (1, inner) * points)]
 
 
 ROUND, DOT = circle(28), circle(12)
 
 
-def rgb(colour: str | tuple) -> tuple[int, int, int]:
-    return ImageColor.getrgb(colour) if isinstance(colour, str) else colour
-
-
-def mix(one: str | tuple, other: str | tuple, share: float) -> tuple[int, int, int]:
+def mix(one, other, share):
     """A colour between two: `share` 0 is the first, 1 the second."""
-    return tuple(round(a + (b - a) * share) for a, b in zip(rgb(one), rgb(other)))
+    pairs = zip(ImageColor.getrgb(one), ImageColor.getrgb(other))
+    return f"rgb{tuple(round(a + (b - a) * share) for a, b in pairs)}"
 
 
 class Pen:
@@ -50,12 +46,12 @@ class Pen:
 
     halo, tint = 0, WHITE
 
-    def __init__(self, page, scale: float):
+    def __init__(self, page, scale):
         """Over a whole page of 100 units, `scale` pixels each."""
         self.page, self.scale = page, scale
         self.matrix = scale * np.array([[1, 0, 0], [0, -1, 100]])
 
-    def at(self, x: float, y: float, size: float = 100, flip: bool = False, tilt: float = 0):
+    def at(self, x, y, size=100, flip=False, tilt=0):
         """A pen whose origin is (x, y) of this frame, whose 100 units are `size` of this frame's;
         `tilt` in degrees."""
         frame = np.eye(3)
@@ -67,32 +63,39 @@ class Pen:
         pen.matrix, pen.scale = self.matrix @ frame, self.scale * size / 100
         return pen
 
+    def scatter(self, count, left, right, high, low):
+        """Random places in that part of this frame."""
+        uniform = self.page.rng.uniform
+        for _ in range(count):
+            yield uniform(left, right), uniform(high, low)
+
     def halves(self):
         """Two pens, for what stands on the left and on the right alike."""
         return self.at(0, 0, flip=True), self
 
-    def colour(self, fill: str | tuple) -> str | tuple:
+    def colour(self, fill):
         if self.halo:
             return CREAM
-        return tuple(part * light // 255 for part, light in zip(rgb(fill), rgb(self.tint)))
+        pairs = zip(ImageColor.getrgb(fill), ImageColor.getrgb(self.tint))
+        return tuple(part * light // 255 for part, light in pairs)
 
-    def pixels(self, points: Sequence) -> list[tuple[float, float]]:
+    def pixels(self, points):
         """Points, flat or in pairs, in pixels."""
         points = np.reshape(points, (-1, 2)) @ self.matrix[:, :2].T + self.matrix[:, 2]
         return list(map(tuple, points.tolist()))
 
-    def shape(self, fill: str | tuple, *points) -> None:
+    def shape(self, fill, *points):
         pixels = self.pixels(points)
         if self.halo:
             self.page.draw.line(pixels + pixels[:2], CREAM, round(2 * self.halo), joint="curve")
         self.page.draw.polygon(pixels, self.colour(fill))
 
-    def symmetric(self, fill: str | tuple, *right) -> None:
+    def symmetric(self, fill, *right):
         """A shape by the corners of its right half."""
         right = np.reshape(right, (-1, 2))
         self.shape(fill, *right, *right[::-1] * (-1, 1))
 
-    def oval(self, fill, x: float, y: float, rx: float, ry: float = 0, tilt: float = 0) -> None:
+    def oval(self, fill, x, y, rx, ry=0, tilt=0):
         """An ellipse; without `ry` a circle."""
         ry, edge = ry or rx, self.halo / self.scale
         is_small = max(rx, ry) + edge < 5 / self.scale
@@ -102,7 +105,7 @@ class Pen:
         points = corners @ rotation(tilt).T + (x, y)
         self.page.draw.polygon(self.pixels(points), self.colour(fill))
 
-    def line(self, fill: str | tuple, width: float, *points) -> None:
+    def line(self, fill, width, *points):
         pixels, width = self.pixels(points), max(1, round(width * self.scale + 2 * self.halo))
         fill = self.colour(fill)
         self.page.draw.line(pixels, fill, width, joint="curve")
@@ -110,11 +113,11 @@ class Pen:
             for end in (pixels[0], pixels[-1]):
                 self.page.draw.circle(end, width / 2, fill)
 
-    def box(self, fill, left: float, low: float, right: float, high: float) -> None:
+    def box(self, fill, left, low, right, high):
         self.shape(fill, left, high, right, high, right, low, left, low)
 
 
-def rotation(degrees: float) -> np.ndarray:
+def rotation(degrees):
     """Clockwise."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     return np.array([[cos, sin], [-sin, cos]])

@@ -5,9 +5,9 @@ The ground is clear from 34 down.
 
 import math
 
-from PIL import Image
+from PIL import Image, ImageColor
 
-from experiments.picturebook.pen import DARK_WOOD, WHITE, WOOD, mix, rgb
+from experiments.picturebook.pen import DARK_WOOD, WHITE, WOOD, mix
 
 
 def hill(pen, fill, y, height):
@@ -31,9 +31,8 @@ def forest(pen, rng):
             x += step * rng.uniform(0.8, 1.25)
     hill(pen, "#769e68", 28, 1.5)
     hill(pen, "#628c5c", 14, 2)
-    for _ in range(5):
-        grass = pen.at(rng.uniform(4, 96), rng.uniform(20, 3))
-        grass.line("#467454", 1, -2.5, 5, 0, 0, 2.5, 5)
+    for x, y in pen.scatter(5, 4, 96, 20, 3):
+        pen.line("#467454", 1, x - 2.5, y + 5, x, y, x + 2.5, y + 5)
 
 
 def desert(pen, rng):
@@ -65,7 +64,8 @@ def village(pen, rng):
         house.box(DARK_WOOD, wide * -0.12, 28, wide * 0.14, 41)
         x += wide + rng.uniform(0.5, 4)
     pen.box("#d6caba", -4, -4, 104, 30)
-    stones(pen, "#c4b6a6", 14, (0, 100), (26, 2), (3, 5), 1.5)
+    for x, y in pen.scatter(14, 0, 100, 26, 2):
+        pen.oval("#c4b6a6", x, y, rng.uniform(3, 5), 1.5)
 
 
 def meadow(pen, rng):
@@ -80,15 +80,13 @@ def meadow(pen, rng):
         sail.line(DARK_WOOD, 3, 0, 0, 0, 50)
     hill(pen, "#a6ce70", 32, 4)
     hill(pen, "#92c062", 16, 3)
-    for _ in range(22):
-        x, y = rng.uniform(0, 100), rng.uniform(28, 1)
+    for x, y in pen.scatter(22, 0, 100, 28, 1):
         pen.oval(rng.choice((WHITE, "#ffe282", "#fab4c4")), x, y, 1.6)
 
 
 def harbour(pen, rng):
     pen.box("#70c4ce", -4, -4, 104, 50)
-    for _ in range(16):
-        x, y = rng.uniform(-4, 98), rng.uniform(47, 30)
+    for x, y in pen.scatter(16, -4, 98, 47, 30):
         pen.line("#b2e4e6", 1, x, y, x + rng.uniform(4, 9), y)
     tower = pen.at(rng.choice((rng.uniform(9, 20), rng.uniform(80, 91))), 36, rng.uniform(46, 54))
     tower.oval("#848088", 0, 2, 40, 9)
@@ -114,7 +112,8 @@ def mountains(pen, rng):
             x += step * rng.uniform(0.85, 1.15)
     hill(pen, "#a0a8ac", 28, 2)
     hill(pen, "#8c969e", 14, 2.5)
-    stones(pen, "#bac0c6", 7, (2, 98), (24, 3), (2, 4), 1.8)
+    for x, y in pen.scatter(7, 2, 98, 24, 3):
+        pen.oval("#bac0c6", x, y, rng.uniform(2, 4), 1.8)
 
 
 PLACES = {  # and the sky's top and foot
@@ -135,7 +134,7 @@ WEATHERS = {  # the sky's top and foot, and the light on the place
 
 def paint_sky(page, top, foot):
     ramp = Image.new("RGB", (1, 2))
-    ramp.putdata([rgb(top), rgb(foot)])
+    ramp.putdata([ImageColor.getrgb(top), ImageColor.getrgb(foot)])
     column = ramp.resize((1, page.pixels), Image.Resampling.BILINEAR)
     page.image.paste(column.resize(page.image.size, Image.Resampling.NEAREST))
 
@@ -148,7 +147,8 @@ def draw_background(page, place, sky):
         paint_sky(page, "#161434", "#3a2c62")
         stars(pen, 40)
         pen.oval("#c6c4d2", 50, -12, 86, 38)
-        stones(pen, "#aaa8ba", 5, (5, 95), (18, 3), (4, 8), 2.4)
+        for x, y in pen.scatter(5, 5, 95, 18, 3):
+            pen.oval("#aaa8ba", x, y, rng.uniform(4, 8), 2.4)
         return
     draw_place, *day = PLACES[place]
     top, foot, light = WEATHERS.get(sky, (*day, WHITE))
@@ -171,12 +171,5 @@ def draw_background(page, place, sky):
 
 
 def stars(pen, count):
-    uniform = pen.page.rng.uniform
-    for _ in range(count):
-        pen.oval("#fff6ce", uniform(1, 99), uniform(99, 40), uniform(0.4, 0.9))
-
-
-def stones(pen, fill, count, x, y, rx, ry):
-    uniform = pen.page.rng.uniform
-    for _ in range(count):
-        pen.oval(fill, uniform(*x), uniform(*y), uniform(*rx), ry)
+    for x, y in pen.scatter(count, 1, 99, 99, 40):
+        pen.oval("#fff6ce", x, y, pen.page.rng.uniform(0.4, 0.9))

@@ -260,10 +260,7 @@ def telescope(pen):
     tube.box(INK, 56, -17, 62, 17)
 
 
-def rocket(pen, flame=False):
-    if flame:
-        pen.symmetric(ORANGE, 16, -2, 8, -22, 0, -40)
-        pen.symmetric("#ffe278", 9, -2, 0, -24)
+def rocket(pen):
     for half in pen.halves():
         half.shape("#ec785a", 16, 36, 34, 4, 14, 8)
     pen.symmetric(CREAM, 13, 0, 20, 24, 20, 52, 12, 80, 0, 100)
@@ -271,6 +268,13 @@ def rocket(pen, flame=False):
     pen.oval("#60687a", 0, 54, 12)
     pen.oval("#bee8f4", 0, 54, 8.5)
     pen.line(GREY, 3, -19, 22, 19, 22)
+
+
+def launch(pen):
+    tilted = pen.at(0, 0, tilt=35)
+    tilted.symmetric(ORANGE, 16, -2, 8, -22, 0, -40)
+    tilted.symmetric("#ffe278", 9, -2, 0, -24)
+    rocket(tilted)
 
 
 def planet(pen):
