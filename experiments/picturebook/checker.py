@@ -1,6 +1,5 @@
 """The check: how far a system's stories follow their pictures."""
 
-from itertools import chain
 from pathlib import Path
 
 from experiments.picturebook.facts import BEATS, SPLIT_SIZES, WORLD_FILE
@@ -107,10 +106,9 @@ def next_other(all_facts):
     not fit."""
     others = []
     for k, facts in enumerate(all_facts):
-        following = chain(all_facts[k + 1 :], all_facts[:k])
-        others.append(
-            next((other for other in following if other["photo_ids"] != facts["photo_ids"]), facts)
-        )
+        following = all_facts[k + 1 :] + all_facts[:k]
+        strangers = (other for other in following if other["photo_ids"] != facts["photo_ids"])
+        others.append(next(strangers, facts))
     return others
 
 

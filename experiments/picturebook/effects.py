@@ -3,9 +3,7 @@
 These have no paper edge, and alone may use the page's random numbers.
 """
 
-import math
-
-from experiments.picturebook.pen import INK, WHITE, arc, mix, star
+from experiments.picturebook.pen import INK, WHITE, arc, circle, mix, star
 
 
 def sun(pen):
@@ -22,10 +20,7 @@ def moon(pen):
 
 def wind(pen):
     for y, left, right in ((44, -60, 24), (14, -74, 0), (-16, -48, 44), (-44, -70, 16)):
-        curl = []
-        for step in range(16):
-            r, angle = 13 - 0.6 * step, step / 3
-            curl.append((right + r * math.sin(angle), y + 13 - r * math.cos(angle)))
+        curl = [(right + 12 * v, y + 12 - 12 * u) for u, v in circle(16)[:13]]
         pen.line(WHITE, 5, (left, y), *curl)
 
 

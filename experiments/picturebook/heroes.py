@@ -21,35 +21,17 @@ SHAPES = {  # the head's middle and radii, the belly's radius, how far out and h
 }
 
 
-def tail_and_ears(pen, hero, fur, light):
-    left, right = pen.halves()
+def tail_and_body(pen, hero, fur, light, pose):
     if hero == "fox":
         pen.oval(fur, 32, 24, 13, 27, 35)
         pen.oval(CREAM, 43, 40, 8, 11, 35)
     elif hero == "rabbit":
         pen.oval(CREAM, 24, 14, 9)
-    for half in (left, right):
-        if hero == "fox":
-            half.shape(fur, 29, 68, 27, 106, 3, 82)
-            half.shape(INK, 26, 82, 25, 100, 13, 84)
-        elif hero == "rabbit":
-            half.oval(fur, 13, 90, 9.5, 28, 12)
-            half.oval(PINK, 13, 90, 4.5, 20, 12)
-        elif hero == "bear":
-            half.oval(fur, 23, 84, 12)
-            half.oval(light, 23, 84, 6.5)
-        elif hero == "frog":
-            half.oval(fur, 18, 82, 13)
-
-
-def body(pen, hero, fur, light, pose):
     *_, belly, foot_x, foot = SHAPES[hero]
     stride = 6 if pose == "walk" else 0
-    feet = arms = mix(fur, INK, 0.22)
+    feet, arms = mix(fur, INK, 0.22), fur
     if hero == "penguin":
-        feet, light = ORANGE, WHITE
-    else:
-        arms = fur
+        feet, arms, light = ORANGE, feet, WHITE
     for half, lift in zip(pen.halves(), (0, stride)):
         half.oval(feet, foot_x + stride, 5 + lift, foot, 6.5)
     pen.oval(fur, 0, 28, belly, 28)
@@ -58,26 +40,37 @@ def body(pen, hero, fur, light, pose):
         half.line(arms, 11, 19, 40, *hand)
 
 
-def face(head, hero, light, asleep):
+def ears_and_face(head, hero, fur, light, asleep):
     eye_x, eye_y = 11, 3
+    halves = head.halves()
     if hero == "fox":
+        for half in halves:
+            half.shape(fur, 29, 6, 27, 44, 3, 20)
+            half.shape(INK, 26, 20, 25, 38, 13, 22)
         head.symmetric(CREAM, 0, -12, 14, -2, 30, -1, 14, -20, 0, -26)
         head.oval(INK, 0, -20, 5, 4.5)
     elif hero == "rabbit":
+        for half in halves:
+            half.oval(fur, 13, 36, 9.5, 28, 12)
+            half.oval(PINK, 13, 36, 4.5, 20, 12)
         head.oval(CREAM, 0, -11, 12, 9)
         head.oval(PINK, 0, -6, 4, 3)
         head.box(WHITE, -3, -19, 3, -13)
     elif hero == "bear":
+        for half in halves:
+            half.oval(fur, 23, 22, 12)
+            half.oval(light, 23, 22, 6.5)
         head.oval(light, 0, -9, 14, 11)
         head.oval(INK, 0, -4, 6, 4.5)
         head.line(INK, 1.6, -6, -13, 0, -15, 6, -13)
     elif hero == "frog":
         eye_x, eye_y = 18, 22
-        head.line(INK, 2.4, -22, -4, -12, -10, 0, -12, 12, -10, 22, -4)
-        for half in head.halves():
+        for half in halves:
+            half.oval(fur, eye_x, eye_y, 13)
             half.oval(WHITE, eye_x, eye_y, 9)
+        head.line(INK, 2.4, -22, -4, -12, -10, 0, -12, 12, -10, 22, -4)
     else:
-        for half in head.halves():
+        for half in halves:
             half.oval(WHITE, 10, 0, 12, 14)
         head.oval(WHITE, 0, -9, 17, 11)
         head.symmetric(ORANGE, 9, -3, 0, -13)
@@ -88,7 +81,7 @@ def face(head, hero, light, asleep):
         else:
             eye.oval(INK, 0, 0, 4.2, 5.2)
             eye.oval(WHITE, 1.4, 1.8, 1.5, 1.7)
-    for half in head.halves():
+    for half in halves:
         half.oval(PINK, 20, -9, 4.5, 3)
 
 
@@ -98,12 +91,10 @@ def draw_hero(pen, pose="stand", extra=""):
     if hero == "rabbit":
         pen = pen.at(0, 0, 92)
     middle, rx, ry, *_ = SHAPES[hero]
-    tail_and_ears(pen, hero, fur, light)
-    body(pen, hero, fur, light, pose)
+    tail_and_body(pen, hero, fur, light, pose)
     head = pen.at(0, middle)
     head.oval(fur, 0, 0, rx, ry)
-    if not pen.halo:  # nothing of a face reaches over the edge
-        face(head, hero, light, extra == "asleep")
+    ears_and_face(head, hero, fur, light, extra == "asleep")
     if extra == "hat":
         cap = head.at(0, 34 if hero == "frog" else 22)
         for x, y in ((-11, 16), (11, 16), (0, 22)):

@@ -6,6 +6,7 @@ frame y counts upwards.
 
 import math
 from copy import copy
+from functools import cache, lru_cache
 
 import numpy as np
 from PIL import ImageColor
@@ -28,12 +29,13 @@ def star(points, inner):
     return [(u * r, v * r) for (u, v), r in zip(circle(2 * points), (1, inner) * points)]
 
 
-ROUND, DOT = circle(28), circle(12)
+ROUND, DOT = np.array(circle(28)), np.array(circle(12))
+rgb = cache(ImageColor.getrgb)
 
 
 def mix(one, other, share):
     """A colour between two: `share` 0 is the first, 1 the second."""
-    pairs = zip(ImageColor.getrgb(one), ImageColor.getrgb(other))
+    pairs = zip(rgb(one), rgb(other))
     return f"rgb{tuple(round(a + (b - a) * share) for a, b in pairs)}"
 
 
@@ -76,7 +78,7 @@ class Pen:
     def colour(self, fill):
         if self.halo:
             return CREAM
-        pairs = zip(ImageColor.getrgb(fill), ImageColor.getrgb(self.tint))
+        pairs = zip(rgb(fill), rgb(self.tint))
         return tuple(part * light // 255 for part, light in pairs)
 
     def pixels(self, points):
@@ -92,8 +94,8 @@ class Pen:
 
     def symmetric(self, fill, *right):
         """A shape by the corners of its right half."""
-        right = np.reshape(right, (-1, 2))
-        self.shape(fill, *right, *right[::-1] * (-1, 1))
+        right = list(zip(right[::2], right[1::2]))
+        self.shape(fill, *right, *((-x, y) for x, y in reversed(right)))
 
     def oval(self, fill, x, y, rx, ry=0, tilt=0):
         """An ellipse; without `ry` a circle."""
@@ -101,7 +103,7 @@ class Pen:
         is_small = max(rx, ry) + edge < 5 / self.scale
         if is_small and self.halo:  # a detail inside something larger, which has the paper edge
             return
-        corners = np.array(DOT if is_small else ROUND) * (rx + edge, ry + edge)
+        corners = (DOT if is_small else ROUND) * (rx + edge, ry + edge)
         points = corners @ rotation(tilt).T + (x, y)
         self.page.draw.polygon(self.pixels(points), self.colour(fill))
 
@@ -117,6 +119,7 @@ class Pen:
         self.shape(fill, left, high, right, high, right, low, left, low)
 
 
+@lru_cache
 def rotation(degrees):
     """Clockwise."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))

@@ -69,12 +69,10 @@ def box(pen):
 
 
 def parcel(pen):
-    pen.box("#f4f0fa", -44, 0, 44, 72)
-    pen.box("#fcd66e", -8, 0, 8, 72)
-    pen.box("#fcd66e", -44, 30, 44, 44)
+    box(pen)
     for half in pen.halves():
-        half.oval("#fad66e", 17, 84, 17, 9, -25)
-    pen.oval("#f0be50", 0, 78, 7)
+        half.oval("#fad66e", 17, 100, 17, 9, -25)
+    pen.oval("#f0be50", 0, 94, 7)
 
 
 def sled(pen):
@@ -125,9 +123,8 @@ def tent(pen):
 
 def fire(pen):
     for fill, size in (("#f06e28", 100), ("#ffa832", 74), ("#ffe278", 46)):
-        pen.at(0, 10, size).shape(
-            fill, -34, 6, -40, 40, -24, 30, -18, 72, -4, 50, 6, 100, 18, 54, 28, 66, 38, 30, 34, 6
-        )
+        flame = pen.at(0, 10, size)
+        flame.symmetric(fill, 34, 6, 40, 36, 26, 60, 20, 48, 12, 82, 7, 66, 0, 100)
     pen.line(DARK_WOOD, 13, -44, 0, 40, 14)
     pen.line(WOOD, 13, 44, 0, -40, 14)
 
@@ -286,7 +283,5 @@ def planet(pen):
 def parachute(pen):
     for x in (-74, -26, 26, 74):
         pen.line(CREAM, 2, x, 28, x / 9, -46)
-    for left, fill in zip((-82, -41, 0, 41), ("#f49682", CREAM, "#f49682", CREAM)):
-        low = [(left + 20.5 - 20.5 * u, 28 + 10 * v) for u, v in arc(6)]
-        high = [(x, 28 + 62 * math.sqrt(1 - (x / 82) ** 2)) for x, _ in reversed(low)]
-        pen.shape(fill, *low, *high)
+    for width, fill in ((82, "#f49682"), (48, CREAM), (16, "#f49682")):
+        pen.shape(fill, *((width * u, 28 + 62 * v) for u, v in arc(14)))

@@ -94,11 +94,9 @@ def draw_album(story, folder, size, seed):
 def draw_albums(albums, folder, size, seed, workers):
     draw = partial(draw_album, folder=folder, size=size, seed=seed)
     # Ctrl-C is for the parent to answer
-    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.Pool(workers, ignore_interrupt) as pool:
-        for _ in tqdm(
-            pool.imap_unordered(draw, albums, chunksize=8), "drawing", len(albums), unit="album"
-        ):
+    with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        drawn = pool.imap_unordered(draw, albums, chunksize=8)
+        for _ in tqdm(drawn, "drawing", len(albums), unit="album"):
             pass
 
 
