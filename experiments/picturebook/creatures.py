@@ -48,7 +48,7 @@ def mole(pen):
     pen.oval("#968c92", 0, 24, 20, 22)
     pen.line(fur, 14, -28, 44, -44, 66)
     pen.line(WOOD, 7, -36, 54, -58, 100)
-    pen.box(GREY, -80, 92, -40, 112)
+    pen.at(-60, 92).box(GREY, 20, 0, 20)
     for half in pen.halves():
         half.oval(WHITE, 12, 66, 9)
         half.oval(INK, 11, 66, 4)

@@ -41,7 +41,7 @@ def confetti(pen):
     rng = pen.page.rng
     for x, y in pen.scatter(30, 0, 100, 84, 8):
         bit = pen.at(x, y, rng.uniform(1.6, 2.6), tilt=rng.uniform(0, 90))
-        bit.box(rng.choice(("#fafafa", "#f47896", "#5acece", "#fcd65a")), -50, -50, 50, 50)
+        bit.box(rng.choice(("#fafafa", "#f47896", "#5acece", "#fcd65a")), 50, -50, 50)
 
 
 def drops(pen):

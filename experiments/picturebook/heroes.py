@@ -55,7 +55,7 @@ def ears_and_face(head, hero, fur, light, asleep):
             half.oval(PINK, 13, 36, 4.5, 20, 12)
         head.oval(CREAM, 0, -11, 12, 9)
         head.oval(PINK, 0, -6, 4, 3)
-        head.box(WHITE, -3, -19, 3, -13)
+        head.box(WHITE, 3, -19, -13)
     elif hero == "bear":
         for half in halves:
             half.oval(fur, 23, 22, 12)
@@ -99,7 +99,7 @@ def draw_hero(pen, pose="stand", extra=""):
         cap = head.at(0, 34 if hero == "frog" else 22)
         for x, y in ((-11, 16), (11, 16), (0, 22)):
             cap.oval(WHITE, x, y, 12, 10)
-        cap.box(WHITE, -13, -2, 13, 14)
+        cap.box(WHITE, 13, -2, 14)
         cap.line(GREY, 1.5, -13, 2, 13, 2)
     if extra == "helmet":
         ring = [(40 * u, 4 + 38 * v) for u, v in (*ROUND, ROUND[0])]

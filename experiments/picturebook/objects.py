@@ -29,7 +29,7 @@ def boat(pen):
 
 def drum(pen):
     skin, rope = "#faeac8", "#783c28"
-    pen.box(skin, -38, -32, 38, 22)
+    pen.box(skin, 38, -32, 22)
     pen.oval(skin, 0, -32, 38, 12)
     pen.line(rope, 5, -36, -34, -24, 10, -12, -38, 0, 8, 12, -38, 24, 10, 36, -34)
     pen.oval(rope, 0, 20, 41, 15)
@@ -44,10 +44,10 @@ def robot(pen):
     pen.oval(light, 0, 50, 6)
     for half in pen.halves():
         half.line(dark, 8, 22, -4, 38, -20)
-        half.box(dark, 6, -50, 20, -30)
-    pen.box(steel, -26, -36, 26, 6)
-    pen.box(steel, -30, 6, 30, 40)
-    pen.box(INK, -22, 14, 22, 32)
+        half.at(13, 0).box(dark, 7, -50, -30)
+    pen.box(steel, 26, -36, 6)
+    pen.box(steel, 30, 6, 40)
+    pen.box(INK, 22, 14, 32)
     for half in pen.halves():
         half.oval("#96f0ff", 11, 23, 6)
     pen.oval("#ffd65a", -8, -14, 6)

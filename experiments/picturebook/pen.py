@@ -115,8 +115,9 @@ class Pen:
             for end in (pixels[0], pixels[-1]):
                 self.page.draw.circle(end, width / 2, fill)
 
-    def box(self, fill, left, low, right, high):
-        self.shape(fill, left, high, right, high, right, low, left, low)
+    def box(self, fill, width, low, high):
+        """As far to the left as to the right."""
+        self.symmetric(fill, width, high, width, low)
 
 
 @lru_cache

@@ -51,7 +51,7 @@ def hearts(pen):
 def cake(pen):
     sponge, icing = "#fae2be", "#f6b8c4"
     for width, low, high, fill in ((46, 0, 32, sponge), (34, 32, 58, icing), (22, 58, 80, sponge)):
-        pen.box(fill, -width, low, width, high)
+        pen.box(fill, width, low, high)
         pen.line(WHITE, 7, 2 - width, high, width - 2, high)
         for x in range(8 - width, width - 4, 14):
             pen.oval(WHITE, x, high - 5, 5, 7)
@@ -62,10 +62,10 @@ def cake(pen):
 
 
 def box(pen):
-    pen.box("#f4f0fa", -48, 0, 48, 76)
-    pen.box("#fcd66e", -9, 0, 9, 76)
-    pen.box("#e2dcee", -54, 70, 54, 90)
-    pen.box("#f0be50", -9, 70, 9, 90)
+    pen.box("#f4f0fa", 48, 0, 76)
+    pen.box("#fcd66e", 9, 0, 76)
+    pen.box("#e2dcee", 54, 70, 90)
+    pen.box("#f0be50", 9, 70, 90)
 
 
 def parcel(pen):
@@ -83,9 +83,9 @@ def sled(pen):
 
 
 def cottage(pen):
-    pen.box("#f8e8ce", -40, 0, 40, 58)
+    pen.box("#f8e8ce", 40, 0, 58)
     pen.symmetric("#785c54", 52, 56, 0, 100)
-    pen.box("#483632", -24, 0, 22, 46)
+    pen.box("#483632", 24, 0, 46)
     pen.shape(WOOD, -24, 46, -42, 40, -42, -4, -24, 0)
 
 
@@ -98,7 +98,7 @@ def bunting(pen):
 
 
 def signpost(pen):
-    pen.box(DARK_WOOD, -6, 0, 6, 96)
+    pen.box(DARK_WOOD, 6, 0, 96)
     left, right = pen.at(0, 44).halves()
     right.shape(WOOD, -34, 50, 34, 50, 52, 36, 34, 22, -34, 22)
     left.shape(mix(WOOD, CREAM, 0.25), -34, 14, 34, 14, 52, 0, 34, -14, -34, -14)
@@ -131,16 +131,16 @@ def fire(pen):
 
 def bed(pen):
     pen.oval(WOOD, 0, 56, 54, 46)
-    pen.box(WOOD, -54, 0, 54, 56)
+    pen.box(WOOD, 54, 0, 56)
     pen.oval(WHITE, 0, 48, 44, 26)
 
 
 def quilt(pen):
     fills = (CREAM, "#ecbeaa", "#b0cece")
-    pen.box(CREAM, -100, -10, 100, 96)
+    pen.box(CREAM, 100, -10, 96)
     for row, column in product(range(2), range(5)):
-        left, low = 40 * column - 100, 35 - 45 * row
-        pen.box(fills[(2 * row + column) % 3], left, low, left + 40, low + 45)
+        x, y = 40 * column - 80, 35 - 45 * row
+        pen.at(x, y).box(fills[(2 * row + column) % 3], 20, 0, 45)
 
 
 def chart(pen):
@@ -155,7 +155,7 @@ def chart(pen):
 
 
 def bridge(pen):
-    pen.box("#68b2cc", -180, -14, 180, 16)
+    pen.box("#68b2cc", 180, -14, 16)
     arch = [(x, 52 + 22 * math.cos(x / 150 * 1.57)) for x in range(-150, 151, 25)]
     pen.line(DARK_WOOD, 22, *arch)
     for x, y in arch[::2]:
@@ -178,11 +178,11 @@ def spade(pen):
 
 def chest(pen):
     pen.symmetric(DARK_WOOD, 58, 62, 50, 92)
-    pen.box("#483632", -54, 50, 54, 70)
-    pen.box(WOOD, -58, 0, 58, 56)
-    for half in pen.halves():
-        half.box("#f0c45a", 40, 0, 52, 56)
-    pen.box("#f0c45a", -10, 32, 10, 56)
+    pen.box("#483632", 54, 50, 70)
+    pen.box(WOOD, 58, 0, 56)
+    for x in (-46, 46):
+        pen.at(x, 0).box("#f0c45a", 6, 0, 56)
+    pen.box("#f0c45a", 10, 32, 56)
 
 
 def cart(pen):
@@ -222,15 +222,15 @@ def gears(pen):
     for x, y, size, fill in ((-56, 0, 40, steel), (18, -4, 30, brass), (72, 14, 24, steel)):
         gear = pen.at(x, y, size)
         for k in range(8):
-            gear.at(0, 0, tilt=45 * k).box(fill, -20, 0, 20, 122)
+            gear.at(0, 0, tilt=45 * k).box(fill, 20, 0, 122)
         gear.oval(fill, 0, 0, 100)
         gear.oval(CREAM, 0, 0, 42)
 
 
 def bench(pen):
-    pen.box(WOOD, -100, 66, 100, 96)
-    for half in pen.halves():
-        half.box(DARK_WOOD, 70, 0, 90, 66)
+    pen.box(WOOD, 100, 66, 96)
+    for x in (-80, 80):
+        pen.at(x, 0).box(DARK_WOOD, 10, 0, 66)
 
 
 def notes(pen):
@@ -244,17 +244,17 @@ def notes(pen):
 
 def plaster(pen):
     for tilt in (35, -35):
-        pen.at(0, 0, tilt=tilt).box("#f6d6b2", -62, -17, 62, 17)
-    pen.box(WHITE, -16, -16, 16, 16)
+        pen.at(0, 0, tilt=tilt).box("#f6d6b2", 62, -17, 17)
+    pen.box(WHITE, 16, -16, 16)
 
 
 def telescope(pen):
     for x in (-34, 0, 34):
         pen.line(DARK_WOOD, 6, 0, 50, x, 0)
-    tube = pen.at(0, 58, tilt=-35)
-    tube.box("#d6aa60", -40, -11, 14, 11)
-    tube.box("#f0ce82", 14, -15, 56, 15)
-    tube.box(INK, 56, -17, 62, 17)
+    tube = pen.at(0, 58, tilt=55)
+    tube.box("#d6aa60", 11, -40, 14)
+    tube.box("#f0ce82", 15, 14, 56)
+    tube.box(INK, 17, 56, 62)
 
 
 def rocket(pen):
