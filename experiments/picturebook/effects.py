@@ -8,14 +8,13 @@ from experiments.picturebook.pen import INK, WHITE, arc, circle, mix, star
 
 def sun(pen):
     for tilt in range(0, 360, 30):
-        pen.at(0, 0, tilt=tilt).symmetric("#ffd66e", 7, 34, 0, 52)
+        pen.at(tilt=tilt).symmetric("#ffd66e", 7, 34, 0, 52)
     pen.oval("#ffe282", 0, 0, 34)
 
 
 def moon(pen):
     pen.oval("#fff4c8", 0, 0, 50)
-    for x, y, r in ((-16, 12, 9), (14, -8, 12), (-8, -24, 6)):
-        pen.oval("#eedeac", x, y, r)
+    pen.ovals("#eedeac", (-16, 12, 9), (14, -8, 12), (-8, -24, 6))
 
 
 def wind(pen):
@@ -27,9 +26,7 @@ def wind(pen):
 def footprints(pen):
     for k in range(7):
         foot = pen.at(68 * k - 230, 22 if k % 2 else -22)
-        foot.oval(INK, 0, 0, 16, 13)
-        for x, y in ((18, -12), (22, 0), (18, 12)):
-            foot.oval(INK, x, y, 6, 5)
+        foot.ovals(INK, (0, 0, 16, 13), (18, -12, 6), (22, 0, 6), (18, 12, 6))
 
 
 def flakes(pen):
@@ -51,7 +48,7 @@ def drops(pen):
 
 def glow(pen):
     for size, light in ((100, 0.35), (70, 0.7)):
-        pen.at(0, 0, size).oval(mix("#6e5c78", "#ffce78", light), 0, 0, 72, 22)
+        pen.at(size=size).oval(mix("#6e5c78", "#ffce78", light), 0, 0, 72, 22)
 
 
 def hole(pen):
@@ -60,7 +57,7 @@ def hole(pen):
 
 def rays(pen):
     for tilt in range(0, 360, 30):
-        pen.at(0, 0, tilt=tilt).symmetric("#fff0aa", 5, 14, 13, 66)
+        pen.at(tilt=tilt).symmetric("#fff0aa", 5, 14, 13, 66)
 
 
 def rainbow(pen):
@@ -75,8 +72,8 @@ def shadow(pen):
 
 
 def smoke(pen):
-    for x, y, r in ((-52, -30, 24), (-34, -18, 20), (-20, -6, 16), (-70, -46, 26), (-30, -40, 18)):
-        pen.oval("#eeeef4", x, y, r)
+    puffs = (-52, -30, 24), (-34, -18, 20), (-20, -6, 16), (-70, -46, 26), (-30, -40, 18)
+    pen.ovals("#eeeef4", *puffs)
 
 
 def comet(pen):

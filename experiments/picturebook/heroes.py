@@ -89,7 +89,7 @@ def draw_hero(pen, pose="stand", extra=""):
     hero, fur = pen.page.hero, pen.page.fur
     light = mix(fur, CREAM, 0.72)
     if hero == "rabbit":
-        pen = pen.at(0, 0, 92)
+        pen = pen.at(size=92)
     middle, rx, ry, *_ = SHAPES[hero]
     tail_and_body(pen, hero, fur, light, pose)
     head = pen.at(0, middle)
@@ -97,8 +97,7 @@ def draw_hero(pen, pose="stand", extra=""):
     ears_and_face(head, hero, fur, light, extra == "asleep")
     if extra == "hat":
         cap = head.at(0, 34 if hero == "frog" else 22)
-        for x, y in ((-11, 16), (11, 16), (0, 22)):
-            cap.oval(WHITE, x, y, 12, 10)
+        cap.ovals(WHITE, (-11, 16, 12, 10), (11, 16, 12, 10), (0, 22, 12, 10))
         cap.box(WHITE, 13, -2, 14)
         cap.line(GREY, 1.5, -13, 2, 13, 2)
     if extra == "helmet":

@@ -19,7 +19,7 @@ def drawings(module):
 
 
 def draw_object(pen, tilt=0):
-    pen.page.draw_object(pen.at(0, 0, tilt=tilt))
+    pen.page.draw_object(pen.at(tilt=tilt))
 
 
 LOOSE, OBJECTS = drawings(effects), drawings(objects)

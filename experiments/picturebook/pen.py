@@ -53,7 +53,7 @@ class Pen:
         self.page, self.scale = page, scale
         self.matrix = scale * np.array([[1, 0, 0], [0, -1, 100]])
 
-    def at(self, x, y, size=100, flip=False, tilt=0):
+    def at(self, x=0, y=0, size=100, flip=False, tilt=0):
         """A pen whose origin is (x, y) of this frame, whose 100 units are `size` of this frame's;
         `tilt` in degrees."""
         frame = np.eye(3)
@@ -73,7 +73,7 @@ class Pen:
 
     def halves(self):
         """Two pens, for what stands on the left and on the right alike."""
-        return self.at(0, 0, flip=True), self
+        return self.at(flip=True), self
 
     def colour(self, fill):
         if self.halo:
@@ -106,6 +106,10 @@ class Pen:
         corners = (DOT if is_small else ROUND) * (rx + edge, ry + edge)
         points = corners @ rotation(tilt).T + (x, y)
         self.page.draw.polygon(self.pixels(points), self.colour(fill))
+
+    def ovals(self, fill, *ovals):
+        for oval in ovals:
+            self.oval(fill, *oval)
 
     def line(self, fill, width, *points):
         pixels, width = self.pixels(points), max(1, round(width * self.scale + 2 * self.halo))

@@ -160,8 +160,8 @@ def draw_background(page, place, sky):
     else:
         for _ in range(page.rng.randint(1, 3)):
             cloud = pen.at(uniform(5, 95), uniform(94, 72), uniform(14, 22))
-            for puff in (-60, 0, 60, 26), (50, -4, 64, 24), (-8, 26, 46, 40), (36, 16, 36, 30):
-                cloud.oval(mix(foot, WHITE, 0.6), *puff)
+            puffs = (-60, 0, 60, 26), (50, -4, 64, 24), (-8, 26, 46, 40), (36, 16, 36, 30)
+            cloud.ovals(mix(foot, WHITE, 0.6), *puffs)
     pen.tint = light
     draw_place(pen, uniform)
     pen.tint = WHITE

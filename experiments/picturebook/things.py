@@ -4,7 +4,7 @@ Feet at the origin and 100 units tall, unless they float: then their middle is a
 """
 
 import math
-from itertools import pairwise, product
+from itertools import product
 
 from experiments.picturebook.pen import (
     CREAM,
@@ -30,14 +30,13 @@ def magnifier(pen):
 def branch(pen):
     pen.line(DARK_WOOD, 14, -60, 0, 60, -6)
     pen.line(DARK_WOOD, 8, -30, -2, -50, 16)
-    for x, y in ((-54, 22), (-62, -8), (-44, -12)):
-        pen.oval("#82a06e", x, y, 14, 8, 30)
+    pen.ovals("#82a06e", (-54, 22, 14, 8, 30), (-62, -8, 14, 8, 30), (-44, -12, 14, 8, 30))
 
 
 def bubble(pen):
     pen.oval(WHITE, 0, 0, 72, 52)
     pen.shape(WHITE, 30, -36, 62, -22, 84, -60)
-    pen.page.draw_object(pen.at(0, 0, 82))
+    pen.page.draw_object(pen.at(size=82))
 
 
 def hearts(pen):
@@ -93,8 +92,8 @@ def bunting(pen):
     fills = ("#fafafa", "#f496a0", "#78cece", "#fcd66e")
     points = [(x, -64 * math.cos(x / 137)) for x in range(-220, 221, 40)]
     pen.line(INK, 4, *points)
-    for k, ((x, y), (right, low)) in enumerate(pairwise(points)):
-        pen.shape(fills[k % 4], x + 3, y, right - 3, low, (x + right) / 2, (y + low) / 2 - 54)
+    for k, (x, y) in enumerate(points):
+        pen.at(x, y).symmetric(fills[k % 4], 17, 0, 0, -54)
 
 
 def signpost(pen):
@@ -148,8 +147,7 @@ def chart(pen):
     pen.shape("#f6e2b2", -72, 90, -24, 100, 24, 90, 72, 100, 72, 6, 24, -4, -24, 6, -72, -4)
     for x in (-24, 24):
         pen.line("#d6bc8c", 3, x, 96, x, 2)
-    for x, y in ((-54, 26), (-38, 42), (-18, 36), (0, 54), (16, 44)):
-        pen.oval(DARK_WOOD, x, y, 5, 4)
+    pen.ovals(DARK_WOOD, (-54, 26, 5), (-38, 42, 5), (-18, 36, 5), (0, 54, 5), (16, 44, 5))
     for half in pen.at(46, 57).halves():
         half.line("#ce3c32", 9, -12, 13, 12, -13)
 
@@ -164,10 +162,9 @@ def bridge(pen):
 
 
 def earth(pen):
-    for x, r in ((-150, 36), (-100, 50), (-40, 40), (20, 46), (80, 50), (140, 38)):
-        pen.oval("#886042", x, 0, r)
-    for x, y in ((-120, 210), (-60, 330), (130, 240), (90, 120)):
-        pen.oval("#886042", x, y, 16, 14)
+    heap = (-150, 0, 36), (-100, 0, 50), (-40, 0, 40), (20, 0, 46), (80, 0, 50), (140, 0, 38)
+    flying = (-120, 210, 16), (-60, 330, 16), (130, 240, 16), (90, 120, 16)
+    pen.ovals("#886042", *heap, *flying)
 
 
 def spade(pen):
@@ -201,7 +198,7 @@ def rock(pen):
 
 def bang(pen):
     for fill, size in (("#f08054", 70), ("#ffe278", 54)):
-        pen.at(0, 0, 100 * size).shape(fill, *star(10, 0.66))
+        pen.at(size=100 * size).shape(fill, *star(10, 0.66))
 
 
 def crack(pen):
@@ -213,8 +210,7 @@ def crack(pen):
 def mushroom(pen):
     pen.symmetric("#f6ead6", 9, 66, 13, 0)
     pen.shape("#be8c6e", *((56 * u, 64 + 36 * v) for u, v in arc(14)))
-    for x, y, r in ((-32, 76, 7), (0, 86, 8), (32, 76, 7), (14, 71, 4)):
-        pen.oval(CREAM, x, y, r)
+    pen.ovals(CREAM, (-32, 76, 7), (0, 86, 8), (32, 76, 7), (14, 71, 4))
 
 
 def gears(pen):
@@ -222,7 +218,7 @@ def gears(pen):
     for x, y, size, fill in ((-56, 0, 40, steel), (18, -4, 30, brass), (72, 14, 24, steel)):
         gear = pen.at(x, y, size)
         for k in range(8):
-            gear.at(0, 0, tilt=45 * k).box(fill, 20, 0, 122)
+            gear.at(tilt=45 * k).box(fill, 20, 0, 122)
         gear.oval(fill, 0, 0, 100)
         gear.oval(CREAM, 0, 0, 42)
 
@@ -244,7 +240,7 @@ def notes(pen):
 
 def plaster(pen):
     for tilt in (35, -35):
-        pen.at(0, 0, tilt=tilt).box("#f6d6b2", 62, -17, 17)
+        pen.at(tilt=tilt).box("#f6d6b2", 62, -17, 17)
     pen.box(WHITE, 16, -16, 16)
 
 
@@ -268,7 +264,7 @@ def rocket(pen):
 
 
 def launch(pen):
-    tilted = pen.at(0, 0, tilt=35)
+    tilted = pen.at(tilt=35)
     tilted.symmetric(ORANGE, 16, -2, 8, -22, 0, -40)
     tilted.symmetric("#ffe278", 9, -2, 0, -24)
     rocket(tilted)
