@@ -74,6 +74,8 @@ def ears_and_face(head, hero, fur, light, asleep):
             half.oval(WHITE, 10, 0, 12, 14)
         head.oval(WHITE, 0, -9, 17, 11)
         head.symmetric(ORANGE, 9, -3, 0, -13)
+    if head.halo:  # the rest does not reach over the edge
+        return
     for x in (-eye_x, eye_x):
         eye = head.at(x, eye_y)
         if asleep:

@@ -6,10 +6,10 @@ frame y counts upwards.
 
 import math
 from copy import copy
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
-from PIL import ImageColor
+from PIL.ImageColor import getrgb
 
 CREAM, WHITE, INK, PINK = "#fff9ec", "#ffffff", "#342c3c", "#f6a0a0"
 WOOD, DARK_WOOD, GREY, ORANGE = "#b07c52", "#80563a", "#a8acb8", "#f28c2c"
@@ -29,14 +29,19 @@ def star(points, inner):
     return [(u * r, v * r) for (u, v), r in zip(circle(2 * points), (1, inner) * points)]
 
 
-ROUND, DOT = np.array(circle(28)), np.array(circle(12))
-rgb = cache(ImageColor.getrgb)
+ROUND = np.array(circle(28))
 
 
 def mix(one, other, share):
     """A colour between two: `share` 0 is the first, 1 the second."""
-    pairs = zip(rgb(one), rgb(other))
+    pairs = zip(getrgb(one), getrgb(other))
     return f"rgb{tuple(round(a + (b - a) * share) for a, b in pairs)}"
+
+
+@lru_cache
+def shine(fill, tint):
+    """What a colour looks like in a light."""
+    return tuple(part * light // 255 for part, light in zip(getrgb(fill), getrgb(tint)))
 
 
 class Pen:
@@ -76,14 +81,11 @@ class Pen:
         return self.at(flip=True), self
 
     def colour(self, fill):
-        if self.halo:
-            return CREAM
-        pairs = zip(rgb(fill), rgb(self.tint))
-        return tuple(part * light // 255 for part, light in pairs)
+        return CREAM if self.halo else shine(fill, self.tint)
 
     def pixels(self, points):
         """Points, flat or in pairs, in pixels."""
-        points = np.reshape(points, (-1, 2)) @ self.matrix[:, :2].T + self.matrix[:, 2]
+        points = np.array(points, float).reshape(-1, 2) @ self.matrix[:, :2].T + self.matrix[:, 2]
         return list(map(tuple, points.tolist()))
 
     def shape(self, fill, *points):
@@ -100,10 +102,9 @@ class Pen:
     def oval(self, fill, x, y, rx, ry=0, tilt=0):
         """An ellipse; without `ry` a circle."""
         ry, edge = ry or rx, self.halo / self.scale
-        is_small = max(rx, ry) + edge < 5 / self.scale
-        if is_small and self.halo:  # a detail inside something larger, which has the paper edge
-            return
-        corners = (DOT if is_small else ROUND) * (rx + edge, ry + edge)
+        if self.halo and (max(rx, ry) + edge) * self.scale < 5:
+            return  # a detail inside something larger, which has the paper edge
+        corners = ROUND * (rx + edge, ry + edge)
         points = corners @ rotation(tilt).T + (x, y)
         self.page.draw.polygon(self.pixels(points), self.colour(fill))
 

@@ -5,7 +5,7 @@ The ground is clear from 34 down.
 
 import math
 
-from PIL import Image, ImageColor
+from PIL import Image, ImageOps
 
 from experiments.picturebook.pen import DARK_WOOD, WHITE, WOOD, mix
 
@@ -133,9 +133,7 @@ WEATHERS = {  # the sky's top and foot, and the light on the place
 
 
 def paint_sky(page, top, foot):
-    ramp = Image.new("RGB", (1, 2))
-    ramp.putdata([ImageColor.getrgb(top), ImageColor.getrgb(foot)])
-    column = ramp.resize((1, page.pixels), Image.Resampling.BILINEAR)
+    column = ImageOps.colorize(Image.linear_gradient("L").resize((1, page.pixels)), top, foot)
     page.image.paste(column.resize(page.image.size, Image.Resampling.NEAREST))
 
 

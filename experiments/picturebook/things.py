@@ -234,8 +234,7 @@ def notes(pen):
         note = pen.at(x, y, tilt=tilt)
         note.line(INK, 3.5, -3, -10, -3, 16, 15, 20, 15, -5)
         note.line(INK, 5, -3, 15, 15, 19)
-        note.oval(INK, -8, -11, 7, 5, -20)
-        note.oval(INK, 10, -6, 7, 5, -20)
+        note.ovals(INK, (-8, -11, 7, 5, -20), (10, -6, 7, 5, -20))
 
 
 def plaster(pen):
