@@ -44,7 +44,7 @@ def robot(pen):
     pen.oval(light, 0, 50, 6)
     for half in pen.halves():
         half.line(dark, 8, 22, -4, 38, -20)
-        half.at(13, 0).box(dark, 7, -50, -30)
+        half.at(13).box(dark, 7, -50, -30)
     pen.box(steel, 26, -36, 6)
     pen.box(steel, 30, 6, 40)
     pen.box(INK, 22, 14, 32)

@@ -56,7 +56,7 @@ def village(pen, uniform):
         wide, top = uniform(18, 24), 30 + uniform(22, 34)
         wall = pen.page.rng.choice(("#faecd4", "#ecd6c4", "#e2e2e8", "#f6dcb4"))
         roof = mix("#be604a", "#965450", pen.page.rng.random())
-        house = pen.at(x + wide / 2, 0)
+        house = pen.at(x + wide / 2)
         house.box(wall, wide / 2, 28, top)
         house.symmetric(roof, wide / 2 + 2.5, top - 1, 0, top + uniform(12, 18))
         for side in (-0.21, 0.21):

@@ -75,8 +75,8 @@ def parcel(pen):
 
 
 def sled(pen):
-    for x in (-90, 90):
-        pen.line(DARK_WOOD, 16, x, 40, x, 0)
+    for half in pen.halves():
+        half.line(DARK_WOOD, 16, 90, 40, 90, 0)
     pen.line(DARK_WOOD, 20, -150, 0, 140, 0, 180, 60)
     pen.line(WOOD, 24, -150, 44, 150, 44)
 
@@ -145,8 +145,8 @@ def quilt(pen):
 def chart(pen):
     """The map of the treasure."""
     pen.shape("#f6e2b2", -72, 90, -24, 100, 24, 90, 72, 100, 72, 6, 24, -4, -24, 6, -72, -4)
-    for x in (-24, 24):
-        pen.line("#d6bc8c", 3, x, 96, x, 2)
+    for half in pen.halves():
+        half.line("#d6bc8c", 3, 24, 96, 24, 2)
     pen.ovals(DARK_WOOD, (-54, 26, 5), (-38, 42, 5), (-18, 36, 5), (0, 54, 5), (16, 44, 5))
     for half in pen.at(46, 57).halves():
         half.line("#ce3c32", 9, -12, 13, 12, -13)
@@ -177,8 +177,8 @@ def chest(pen):
     pen.symmetric(DARK_WOOD, 58, 62, 50, 92)
     pen.box("#483632", 54, 50, 70)
     pen.box(WOOD, 58, 0, 56)
-    for x in (-46, 46):
-        pen.at(x, 0).box("#f0c45a", 6, 0, 56)
+    for half in pen.halves():
+        half.at(46).box("#f0c45a", 6, 0, 56)
     pen.box("#f0c45a", 10, 32, 56)
 
 
@@ -186,9 +186,9 @@ def cart(pen):
     pen.line(DARK_WOOD, 9, -90, 60, -160, 110)
     pen.symmetric("#c89264", 92, 92, 76, 24)
     pen.line(DARK_WOOD, 5, -86, 58, 86, 58)
-    for x in (-52, 52):
-        pen.oval(INK, x, 14, 30)
-        pen.oval(GREY, x, 14, 17)
+    for half in pen.halves():
+        half.oval(INK, 52, 14, 30)
+        half.oval(GREY, 52, 14, 17)
 
 
 def rock(pen):
@@ -225,8 +225,8 @@ def gears(pen):
 
 def bench(pen):
     pen.box(WOOD, 100, 66, 96)
-    for x in (-80, 80):
-        pen.at(x, 0).box(DARK_WOOD, 10, 0, 66)
+    for half in pen.halves():
+        half.at(80).box(DARK_WOOD, 10, 0, 66)
 
 
 def notes(pen):

@@ -111,10 +111,8 @@ def write_dataset(folder, settings, workers):
     for split, stories in splits.items():
         rng = random.Random(f"{settings['seed']}/{split}/files")
         write_json(folder / "sis" / f"{split}.story-in-sequence.json", annotate(stories, rng))
-        references = make_references(
-            stories, random.Random(f"{settings['seed']}/{split}/references")
-        )
-        write_json(folder / "references" / f"{split}.json", references)
+        rng = random.Random(f"{settings['seed']}/{split}/references")
+        write_json(folder / "references" / f"{split}.json", make_references(stories, rng))
         facts = (*SLOTS, "plot", "mood", "wordings", "photo_ids")
         truth = {story["story_id"]: {name: story[name] for name in facts} for story in stories}
         write_json(folder / "truth" / f"{split}.json", truth)
