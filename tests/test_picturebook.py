@@ -17,12 +17,10 @@ from PIL import Image
 from experiments.picturebook import writer
 from experiments.picturebook.checker import check_stories
 from experiments.picturebook.facts import MOODS, SLOTS
-from experiments.picturebook.objects import OBJECTS
-from experiments.picturebook.page import draw_picture
+from experiments.picturebook.page import OBJECTS, THINGS, draw_picture
 from experiments.picturebook.places import PLACES
 from experiments.picturebook.plots import PLOTS, Beat
 from experiments.picturebook.texts import write_sentences
-from experiments.picturebook.things import THINGS
 from experiments.picturebook.writer import make_dataset, plan_stories
 from utils.cli import UserError
 from utils.stories import make_story, read_stories

@@ -12,32 +12,21 @@ def parser():
         prog="python -m experiments.picturebook",
         description="Draw a picture book as a data set, or check stories about it.",
     )
-    parser.add_argument("--output", default=BOOK, help="folder to write")
-    for split, count in SPLIT_SIZES.items():
-        parser.add_argument(
-            f"--{split}", type=positive_int, default=count, help=f"stories in {split}"
-        )
-    parser.add_argument(
-        "--stories_per_album",
-        type=positive_int,
-        default=1,
-        help="stories of the same five pictures",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes")
-    parser.add_argument(
-        "--size", type=positive_int, default=128, help="width and height of a picture in pixels"
-    )
-    parser.add_argument(
-        "--num_workers", type=positive_int, default=os.cpu_count(), help="processes that draw"
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace a picture book of other settings"
-    )
-    parser.add_argument(
-        "--check", metavar="FILE", help="draw nothing: check these stories against --world"
-    )
-    parser.add_argument("--world", default=BOOK, help="picture book that --check reads")
-    parser.add_argument("--json", metavar="FILE", help="also write the figures of --check here")
+    add = parser.add_argument
+    add("--output", default=BOOK, help="folder to write")
+    add("--seed", type=int, default=0, help="the same seed gives the same bytes")
+    numbers = [(split, count, f"stories in {split}") for split, count in SPLIT_SIZES.items()]
+    numbers += [
+        ("stories_per_album", 1, "stories of the same five pictures"),
+        ("size", 128, "width and height of a picture in pixels"),
+        ("num_workers", os.cpu_count(), "processes that draw"),
+    ]
+    for name, default, meaning in numbers:
+        add(f"--{name}", type=positive_int, default=default, help=meaning)
+    add("--overwrite", action="store_true", help="replace a picture book of other settings")
+    add("--check", metavar="FILE", help="draw nothing: check these stories against --world")
+    add("--world", default=BOOK, help="picture book that --check reads")
+    add("--json", metavar="FILE", help="also write the figures of --check here")
     return parser
 
 
@@ -69,27 +58,24 @@ def main():
         if arguments.json:
             write_json(arguments.json, result)
         return
+    output = arguments.output
     settings = {
         "stories": {split: getattr(arguments, split) for split in SPLIT_SIZES},
         "stories_per_album": arguments.stories_per_album,
         "seed": arguments.seed,
         "size": arguments.size,
     }
-    if make_dataset(arguments.output, settings, arguments.num_workers, arguments.overwrite):
-        pictures = len(list(Path(arguments.output, "images").glob("*/*.jpg")))
-        print(
-            f"{arguments.output}: {sum(settings['stories'].values())} stories, {pictures} pictures "
-            "written"
-        )
+    if make_dataset(output, settings, arguments.num_workers, arguments.overwrite):
+        pictures = len(list(Path(output, "images").glob("*/*.jpg")))
+        stories = sum(settings["stories"].values())
+        print(f"{output}: {stories} stories, {pictures} pictures written")
     else:
         print(
-            f"{arguments.output}: this picture book is there already, drawn with these settings; "
+            f"{output}: this picture book is there already, drawn with these settings; "
             "nothing to do"
         )
-    print(
-        "next: python dataset.py"
-        + (f" --picturebook {arguments.output}" if arguments.output != BOOK else "")
-    )
+    options = f" --picturebook {output}" if output != BOOK else ""
+    print(f"next: python dataset.py{options}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The check: how far a system's stories follow their pictures."""
 
-from itertools import chain
+from collections import defaultdict
 from pathlib import Path
 
 from experiments.picturebook.facts import BEATS, SPLIT_SIZES, WORLD_FILE
@@ -15,9 +15,10 @@ class Book:
 
     def __init__(self, folder):
         folder = Path(folder)
-        book = read_json(folder / "world.json", WORLD_FILE)
+        world_file = folder / "world.json"
+        book = read_json(world_file, WORLD_FILE)
         if not isinstance(book, dict) or not {"slots", "plots", "moods"} <= set(book):
-            raise UserError(f"{folder / 'world.json'}: something else; expected {WORLD_FILE}")
+            raise UserError(f"{world_file}: something else; expected {WORLD_FILE}")
         self.slots, self.plots, self.moods = book["slots"], book["plots"], book["moods"]
         self.slot_of = {word: slot for slot, words in self.slots.items() for word in words}
         self.mood_of, self.wordings = {}, {}
@@ -32,19 +33,17 @@ class Book:
                 self.mood_of |= moods
         self.photos = {}
         for split in SPLIT_SIZES:
-            for story in read_json(
-                folder / "truth" / f"{split}.json", "a picture book's truth"
-            ).values():
-                self.photos |= {
-                    photo: (story, beat) for beat, photo in enumerate(story["photo_ids"])
-                }
+            truth = read_json(folder / f"truth/{split}.json", "a picture book's truth")
+            for story in truth.values():
+                for beat, photo in enumerate(story["photo_ids"]):
+                    self.photos[photo] = story, beat
         train = read_json(
-            folder / "sis" / "train.story-in-sequence.json", "a picture book's annotations"
+            folder / "sis/train.story-in-sequence.json", "a picture book's annotations"
         )
-        stories = {}
+        stories = defaultdict(dict)
         for (entry,) in train["annotations"]:
-            sentences = stories.setdefault(entry["story_id"], {})
-            sentences[entry["worker_arranged_photo_order"]] = join_words(entry["text"])
+            order = entry["worker_arranged_photo_order"]
+            stories[entry["story_id"]][order] = join_words(entry["text"])
         self.training = {tuple(x[beat] for beat in range(BEATS)) for x in stories.values()}
 
     def abstract(self, text):
@@ -107,10 +106,9 @@ def next_other(all_facts):
     not fit."""
     others = []
     for k, facts in enumerate(all_facts):
-        following = chain(all_facts[k + 1 :], all_facts[:k])
-        others.append(
-            next((other for other in following if other["photo_ids"] != facts["photo_ids"]), facts)
-        )
+        following = all_facts[k + 1 :] + all_facts[:k]
+        strangers = (other for other in following if other["photo_ids"] != facts["photo_ids"])
+        others.append(next(strangers, facts))
     return others
 
 

@@ -94,11 +94,9 @@ def draw_album(story, folder, size, seed):
 def draw_albums(albums, folder, size, seed, workers):
     draw = partial(draw_album, folder=folder, size=size, seed=seed)
     # Ctrl-C is for the parent to answer
-    ignore_interrupt = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    with multiprocessing.Pool(workers, ignore_interrupt) as pool:
-        for _ in tqdm(
-            pool.imap_unordered(draw, albums, chunksize=8), "drawing", len(albums), unit="album"
-        ):
+    with multiprocessing.Pool(workers, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+        drawn = pool.imap_unordered(draw, albums, chunksize=8)
+        for _ in tqdm(drawn, "drawing", len(albums), unit="album"):
             pass
 
 
@@ -113,10 +111,8 @@ def write_dataset(folder, settings, workers):
     for split, stories in splits.items():
         rng = random.Random(f"{settings['seed']}/{split}/files")
         write_json(folder / "sis" / f"{split}.story-in-sequence.json", annotate(stories, rng))
-        references = make_references(
-            stories, random.Random(f"{settings['seed']}/{split}/references")
-        )
-        write_json(folder / "references" / f"{split}.json", references)
+        rng = random.Random(f"{settings['seed']}/{split}/references")
+        write_json(folder / "references" / f"{split}.json", make_references(stories, rng))
         facts = (*SLOTS, "plot", "mood", "wordings", "photo_ids")
         truth = {story["story_id"]: {name: story[name] for name in facts} for story in stories}
         write_json(folder / "truth" / f"{split}.json", truth)
