@@ -432,7 +432,10 @@ def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
         (["--dropout", "1.5"], "--dropout 1.5"),
         (["--plan", "best"], "--plan"),
         (["--val_data_path", "absent.json"], "absent.json: no such file"),
-        (["--decoder", "no/such-model"], "--decoder no/such-model: cannot be loaded"),
+        (
+            ["--decoder", "no/such-model", "--n_layer", 3, "--n_head", 4, "--n_embd", 256],
+            "--decoder no/such-model: cannot be loaded",
+        ),
         (["--n_positions", "8", "--image_positions", "6"], "8 positions"),
     ],
 )
