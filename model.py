@@ -27,7 +27,7 @@ from utils.gaussian import Gaussian, Noise, select_beats
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
 from utils.losses import bow_loss, future_words, linear_cross_entropy
-from utils.structure import BOS, STRUCTURE, InputEmbedding
+from utils.structure import BOS, STRUCTURE, InputEmbedding, embed_ids
 
 
 class PlanCVAEConfig(PreTrainedConfig):
@@ -243,8 +243,8 @@ class PlanCVAE(PreTrainedModel):
     ) -> Tensor:
         """The decoder's input (B, L, D): words, structural embeddings, photos in their places."""
         (B, L), (T, K) = input_ids.shape, image_embeddings.shape[1:3]
-        read = InputEmbedding(self.decoder.get_input_embeddings(), self.structure_embedding)
-        embeddings = read(input_ids).flatten(0, 1)
+        words = self.decoder.get_input_embeddings()
+        embeddings = embed_ids(input_ids, words, self.structure_embedding).flatten(0, 1)
         images = select_beats(image_embeddings, beats).to(embeddings.dtype)  # M, K, D
         last = image_at.flatten().index_select(0, beats) + beats // T * L
         positions = last[:, None] + torch.arange(1 - K, 1, device=last.device)  # M, K

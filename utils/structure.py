@@ -6,14 +6,18 @@ from torch import Tensor, nn, where
 BOS, DYN, IMG, PAD = STRUCTURE = -1, -2, -3, -4
 
 
-class InputEmbedding(nn.Module):
+def embed_ids(ids: Tensor, words: nn.Module, structure: nn.Embedding) -> Tensor:
     """A decoder's word embeddings (ids from 0), and those of structural positions (below 0)."""
+    word = words(ids.clamp(min=0))
+    return where(ids[..., None] < 0, structure((-1 - ids).clamp(min=0)).to(word.dtype), word)
 
-    def __init__(self, words: nn.Embedding, structure: nn.Embedding):
+
+class InputEmbedding(nn.Module):
+    """`embed_ids` in place of a decoder's own embeddings."""
+
+    def __init__(self, words: nn.Module, structure: nn.Embedding):
         super().__init__()
         self.words, self.structure = words, structure
 
     def forward(self, ids: Tensor) -> Tensor:
-        words = self.words(ids.clamp(min=0))
-        structure = self.structure((-1 - ids).clamp(min=0)).to(words.dtype)
-        return where(ids[..., None] < 0, structure, words)
+        return embed_ids(ids, self.words, self.structure)
