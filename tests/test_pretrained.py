@@ -12,7 +12,7 @@ from generate import generate_stories
 from model import load_checkpoint
 from train import build_model
 from utils.cli import UserError
-from utils.decoding import NoRepeatNGram, RepetitionPenalty
+from utils.decoding import NoRepeatNGram, RepetitionPenalty, default_generation
 from utils.image_encoder import ImageEncoder
 from utils.tensors import take_photos
 from utils.train_options import TrainOptions
@@ -228,3 +228,9 @@ def test_a_checkpoint_carries_its_settings_of_generation(make_model, tokenizer, 
     GenerationConfig(num_beams=4, no_repeat_ngram_size=3).save_pretrained(tmp_path)
     loaded = load_checkpoint(tmp_path)[0].generation_config
     assert (loaded.num_beams, loaded.no_repeat_ngram_size) == (4, 3)
+
+
+def test_the_picture_books_model_writes_greedily_and_others_by_beams():
+    assert (default_generation("picturebook", 7).num_beams or 1) == 1
+    assert default_generation("VIST", 7).num_beams == 3
+    assert default_generation("VIST", 7).no_repeat_ngram_size == 3

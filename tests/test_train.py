@@ -172,6 +172,8 @@ def test_a_training_learns_logs_and_leaves_a_complete_checkpoint(run_train, tmp_
         assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
             p.name for p in (tmp_path / name).iterdir()
         }
+        settings = json.loads((tmp_path / name / "generation_config.json").read_text())
+        assert (settings["num_beams"], settings["no_repeat_ngram_size"]) == (3, 3)
     assert (tmp_path / "training.png").stat().st_size > 10_000
     first = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert first["options"]["learning_rate"] == 0.01 and "torch" in first["versions"]
