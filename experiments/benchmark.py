@@ -315,11 +315,11 @@ def measure_generation(benchmark: Benchmark) -> None:
 
 def draw_photos(folder: Path, count: int, seed: int) -> dict[str, Path]:
     """JPEG files of VIST's usual size: smooth noise."""
-    rng, photos = np.random.default_rng(seed), {}
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (20, 25, 3), dtype=np.uint8))
-        photos[str(i)] = folder / f"{i}.jpg"
-        coarse.resize((500, 375), Image.Resampling.BICUBIC).save(photos[str(i)], quality=90)
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 25, 3), dtype=np.uint8)
+    noise = Image.fromarray(pixels).resize((500, 375))
+    photos = {str(i): folder / f"{i}.jpg" for i in range(count)}
+    for path in photos.values():
+        noise.save(path, quality=90)
     return photos
 
 

@@ -157,35 +157,31 @@ def principal_components(points: Tensor) -> tuple[Tensor, Tensor]:
     return centre, F.pad(directions, (0, 2 - directions.shape[1]))  # where plans have one dimension
 
 
-def draw_plans(prior: Gaussian, posterior: Gaussian, values: list[str], options) -> None:
+def draw_plans(prior: Gaussian, posterior: Gaussian, values: np.ndarray, options) -> None:
     """Posterior means of a beat in two dimensions, as they are and in units of the prior, and the
     first story's plans."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    at, values = options.beat - 1, np.array(values)
-    relative = posterior.relative_to(prior)
-    for axis, means in ((left, posterior.mean), (right, relative.mean)):
+    at = options.beat - 1
+    for axis, means in ((left, posterior.mean), (right, posterior.relative_to(prior).mean)):
         centre, directions = principal_components(means[:, at])
-
-        def project(x: Tensor) -> np.ndarray:
-            return ((x - centre) @ directions).numpy()
-
+        points = (means - centre) @ directions  # stories, beats, 2
         for name, _ in Counter(values).most_common(10):
-            points = project(means[values == name, at])
-            axis.scatter(*points.T, s=9, alpha=0.7, label=f"posterior mean, {name}")
-        story = project(means[0])
-        axis.plot(*story.T, "k.-", lw=1)
-        for t, point in enumerate(story, start=1):
+            label = f"posterior mean, {name}"
+            axis.scatter(*points[values == name, at].T, s=9, alpha=0.7, label=label)
+        axis.plot(*points[0].T, "k.-", lw=1)
+        for t, point in enumerate(points[0].tolist(), start=1):
             axis.annotate(str(t), point, fontsize=11, weight="bold")
-        axis.set(xlabel="1st component", ylabel="2nd component")
         if axis is left:
-            points = project(prior.mean[:, at])
-            axis.scatter(*points.T, s=9, marker="x", c="0.5", label="prior mean", zorder=0)
+            prior_means = (prior.mean[:, at] - centre) @ directions
+            axis.scatter(*prior_means.T, s=9, marker="x", c="0.5", label="prior mean", zorder=0)
         else:
+            origin = (-centre @ directions).tolist()
             for share in (50, 90):  # of a normal distribution in two dimensions
                 radius = math.sqrt(-2 * math.log(1 - share / 100))
-                style = {"fill": False, "ls": ":", "ec": "0.4", "label": f"{share} % of the prior"}
-                axis.add_patch(Circle(project(torch.zeros_like(centre)), radius, **style))
+                label = f"{share} % of the prior"
+                axis.add_patch(Circle(origin, radius, fill=False, ls=":", ec="0.4", label=label))
+        axis.set(xlabel="1st component", ylabel="2nd component")
         axis.legend(fontsize=8, title=options.factor)
     left.set_title(f"plans of beat {options.beat}, and the first story's plans")
     right.set_title("the same in units of the prior")
