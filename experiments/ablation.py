@@ -99,14 +99,13 @@ STORY_FIGURES = ("CDE", "sentence repeated across", "distinct-2")
 processes = set()  # terminated where another fails
 
 
-def run_script(script: str, *arguments, threads: int) -> None:
+def run_script(script: str, *arguments) -> None:
     """Run one of our scripts; its line of error is ours."""
     process = subprocess.Popen(
         [sys.executable, REPO / script, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     )
     processes.add(process)
     _, errors = process.communicate()
@@ -126,14 +125,15 @@ def as_options(variant: str) -> list[str]:
     return [switches.get(value, "--{}={}").format(name, value) for name, value in entries]
 
 
-def train_and_measure(variant: str, seed: int, train_path, test_path, options, threads) -> dict:
+def train_and_measure(variant: str, seed: int, options) -> dict:
     """Train a variant with a seed, unless that is done; its figures on the test split."""
     place = Path(options.output_dir) / variant / str(seed)
-    train = ["--train_data_path", train_path, "--output_dir", place, "--seed", seed, "--resume"]
+    test_path = options.test_data_path
+    train = ["--train_data_path", options.train_data_path, "--seed", seed, "--resume"]
     train += [*shlex.split(options.train), *as_options(variant)]
-    run_script("train.py", *train, threads=threads)
-    evaluate = ["--output_dir", place, "--evaluate", test_path, "--iwae_samples", IWAE_SAMPLES]
-    run_script("train.py", *evaluate, threads=threads)
+    evaluate = ["--evaluate", test_path, "--iwae_samples", IWAE_SAMPLES]
+    for arguments in (train, evaluate):
+        run_script("train.py", "--output_dir", place, *arguments)
     values = read_json(place / "evaluation.json", "train.py's figures")["figures"]
     values["iwae_per_token"] = values["iwae_loss"] * values["stories"] / values["tokens"]
     values["active_units"] = np.mean(values["active_units_per_beat"])
@@ -143,8 +143,8 @@ def train_and_measure(variant: str, seed: int, train_path, test_path, options, t
 
     stories = place / "stories.json"
     data = ["--data_path", test_path, "--checkpoint", place]
-    run_script("generate.py", *data, "--output", stories, threads=threads)
-    run_script("CDE_score.py", stories, *data, "--output", place / "scores", threads=threads)
+    run_script("generate.py", *data, "--output", stories)
+    run_script("CDE_score.py", stories, *data, "--output", place / "scores")
     systems = read_json(place / "scores.json", "CDE_score.py's scores")["systems"]
     (system,) = systems.values()
     found = {name: estimate[0] for name, estimate in system["figures"].items()}
@@ -185,13 +185,14 @@ def draw_frontier(figures: dict[str, list[dict]], path: Path) -> None:
     save_figure(figure, path)
 
 
-def run_all(train_path, test_path, options) -> dict[str, list[dict]]:
+def run_all(options) -> dict[str, list[dict]]:
     """{variant: the figures of each seed}, --jobs at once."""
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of each script
 
     def run(seed: int, variant: str) -> dict:
         with cli.flag(f"{variant}, seed {seed}:"):
-            return train_and_measure(variant, seed, train_path, test_path, options, threads)
+            return train_and_measure(variant, seed, options)
 
     jobs = list(product(options.seeds, options.variants))
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -216,13 +217,15 @@ def main() -> None:
         raise UserError(
             "--train_data_path: not named, and dataset/preprocessed/ holds no training split"
         )
-    test_path = Path(options.test_data_path or Path(train_path).with_name("test.json"))
-    for flag, path in (("--train_data_path", train_path), ("--test_data_path", test_path)):
+    options.train_data_path = str(train_path)
+    options.test_data_path = options.test_data_path or str(Path(train_path).with_name("test.json"))
+    for name in ("train_data_path", "test_data_path"):
+        path = getattr(options, name)
         if not Path(path).is_file():
             raise UserError(
-                f"{flag}: {path} is not there; expected a preprocessed split (python dataset.py)"
+                f"--{name}: {path} is not there; expected a preprocessed split (python dataset.py)"
             )
-    figures = run_all(train_path, test_path, options)
+    figures = run_all(options)
     seeds = ", ".join(map(str, options.seeds))
     caption = f"Mean and 95 % t-interval over seeds {seeds}; nats per story but where said."
     if options.train:

@@ -185,9 +185,10 @@ class Benchmark:
 
         return train
 
-    def compare(self, what: str, functions: dict, work: dict) -> None:
-        """Add a row with the speed of each function: how much it does in a call (`work`) by the
-        second."""
+    def compare(self, what: str, functions: dict, count: int, reference_count: int = 0) -> None:
+        """Add a row with the speed of each function: how much it does in a call by the second."""
+        work = dict.fromkeys(functions, count)
+        work["reference"] = reference_count or count
         seconds = interleave(functions, self.options.repetitions)
         self.rows.append(make_row(what, seconds, work))
 
@@ -257,8 +258,7 @@ def measure_training(benchmark: Benchmark) -> None:
         "ours": lambda: train(benchmark.batch(stories, indices) for indices in batches),
     }
     count = len(batches) * batch_size
-    work = {"reference": 1, "limit": count, "ours": count}
-    benchmark.compare(f"training, batch {batch_size} (stories/s)", functions, work)
+    benchmark.compare(f"training, batch {batch_size} (stories/s)", functions, count, 1)
     seconds = float(np.median(benchmark.rows[-1]["seconds"]["ours"]))
     with FlopCounterMode(display=False) as counter:
         train(ready)
@@ -276,7 +276,7 @@ def measure_training(benchmark: Benchmark) -> None:
             benchmark.figures["model FLOP utilisation"] = flops / peak
     if options.compile:
         model.compile(dynamic=True)
-        benchmark.compare("training, compiled (stories/s)", functions, work)
+        benchmark.compare("training, compiled (stories/s)", functions, count, 1)
 
 
 def measure_generation(benchmark: Benchmark) -> None:
@@ -308,9 +308,9 @@ def measure_generation(benchmark: Benchmark) -> None:
             sentences, features = story_for_reference(stories, 0, device)
             begun = [*sentences[:-1], sentences[-1][:1]]
             functions["reference"] = partial(reference.write, begun, features, WORDS, beams)
-        work = dict.fromkeys(functions, count * (BEATS - first + 1))
         with benchmark.autocast():
-            benchmark.compare(f"{name} (sentences/s)", functions, work)
+            sentences_per_call = count * (BEATS - first + 1)
+            benchmark.compare(f"{name} (sentences/s)", functions, sentences_per_call)
 
 
 def draw_photos(folder: Path, count: int, seed: int) -> dict[str, Path]:
@@ -350,8 +350,7 @@ def measure_preprocessing(benchmark: Benchmark) -> None:
                 encoder(encoder.preprocess(Image.open(path))[None])
 
         functions = {"reference": one_by_one, "limit": limit, "ours": ours}
-        work = {"reference": count // 8, "limit": count, "ours": count}
-        benchmark.compare(f"preprocessing, {arch} (photos/s)", functions, work)
+        benchmark.compare(f"preprocessing, {arch} (photos/s)", functions, count, count // 8)
 
 
 def measure_scoring(benchmark: Benchmark) -> None:
@@ -366,8 +365,7 @@ def measure_scoring(benchmark: Benchmark) -> None:
 
     functions = {"limit": limit, "ours": partial(CDE_score.score_stories, model, stories, 32)}
     with benchmark.autocast():
-        work = dict.fromkeys(functions, len(stories))
-        benchmark.compare("scores, batch 32 (stories/s)", functions, work)
+        benchmark.compare("scores, batch 32 (stories/s)", functions, len(stories))
 
 
 def peak_memory(options, name: str, batch_size: int) -> int:

@@ -227,7 +227,7 @@ def test_plans_of_a_model(control, book, script, tmp_path):
 def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     calls = []
 
-    def here(name, *arguments, threads):
+    def here(name, *arguments):
         calls.append(name)
         done = script(name, *arguments)
         if done.returncode:
@@ -239,6 +239,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
             done.set_result(work(*arguments))
             return done
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the ablation sets it
     monkeypatch.setattr(ablation, "run_script", here)
     monkeypatch.setattr(ablation, "ThreadPoolExecutor", InTurn)
     output = tmp_path / "a"
@@ -265,7 +266,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     assert shown in table
     assert (len(seeds) > 1) == ((output / "frontier.png").stat().st_size > 10_000)
     again = []
-    monkeypatch.setattr(ablation, "run_script", lambda *words, threads: again.append(words))
+    monkeypatch.setattr(ablation, "run_script", lambda *words: again.append(words))
     ablation.main()  # train.py is asked to go on from what is there: nothing is trained again
     assert len(again) == 4 * runs
     assert all("--resume" in words for words in again if "--seed" in words)
