@@ -48,6 +48,7 @@ def parse(arguments: list[str] | None = None):
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
 
+import itertools
 import platform
 import subprocess
 import sys
@@ -148,14 +149,12 @@ class Benchmark:
         """Stories of one-byte words and random photo features."""
         rng = np.random.default_rng(self.options.seed)
         lengths = rng.poisson(rng.gamma(6, WORDS / 6, (count, BEATS))).clip(4, 30)
-        stories = []
-        for i, words in enumerate(lengths.tolist()):
-            beats = [
-                # a token a byte, that of the space before it too
-                {"sentence": "a" * (n - 1), "photo": i * BEATS + t}
-                for t, n in enumerate(words)
-            ]
-            stories.append({"beats": beats})
+        photo = itertools.count()
+        stories = [
+            # a token a byte, that of the space before it too
+            {"beats": [{"sentence": "a" * (n - 1), "photo": next(photo)} for n in story]}
+            for story in lengths.tolist()
+        ]
         photos = torch.randn(count * BEATS, self.encoder.feature_size)
         positions = self.image_positions, self.decoder.n_positions
         return StoryDataset(stories, photos, self.tokenizer, *positions)
@@ -163,8 +162,7 @@ class Benchmark:
     def batch(self, stories: StoryDataset, indices) -> dict:
         """A batch as a training step reads it."""
         batch = collate([stories[i] for i in indices])
-        seed = [self.options.seed, 0]
-        size = PlanCVAEConfig().plan_size
+        size, seed = PlanCVAEConfig().plan_size, [self.options.seed, 0]
         batch["noise"] = Noise.sample(batch["index"], batch["beat_mask"], size, seed)
         return send_to_device(batch, self.device)
 
@@ -230,7 +228,7 @@ def synchronize() -> None:
 def make_row(what: str, seconds: dict, work: dict) -> dict:
     """Speeds, and ours by each other one in the same turn: median, least, most."""
     speeds = {name: work[name] / np.array(times) for name, times in seconds.items()}
-    for name in seconds.keys() - {"ours"}:
+    for name in [name for name in seconds if name != "ours"]:
         speeds[f"ours / {name}"] = speeds["ours"] / speeds[name]
     speeds = {name: np.quantile(x, MEDIAN_AND_RANGE).tolist() for name, x in speeds.items()}
     return {"what": what, "seconds": seconds, "speeds": speeds}
@@ -325,8 +323,7 @@ def draw_photos(folder: Path, count: int, seed: int) -> dict[str, Path]:
 
 def measure_preprocessing(benchmark: Benchmark) -> None:
     arch, device = benchmark.encoder.arch, benchmark.device
-    # random residual branches would multiply their input by millions; switched off they cost as
-    # much
+    # random residual branches would exceed float16's range; at zero they cost as much
     resnet = torchvision_models.get_model(arch, weights=None, zero_init_residual=True)
     encoder = ImageEncoder(benchmark.encoder, resnet).eval()
     network = encoder.fuse_batch_norms().to(device)
@@ -433,7 +430,7 @@ def draw(rows: list[dict], path: str) -> None:
     """Our speed by the limit's and by the reference's."""
     figure = Figure(figsize=(12, 1.5 + 0.4 * len(rows)), layout="constrained")
     for axis, name in zip(figure.subplots(1, 2, sharey=True), ("limit", "reference")):
-        shown = [row for row in rows if name in row["speeds"]]
+        shown = [row for row in rows if name in row["seconds"]]
         medians = [row["speeds"][f"ours / {name}"][0] for row in shown]
         axis.barh([row["what"] for row in shown], medians, color="C0", alpha=0.7)
         axis.axvline(1, color="grey", lw=1)
