@@ -27,7 +27,7 @@ WITHIN = {
 }
 SCHEDULES = {"lr": "learning rate", "beta": "β", "bow_scale": "bow scale"}
 PANELS = (  # title, label of the y axis, scale, {name in the log: label}, of the validation
-    ("terms of the loss", "nats per story", "symlog", dict(zip(TERMS, TERMS))),
+    ("terms of the loss", "nats per story", "symlog", {name: name for name in TERMS}),
     (
         "bounds of the likelihood",
         "nats per story",
@@ -41,7 +41,7 @@ PANELS = (  # title, label of the y axis, scale, {name in the log: label}, of th
         {"kl_per_beat": "KL", "information_per_beat": "information"},
     ),
     ("active units per beat", "dimensions", "linear", {"active_units_per_beat": "beat"}),
-    ("posterior within the prior", "share", "linear", dict(zip(WITHIN, WITHIN))),
+    ("posterior within the prior", "share", "linear", {name: name for name in WITHIN}),
 )
 
 
