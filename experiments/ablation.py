@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, product
 from pathlib import Path
 
 from utils import cli
@@ -27,14 +28,9 @@ OWN_OPTIONS = ("seed", "resume", "overwrite", "evaluate", "output_dir", "train_d
 def parser() -> cli.Parser:
     parser = cli.Parser(prog="python -m experiments.ablation", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    variants = [f"plan={plan}" for plan in reversed(PLANS)]
-    add(
-        "variants",
-        nargs="*",
-        default=variants,
-        metavar="NAME=VALUE[,…]",
-        help="options of train.py",
-    )
+    plans = [f"plan={plan}" for plan in reversed(PLANS)]
+    of_train = {"metavar": "NAME=VALUE[,…]", "help": "options of train.py"}
+    add("variants", nargs="*", default=plans, **of_train)
     add("--seeds", type=cli.non_negative_int, nargs="+", default=[0, 1, 2], help="a training each")
     add("--jobs", type=cli.positive_int, default=1, help="trainings at once, sharing the cores")
     add("--train", default="", metavar="OPTIONS", help="options of every train.py, in one argument")
@@ -53,19 +49,19 @@ def parse(arguments: list[str] | None = None):
         train_options = shlex.split(options.train)
     except ValueError as error:
         raise UserError(f"--train {options.train}: {error}; expected options of train.py") from None
-    names = [("--train", word.removeprefix("--")) for word in train_options]
+    given = [("--train", word) for word in train_options]
     for variant in options.variants:
         for entry in variant.split(","):
             if "=" not in entry:
                 raise UserError(
                     f"{variant}: expected NAME=VALUE[,NAME=VALUE …], options of train.py"
                 )
-            names.append((variant, entry))
-    for where, name in names:
-        if name.split("=")[0] in OWN_OPTIONS:
+            given.append((variant, entry))
+    for where, entry in given:
+        name = entry.removeprefix("--").split("=")[0]
+        if name in OWN_OPTIONS:
             raise UserError(
-                f"{where}: --{name.split('=')[0]} is ablation.py's to set; expected other options "
-                "of train.py"
+                f"{where}: --{name} is ablation.py's to set; expected other options of train.py"
             )
     return options
 
@@ -73,6 +69,7 @@ def parse(arguments: list[str] | None = None):
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
 
+import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -102,23 +99,23 @@ STORY_FIGURES = ("CDE", "sentence repeated across", "distinct-2")
 processes = set()  # terminated where another fails
 
 
-def run_script(script: str, *arguments, threads: int) -> None:
+def run_script(script: str, *arguments) -> None:
     """Run one of our scripts; its line of error is ours."""
     process = subprocess.Popen(
         [sys.executable, REPO / script, *map(str, arguments)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(threads)},
     )
     processes.add(process)
-    errors = process.communicate()[1].strip().splitlines()
+    _, errors = process.communicate()
     processes.discard(process)
     status = process.returncode
     if status < 0:
         raise UserError(f"{script}: stopped by signal {-status} (9 is often a lack of memory)")
     if status:
-        raise UserError(errors[-1] if errors else f"{script}: exit status {status}")
+        lines = errors.strip().splitlines()
+        raise UserError(lines[-1] if lines else f"{script}: exit status {status}")
 
 
 def as_options(variant: str) -> list[str]:
@@ -128,55 +125,47 @@ def as_options(variant: str) -> list[str]:
     return [switches.get(value, "--{}={}").format(name, value) for name, value in entries]
 
 
-def train_and_measure(variant: str, seed: int, train_path, test_path, options, threads) -> dict:
+def train_and_measure(variant: str, seed: int, options) -> dict:
     """Train a variant with a seed, unless that is done; its figures on the test split."""
     place = Path(options.output_dir) / variant / str(seed)
-    train = ["--train_data_path", train_path, "--output_dir", place, "--seed", seed, "--resume"]
+    test_path = options.test_data_path
+    train = ["--train_data_path", options.train_data_path, "--seed", seed, "--resume"]
     train += [*shlex.split(options.train), *as_options(variant)]
-    run_script("train.py", *train, threads=threads)
-    evaluate = ["--output_dir", place, "--evaluate", test_path, "--iwae_samples", IWAE_SAMPLES]
-    run_script("train.py", *evaluate, threads=threads)
+    evaluate = ["--evaluate", test_path, "--iwae_samples", IWAE_SAMPLES]
+    for arguments in (train, evaluate):
+        run_script("train.py", "--output_dir", place, *arguments)
     values = read_json(place / "evaluation.json", "train.py's figures")["figures"]
     values["iwae_per_token"] = values["iwae_loss"] * values["stories"] / values["tokens"]
-    active_units = values["active_units_per_beat"]
-    values["active_units"] = sum(active_units) / len(active_units)
+    values["active_units"] = np.mean(values["active_units_per_beat"])
     if "information_per_beat" in values:
         values["information"] = sum(values["information_per_beat"])
     figures = {label: values[name] for name, label in FIGURES.items() if name in values}
 
     stories = place / "stories.json"
     data = ["--data_path", test_path, "--checkpoint", place]
-    run_script("generate.py", *data, "--output", stories, threads=threads)
-    run_script("CDE_score.py", stories, *data, "--output", place / "scores", threads=threads)
+    run_script("generate.py", *data, "--output", stories)
+    run_script("CDE_score.py", stories, *data, "--output", place / "scores")
     systems = read_json(place / "scores.json", "CDE_score.py's scores")["systems"]
-    scores = next(iter(systems.values()))["figures"]
-    figures |= {f"its stories: {name}": scores[name][0] for name in STORY_FIGURES if name in scores}
+    (system,) = systems.values()
+    found = {name: estimate[0] for name, estimate in system["figures"].items()}
+    names = list(STORY_FIGURES)
     if options.world:
         counts = check_stories(read_stories(stories).stories, options.world)["figures"]
-        percent = {name: 100 * right / total for name, (right, total) in counts.items()}
-        worst_slot = min(percent[slot] for slot in SLOTS)
-        figures["its stories: slots right (the worst slot), %"] = worst_slot
-        for name in ("all five beats", "one mood", "cheerful"):
-            figures[f"its stories: {name}, %"] = percent[name]
-    return figures
+        found |= {f"{name}, %": 100 * right / total for name, (right, total) in counts.items()}
+        worst = "slots right (the worst slot), %"
+        found[worst] = min(found[f"{slot}, %"] for slot in SLOTS)
+        names += [worst, "all five beats, %", "one mood, %", "cheerful, %"]
+    return figures | {f"its stories: {name}": found[name] for name in names if name in found}
 
 
-def make_table(figures: dict[str, list[dict]], options) -> Table:
-    """figures: {variant: one dict per seed}."""
-    names = dict.fromkeys(name for runs in figures.values() for run in runs for name in run)
-    rows = []
-    for name in names:
-        row = [name]
-        for runs in figures.values():
-            values = [run[name] for run in runs if name in run]
-            form = "{:.4g} [{:.4g}, {:.4g}]" if len(values) > 1 else "{:.4g}"
-            row.append(form.format(*mean_over_seeds(values)) if values else "–")
-        rows.append(row)
-    seeds = ", ".join(map(str, options.seeds))
-    caption = f"Mean and 95 % t-interval over seeds {seeds}; nats per story but where said."
-    if options.train:
-        caption += f" Trained with {options.train}."
-    return Table("Ablation", ["", *figures], rows, caption)
+def format_runs(runs: list[dict]) -> dict[str, str]:
+    """The cells of a variant; runs: the figures of each seed."""
+    cells = {}
+    for name in dict.fromkeys(chain(*runs)):
+        values = [run[name] for run in runs if name in run]
+        form = "{:.4g} [{:.4g}, {:.4g}]" if len(values) > 1 else "{:.4g}"
+        cells[name] = form.format(*mean_over_seeds(values))
+    return cells
 
 
 def draw_frontier(figures: dict[str, list[dict]], path: Path) -> None:
@@ -184,38 +173,41 @@ def draw_frontier(figures: dict[str, list[dict]], path: Path) -> None:
     figure = Figure(figsize=(8, 5.5), layout="constrained")
     axis = figure.subplots()
     for i, (variant, runs) in enumerate(figures.items()):
-        kl, bound = [run["KL"] for run in runs], [run[BOUND] for run in runs]
-        marker = "os^Dv"[i // 10 % 5]
-        axis.plot(kl, bound, ls="", marker=marker, ms=5, c=f"C{i % 10}", label=variant)
+        kl, bound = ([run[name] for run in runs] for name in ("KL", BOUND))
+        axis.plot(kl, bound, "os^Dv"[i // 10 % 5], ms=5, c=f"C{i}", label=variant)
     if "plan=none" in figures:
-        bounds = [run[BOUND] for run in figures["plan=none"]]
-        level = sum(bounds) / len(bounds)
+        level = np.mean([run[BOUND] for run in figures["plan=none"]])
         axis.axhline(level, c="0.5", lw=0.8, label="mean without a plan")
         axis.axhline(1.03 * level, c="0.5", lw=0.8, ls="--", label="3 % more")
-    axis.set_xlabel("KL, nats per story")
-    axis.set_ylabel(f"bound of {IWAE_SAMPLES} samples, nats per token")
+    bound = f"bound of {IWAE_SAMPLES} samples, nats per token"
+    axis.set(xlabel="KL, nats per story", ylabel=bound)
     axis.legend(fontsize=7)
     save_figure(figure, path)
 
 
-def run_all(train_path, test_path, options) -> dict[tuple, dict]:
-    """The figures of every (variant, seed), --jobs at once."""
-    jobs = [(variant, seed) for seed in options.seeds for variant in options.variants]
+def run_all(options) -> dict[str, list[dict]]:
+    """{variant: the figures of each seed}, --jobs at once."""
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
-    shared = (train_path, test_path, options, threads)
-    results = {}
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of each script
+
+    def run(seed: int, variant: str) -> dict:
+        with cli.flag(f"{variant}, seed {seed}:"):
+            return train_and_measure(variant, seed, options)
+
+    jobs = list(product(options.seeds, options.variants))
     with ThreadPoolExecutor(options.jobs) as pool:
-        futures = {job: pool.submit(train_and_measure, *job, *shared) for job in jobs}
         try:
-            for (variant, seed), future in tqdm(futures.items(), unit="training", leave=False):
-                with cli.flag(f"{variant}, seed {seed}:"):
-                    results[variant, seed] = future.result()
+            found = pool.map(run, *zip(*jobs))
+            found = list(tqdm(found, total=len(jobs), unit="training", leave=False))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in list(processes):  # a training saves before it stops
                 process.terminate()
             raise
-    return results
+    results = dict(zip(jobs, found))
+    return {
+        variant: [results[seed, variant] for seed in options.seeds] for variant in options.variants
+    }
 
 
 def main() -> None:
@@ -225,17 +217,21 @@ def main() -> None:
         raise UserError(
             "--train_data_path: not named, and dataset/preprocessed/ holds no training split"
         )
-    test_path = Path(options.test_data_path or Path(train_path).with_name("test.json"))
-    for flag, path in (("--train_data_path", train_path), ("--test_data_path", test_path)):
+    options.train_data_path = str(train_path)
+    options.test_data_path = options.test_data_path or str(Path(train_path).with_name("test.json"))
+    for name in ("train_data_path", "test_data_path"):
+        path = getattr(options, name)
         if not Path(path).is_file():
             raise UserError(
-                f"{flag}: {path} is not there; expected a preprocessed split (python dataset.py)"
+                f"--{name}: {path} is not there; expected a preprocessed split (python dataset.py)"
             )
-    results = run_all(train_path, test_path, options)
-    figures = {
-        variant: [results[variant, seed] for seed in options.seeds] for variant in options.variants
-    }
-    table = make_table(figures, options)
+    figures = run_all(options)
+    seeds = ", ".join(map(str, options.seeds))
+    caption = f"Mean and 95 % t-interval over seeds {seeds}; nats per story but where said."
+    if options.train:
+        caption += f" Trained with {options.train}."
+    columns = {variant: format_runs(runs) for variant, runs in figures.items()}
+    table = Table.from_columns("Ablation", columns, caption)
     print(table.text())
     output = Path(options.output_dir)
     write_json(output / "table.json", {"settings": vars(options), "figures": figures})

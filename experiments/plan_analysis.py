@@ -11,6 +11,7 @@ import math
 import sys
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 from utils import cli
 from utils.cli import BOOK, OUTPUT_DIR, UserError
@@ -53,6 +54,7 @@ def parse(arguments: list[str] | None = None):
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
@@ -63,13 +65,7 @@ from dataset import StoryDataset
 from experiments.picturebook.checker import Book
 from experiments.picturebook.facts import MOODS
 from experiments.plan_control import ControlledWriter, control
-from experiments.plan_data import (
-    as_in_split,
-    compute_plans,
-    factor_values,
-    read_truth,
-    stories_dataset,
-)
+from experiments.plan_data import compute_plans, factor_values, first_plans, read_truth
 from model import load_checkpoint
 from utils.dataset_options import latest_split
 from utils.gaussian import Gaussian
@@ -127,37 +123,30 @@ def first_plan_information(model, tokenizer, split, photos, book, facts, options
     Exact but for sampling: the book has a few first sentences for a picture, all equally likely,
     and q(z | picture, sentence) of each gives its probability under a plan z.
     """
-    stories = []
+    sentences = []
     for story in split["stories"]:
         story_facts = facts[story["story_id"]]
         wordings = book.plots[story_facts["plot"]][0]["wordings"]
-        moods = [mood for mood in wordings for _ in wordings[mood]]
-        for text in (text for mood in wordings for text in wordings[mood]):
-            sentence = as_in_split(split, text.format(**story_facts))
-            stories.append({"beats": [story["beats"][0] | {"sentence": sentence}]})
-    dataset = stories_dataset(model, tokenizer, stories, photos)
-    _, posterior = compute_plans(model, dataset, options.batch_size)
-    shape = -1, len(moods)
-    mean = posterior.mean[:, 0].double().unflatten(0, shape)  # pictures, sentences, Z
-    log_var = posterior.log_var[:, 0].double().unflatten(0, shape)
-    posteriors = Gaussian(mean[:, None], log_var[:, None])
-    cheerful = torch.tensor([mood == MOODS[0] for mood in moods])
+        moods = [mood for mood in MOODS for _ in wordings[mood]]
+        texts = [text.format(**story_facts) for mood in MOODS for text in wordings[mood]]
+        sentences.append(texts)
+    _, plans = first_plans(model, tokenizer, split, photos, sentences, options.batch_size)
+    plans = Gaussian(plans.mean.double(), plans.log_var.double())  # pictures, sentences, Z
+    by_sentence = Gaussian(plans.mean[:, None], plans.log_var[:, None])
+    is_mood = torch.tensor([[mood == name for name in MOODS] for mood in moods]).double()
     generator = torch.Generator().manual_seed(options.seed)
-    wording_entropy, mood_entropy = [], []
+    entropies = {"mood": [], "wording": []}
     for _ in range(50):
-        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-        z = Gaussian(mean, log_var).sample(noise)
+        noise = torch.randn(plans.mean.shape, generator=generator, dtype=torch.float64)
+        z = plans.sample(noise)
         # of each sentence, by a plan of each: pictures, plans, sentences
-        p_sentence = posteriors.log_prob(z[:, :, None]).softmax(-1)
-        p_cheerful = p_sentence[..., cheerful].sum(-1)
-        p_mood = torch.stack([p_cheerful, 1 - p_cheerful], -1)
-        wording_entropy.append(torch.special.entr(p_sentence).sum(-1).mean())
-        mood_entropy.append(torch.special.entr(p_mood).sum(-1).mean())
-    unknown_mood = torch.stack(mood_entropy).mean().item() / math.log(2)
-    unknown_wording = torch.stack(wording_entropy).mean().item() / math.log(len(moods))
+        p_sentence = by_sentence.log_prob(z[:, :, None]).softmax(-1)
+        for name, p in (("mood", p_sentence @ is_mood), ("wording", p_sentence)):
+            entropy = torch.special.entr(p).sum(-1).mean().item()
+            entropies[name].append(entropy / math.log(p.shape[-1]))
     return {
-        "plan 1 knows of the mood, given the picture": 1 - unknown_mood,
-        "plan 1 knows of the wording, given the picture": 1 - unknown_wording,
+        f"plan 1 knows of the {name}, given the picture": 1 - fmean(unknown)
+        for name, unknown in entropies.items()
     }
 
 
@@ -168,25 +157,23 @@ def principal_components(points: Tensor) -> tuple[Tensor, Tensor]:
     return centre, F.pad(directions, (0, 2 - directions.shape[1]))  # where plans have one dimension
 
 
-def draw_plans(prior: Gaussian, posterior: Gaussian, values: list[str], path, factor, beat):
+def draw_plans(prior: Gaussian, posterior: Gaussian, values: np.ndarray, options) -> None:
     """Posterior means of a beat in two dimensions, as they are and in units of the prior, and the
     first story's plans."""
     figure = Figure(figsize=(13, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    names = [name for name, _ in Counter(values).most_common(10)]
-    relative = posterior.relative_to(prior)
-    for axis, means in ((left, posterior.mean), (right, relative.mean)):
-        centre, directions = principal_components(means[:, beat - 1])
-        points = ((means - centre) @ directions).numpy()  # N, T, 2
-        for name in names:
-            chosen = points[[value == name for value in values], beat - 1]
-            axis.scatter(*chosen.T, s=9, alpha=0.7, label=f"posterior mean, {name}")
+    at = options.beat - 1
+    for axis, means in ((left, posterior.mean), (right, posterior.relative_to(prior).mean)):
+        centre, directions = principal_components(means[:, at])
+        points = (means - centre) @ directions  # stories, beats, 2
+        for name, _ in Counter(values).most_common(10):
+            label = f"posterior mean, {name}"
+            axis.scatter(*points[values == name, at].T, s=9, alpha=0.7, label=label)
         axis.plot(*points[0].T, "k.-", lw=1)
-        for t, point in enumerate(points[0], start=1):
+        for t, point in enumerate(points[0].tolist(), start=1):
             axis.annotate(str(t), point, fontsize=11, weight="bold")
-        axis.set(xlabel="1st component", ylabel="2nd component")
         if axis is left:
-            prior_means = ((prior.mean[:, beat - 1] - centre) @ directions).numpy()
+            prior_means = (prior.mean[:, at] - centre) @ directions
             axis.scatter(*prior_means.T, s=9, marker="x", c="0.5", label="prior mean", zorder=0)
         else:
             origin = (-centre @ directions).tolist()
@@ -194,10 +181,11 @@ def draw_plans(prior: Gaussian, posterior: Gaussian, values: list[str], path, fa
                 radius = math.sqrt(-2 * math.log(1 - share / 100))
                 label = f"{share} % of the prior"
                 axis.add_patch(Circle(origin, radius, fill=False, ls=":", ec="0.4", label=label))
-        axis.legend(fontsize=8, title=factor)
-    left.set_title(f"plans of beat {beat}, and the first story's plans")
+        axis.set(xlabel="1st component", ylabel="2nd component")
+        axis.legend(fontsize=8, title=options.factor)
+    left.set_title(f"plans of beat {options.beat}, and the first story's plans")
     right.set_title("the same in units of the prior")
-    save_figure(figure, path)
+    save_figure(figure, f"{options.output}.png")
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -213,7 +201,8 @@ def load(checkpoint: str, plan: str):
 
 
 def plans_and_values(path: Path, split: dict, options, model, tokenizer):
-    """Prior, posterior and factor of the split's stories that have the beat and the factor."""
+    """Photos, prior, posterior and factor of the split's stories that have the beat and the
+    factor."""
     positions = model.config.image_positions, model.max_length
     dataset = StoryDataset.load(path, tokenizer, *positions, model.image_encoder)
     longest = int(dataset.beats.max())
@@ -221,17 +210,13 @@ def plans_and_values(path: Path, split: dict, options, model, tokenizer):
         raise UserError(
             f"--beat {options.beat}: the stories of {path} have {longest} beats at most"
         )
-    values = factor_values(path, split, options)[1]
-    known = [
-        i
-        for i, value in enumerate(values)
-        if value is not None and dataset.beats[i] >= options.beat
-    ]
-    if len(known) < len(values):
-        cli.warn(f"{path}: {len(values) - len(known)} stories without factor or beat are skipped")
+    values = np.array(factor_values(path, split, options), dtype=object)
+    known = np.not_equal(values, None) & (dataset.beats >= options.beat)
+    if not known.all():
+        cli.warn(f"{path}: {(~known).sum()} stories without factor or beat are skipped")
     plans = compute_plans(model, dataset, options.batch_size)
     prior, posterior = (Gaussian(x.mean[known], x.log_var[known]) for x in plans)
-    return dataset.photos, prior, posterior, [values[i] for i in known]
+    return dataset.photos, prior, posterior, values[known]
 
 
 def analyse(k: int, split: dict, training: dict, book: Book | None, options) -> dict[str, float]:
@@ -239,23 +224,21 @@ def analyse(k: int, split: dict, training: dict, book: Book | None, options) -> 
     model, tokenizer = load(options.checkpoints[k], "cvae")
     path, at = Path(options.data_path), options.beat - 1
     shared = options, model, tokenizer
-    photos, prior, posterior, values = plans_and_values(path, split, *shared)
-    _, _, train_posterior, train_values = plans_and_values(
-        path.with_name("train.json"), training, *shared
-    )
-    numbers = {name: i for i, name in enumerate(sorted({*values, *train_values}))}
+    test = plans_and_values(path, split, *shared)
+    train = plans_and_values(path.with_name("train.json"), training, *shared)
+    names = sorted({*train[-1], *test[-1]})
     pairs = []
-    for plans, names in ((train_posterior, train_values), (posterior, values)):
-        factor = torch.tensor([numbers[name] for name in names])
-        pairs.append((Gaussian(plans.mean[:, at], plans.log_var[:, at]), factor))
-    factor = factor_values(path, split, options)[0]
-    label = f"plan {options.beat} and its prior know of the {factor}, at least"
+    for _, _, posterior, values in (train, test):
+        factor = torch.tensor([names.index(value) for value in values])
+        pairs.append((Gaussian(posterior.mean[:, at], posterior.log_var[:, at]), factor))
+    label = f"plan {options.beat} and its prior know of the {options.factor}, at least"
     figures = {label: probe(*pairs, options.seed)}
+    photos, *plans_and_factor = test
     if book:
         facts = read_truth(path, options.world)
         figures |= first_plan_information(model, tokenizer, split, photos, book, facts, options)
     if k == 0:
-        draw_plans(prior, posterior, values, f"{options.output}.png", factor, options.beat)
+        draw_plans(*plans_and_factor, options)
     if options.control:
         no_plan = None
         if options.no_plan:
@@ -274,19 +257,21 @@ def main() -> None:
         )
     path = Path(options.data_path)
     split, training = read_split(path), read_split(path.with_name("train.json"))
-    is_book = split.get("source") == "picturebook" and Path(options.world).is_dir()
-    if options.control and not is_book:
+    is_book = split.get("source") == "picturebook"
+    options.factor = options.factor or ("mood" if is_book else "label")
+    book = Book(options.world) if is_book and Path(options.world).is_dir() else None
+    if options.control and not book:
         raise UserError(
             f"--control: {path}, --world {options.world}: expected a picture book's split, and the "
             "book's folder"
         )
     for checkpoint in options.no_plan:  # before hours are spent on the others
         load(checkpoint, "none")
-    book = Book(options.world) if is_book else None
     figures = []
-    for k, checkpoint in enumerate(options.checkpoints, start=1):
-        figures.append(analyse(k - 1, split, training, book, options))
-        print(f"{k} of {len(options.checkpoints)}: {checkpoint}", file=sys.stderr, flush=True)
+    for k, checkpoint in enumerate(options.checkpoints):
+        figures.append(analyse(k, split, training, book, options))
+        progress = f"{k + 1} of {len(options.checkpoints)}: {checkpoint}"
+        print(progress, file=sys.stderr, flush=True)
     table = make_table(figures, options)
     print(table.text())
     write_json(f"{options.output}.json", {"settings": vars(options), "figures": figures})
@@ -300,24 +285,22 @@ def format_value(name: str, value: float) -> str:
 
 
 def make_table(figures: list[dict], options) -> Table:
-    several = len(figures) > 1
-    rows = []
-    for name in figures[0]:
-        values = [model_figures[name] for model_figures in figures]
-        row = [name, *(format_value(name, value) for value in values)]
-        if several:
-            mean, low, high = (format_value(name, x) for x in mean_over_seeds(values))
-            row.append(f"{mean} [{low}, {high}]")
-        rows.append(row)
-    columns = ["", *options.checkpoints]
+    columns = {
+        checkpoint: {name: format_value(name, x) for name, x in found.items()}
+        for checkpoint, found in zip(options.checkpoints, figures)
+    }
     caption = (
         "What a plan knows: shares of the factor's entropy; at least: by a probe trained on "
         "train.json; given the picture: exact, but for sampling."
     )
-    if several:
-        columns.append("mean")
+    if len(figures) > 1:
+        columns["mean"] = {}
+        for name in figures[0]:
+            interval = mean_over_seeds([found[name] for found in figures])
+            mean, low, high = (format_value(name, x) for x in interval)
+            columns["mean"][name] = f"{mean} [{low}, {high}]"
         caption += " Mean and 95 % t-interval over the models."
-    return Table(f"Plans on {options.data_path}", columns, rows, caption)
+    return Table.from_columns(f"Plans on {options.data_path}", columns, caption)
 
 
 if __name__ == "__main__":

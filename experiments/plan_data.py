@@ -31,9 +31,21 @@ def compute_plans(model, dataset: StoryDataset, batch_size: int):
     return prior, posterior
 
 
-def stories_dataset(model, tokenizer, stories: list[dict], photos: Tensor) -> StoryDataset:
+def first_plans(
+    model, tokenizer, split: dict, photos: Tensor, sentences: list[list[str]], batch_size: int
+) -> list[Gaussian]:
+    """Prior and posterior (N, S, Z) of the first plans of N stories, were the first sentence of
+    each one of S others. sentences: of the picture book, S for each story."""
+    stories = []
+    for story, texts in zip(split["stories"], sentences):
+        for text in texts:
+            text = text if split.get("text") == "original" else join_words(text)
+            stories.append({"beats": [story["beats"][0] | {"sentence": text}]})
     positions = model.config.image_positions, model.max_length
-    return StoryDataset(stories, photos, tokenizer, *positions)
+    dataset = StoryDataset(stories, photos, tokenizer, *positions)
+    shape = len(sentences), -1, model.config.plan_size
+    plans = compute_plans(model, dataset, batch_size)
+    return [Gaussian(plan.mean.view(shape), plan.log_var.view(shape)) for plan in plans]
 
 
 def read_truth(path: str | Path, world: str) -> dict:
@@ -42,16 +54,9 @@ def read_truth(path: str | Path, world: str) -> dict:
     return read_json(path, "the truth of a picture book (--world)")
 
 
-def as_in_split(split: dict, text: str) -> str:
-    """A sentence of the picture book as the split has it."""
-    return text if split.get("text") == "original" else join_words(text)
-
-
-def factor_values(path, split: dict, options) -> tuple[str, list[str | None]]:
-    """The factor's name, and its value for each story of a split."""
+def factor_values(path: Path, split: dict, options) -> list[str | None]:
+    """The value of --factor for each story of a split."""
     name = options.factor
-    if not name:
-        name = "mood" if split.get("source") == "picturebook" else "label"
     if name == "label":
         facts = {story["story_id"]: story for story in split["stories"]}
     else:
@@ -61,4 +66,4 @@ def factor_values(path, split: dict, options) -> tuple[str, list[str | None]]:
         raise UserError(
             f"--factor {name}: fewer than two values of it in {path}; expected some to tell apart"
         )
-    return name, [None if value is None else str(value) for value in values]
+    return [None if value is None else str(value) for value in values]

@@ -28,16 +28,11 @@ class Reference(nn.Module):
         states = self.decoder.transformer(inputs_embeds=torch.cat(parts)[None], use_cache=False)[0]
         return self.head(torch.cat([states[0], states[0]], -1))
 
-    def train_on(self, sentences: list, photos, optimizer, autocast) -> None:
-        """A step for each beginning of the story."""
-        for beats in range(2, len(sentences) + 1):
-            with autocast():
-                logits = self(sentences[:beats], photos[:beats]).float()
-                last = sentences[beats - 1]
-                loss = F.cross_entropy(logits[-len(last) : -1], last[1:])
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
+    def loss(self, story: tuple) -> torch.Tensor:
+        """Of the last of (sentences, photos)."""
+        sentences, photos = story
+        logits, last = self(sentences, photos).float(), sentences[-1]
+        return F.cross_entropy(logits[-len(last) : -1], last[1:])
 
     @torch.inference_mode()
     def write(self, sentences: list, photos, count: int, beams: int) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import generate
-from experiments import ablation
+from experiments import ablation, plan_data
 from experiments import plan_analysis as plans
 from experiments.picturebook.checker import Book
 from experiments.picturebook.texts import join_words, write_sentences
@@ -91,7 +91,7 @@ def test_what_the_first_plan_knows_of_a_picture(
 ):
     split = json.loads((book / "data" / "test.json").read_text())
     facts = json.loads((book / "book" / "truth" / "test.json").read_text())
-    model, seen = make_model(), []
+    model, seen = make_model(plan_size=4), []
 
     def compute_plans(model, data, *_):
         """Plans of as many stories, a world apart where they are to be told apart."""
@@ -101,9 +101,10 @@ def test_what_the_first_plan_knows_of_a_picture(
         mean = 100.0 * place[:, None, None] + torch.randn(len(data) // 6, 1, 4).repeat_interleave(
             6, 0
         )
-        return None, Gaussian(mean, torch.zeros(len(data), 1, 4))
+        made = Gaussian(mean, torch.zeros(len(data), 1, 4))
+        return made, made
 
-    monkeypatch.setattr(plans, "compute_plans", compute_plans)
+    monkeypatch.setattr(plan_data, "compute_plans", compute_plans)
     the_book, options = Book(book / "book"), plans.parse([])
     found = plans.first_plan_information(model, tokenizer, split, None, the_book, facts, options)
     assert list(found.values()) == pytest.approx([mood, wording], abs=1e-6)
@@ -156,11 +157,8 @@ def test_figures_of_stories_that_the_book_tells(book, monkeypatch):
         score = lambda *_, scores=scores: {"CDE": scores}
         monkeypatch.setattr(generate.StoryWriter, "score", score)
         both.writer = generate.StoryWriter(None, None)
-        both.model, both.tokenizer, both.albums = (
-            SimpleNamespace(config=SimpleNamespace(state_bow=True)),
-            None,
-            None,
-        )
+        both.model = SimpleNamespace(config=SimpleNamespace(state_bow=True))
+        both.albums = list(both.truth)
         reranked = both.rerank()
         assert (
             reranked["CDE: share of the possible gain"] == gain
@@ -229,7 +227,7 @@ def test_plans_of_a_model(control, book, script, tmp_path):
 def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     calls = []
 
-    def here(name, *arguments, threads):
+    def here(name, *arguments):
         calls.append(name)
         done = script(name, *arguments)
         if done.returncode:
@@ -241,6 +239,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
             done.set_result(work(*arguments))
             return done
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the ablation sets it
     monkeypatch.setattr(ablation, "run_script", here)
     monkeypatch.setattr(ablation, "ThreadPoolExecutor", InTurn)
     output = tmp_path / "a"
@@ -267,7 +266,7 @@ def test_an_ablation(variants, seeds, book, script, monkeypatch, tmp_path):
     assert shown in table
     assert (len(seeds) > 1) == ((output / "frontier.png").stat().st_size > 10_000)
     again = []
-    monkeypatch.setattr(ablation, "run_script", lambda *words, threads: again.append(words))
+    monkeypatch.setattr(ablation, "run_script", lambda *words: again.append(words))
     ablation.main()  # train.py is asked to go on from what is there: nothing is trained again
     assert len(again) == 4 * runs
     assert all("--resume" in words for words in again if "--seed" in words)

@@ -7,6 +7,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,6 +25,7 @@ WITHIN = {
     "samples_within_50": ("samples", 0.67449),
     "samples_within_90": ("samples", 1.64485),
 }
+SCHEDULES = {"lr": "learning rate", "beta": "β", "bow_scale": "bow scale"}
 PANELS = (  # title, label of the y axis, scale, {name in the log: label}, of the validation
     ("terms of the loss", "nats per story", "symlog", {name: name for name in TERMS}),
     (
@@ -97,13 +99,10 @@ class Log:
         figure = Figure(figsize=(15, 7.5), layout="constrained")
         *axes, last = figure.subplots(2, 3).flat
         for axis, (title, label, scale, names) in zip(axes, PANELS):
-            for name, text in names.items():
-                self.plot(axis, "val", name, text, marker="o", ms=3)
+            self.plot(axis, "val", names, marker="o", ms=3)
             axis.set(title=f"{title} (validation)", ylabel=label, yscale=scale, xlabel="step")
-        for name in TERMS:
-            self.plot(axes[0], "train", name, None, lw=0.5, color="0.6", zorder=0)
-        for name, label in (("lr", "learning rate"), ("beta", "β"), ("bow_scale", "bow scale")):
-            self.plot(last, "train", name, label, divide_by_peak=True)
+        self.plot(axes[0], "train", dict.fromkeys(TERMS), lw=0.5, color="0.6", zorder=0)
+        self.plot(last, "train", SCHEDULES, by_peak=True)
         last.set(title="schedules, by their peak", xlabel="step")
         for axis in (*axes, last):
             if axis.get_legend_handles_labels()[0]:
@@ -111,23 +110,19 @@ class Log:
         save_figure(figure, self.figure_path)
 
     def plot(
-        self,
-        axis: Axes,
-        split: str,
-        name: str,
-        label: str | None,
-        divide_by_peak: bool = False,
-        **style,
+        self, axis: Axes, split: str, names: dict, by_peak: bool = False, **style: object
     ) -> None:
-        """A figure over the steps; one of several beats as a line per beat."""
-        lines = [x for x in self.lines if x.get("split") == split and name in x]
-        steps, values = [x["step"] for x in lines], [x[name] for x in lines]
-        if divide_by_peak:
-            values = [x / (max(values) or 1) for x in values]
-        if lines and isinstance(values[0], list):
-            dashes = "--" if "information" in name else "-"
-            for beat, y in enumerate(zip(*values)):
-                text = f"{label} {beat + 1}"
-                axis.plot(steps, y, dashes, color=f"C{beat}", label=text, **style)
-        elif lines:
-            axis.plot(steps, values, label=label, **style)
+        """Figures over the steps; one of several beats as a line per beat. names: {name in the
+        log: label}."""
+        for name, label in names.items():
+            lines = [x for x in self.lines if x.get("split") == split and name in x]
+            if not lines:
+                continue
+            values = np.array([x[name] for x in lines])
+            if by_peak:
+                values = values / (values.max() or 1)
+            if values.ndim == 2:
+                axis.set_prop_cycle(None)  # a beat has one colour
+                label = [f"{label} {beat}" for beat in range(1, values.shape[1] + 1)]
+                style["ls"] = "--" if "information" in name else "-"
+            axis.plot([x["step"] for x in lines], values, label=label, **style)
