@@ -23,8 +23,8 @@ def draw_object(pen, tilt=0):
 
 
 LOOSE, OBJECTS = drawings(effects), drawings(objects)
-THINGS = LOOSE | drawings(creatures) | drawings(things)
-THINGS |= {"hero": draw_hero, "object": draw_object}
+HERO_AND_OBJECT = {"hero": draw_hero, "object": draw_object}
+THINGS = LOOSE | drawings(creatures) | drawings(things) | HERO_AND_OBJECT
 
 
 class Page:
