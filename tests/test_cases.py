@@ -144,9 +144,12 @@ def test_all_files_have_the_mode_that_the_umask_asks_for(tmp_path):
                 path.touch(mode=0o600)
         with atomic_write(tmp_path / "file") as path:
             path.touch(mode=0o600)
+        with atomic_write(tmp_path / "probe") as folder:
+            folder.mkdir()
+            (folder / "a").touch(mode=0o600)
     finally:
         os.umask(before)
-    for name in ("model/a", "model/deep/b", "file"):
+    for name in ("model/a", "model/deep/b", "file", "probe/a"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o640
 
 

@@ -1,8 +1,11 @@
 """dataset.py --download, against a server on this machine that misbehaves in every way that the web
 does."""
 
+import contextlib
 import errno
+import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -12,6 +15,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from ast import literal_eval
@@ -27,7 +31,7 @@ from utils import cli, download
 from utils.cli import UserError
 from utils.files import directory_lock
 from utils.journal import is_safe
-from utils.web import REDIRECTS, USER_AGENT, Patience, is_web_address
+from utils.web import REDIRECTS, USER_AGENT, Failed, Patience, Photo, Web, is_web_address
 
 ROOT = Path(__file__).parent.parent
 QUICK = Patience(connect=2, read=0.8, photo=2.0, attempts=3, backoff=0.01, longest=0.1)
@@ -480,6 +484,48 @@ def test_a_full_disk_is_one_line_and_what_was_fetched_stays(
     assert len(kept) == 10
     again = {"there already": 10, "fetched": 20, "gone": {}, "failed for now": {}}
     assert fetch(tmp_path, needed, urls) == (0, again)
+
+
+def test_a_full_disk_leaves_no_temporary_folder(server, tmp_path, monkeypatch, capsys):
+    """A full disk takes no new folder either, and other threads go on while one is removed."""
+    needed, urls, _ = jobs_of(server, ["good"] * 30)
+    originals, is_full = {"replace": os.replace, "mkdir": os.mkdir}, threading.Event()
+    names = itertools.count(1)
+
+    def full(what, *arguments, **options):
+        if what == "replace" and next(names) > 10:
+            is_full.set()
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return originals[what](*arguments, **options)
+
+    def remove_slowly(folder, ignore_errors=False):
+        for path in Path(folder).iterdir():
+            path.unlink()
+        time.sleep(0.3)
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+
+    for what in originals:
+        monkeypatch.setattr(os, what, functools.partial(full, what))
+    monkeypatch.setattr(download.shutil, "rmtree", remove_slowly)
+    monkeypatch.setattr(sys, "argv", ["dataset.py"])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(lambda: fetch(tmp_path, needed, urls, connections=8)[0])
+    monkeypatch.undo()
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert stop.value.code == 2 and str(tmp_path) in error
+    assert not list(tmp_path.rglob("*.unfinished"))
+
+
+def test_after_a_stop_no_file_is_made(server, tmp_path):
+    """Also where the server's answer comes after it."""
+    _, urls, (photo_id,) = jobs_of(server, ["good"])
+    web = Web(1, 0, Patience())
+    web.stop()
+    with pytest.raises(Failed, match="not asked"):
+        web.fetch(Photo(photo_id, "", urls[photo_id], tmp_path), tmp_path / "photo", 1e6, 5.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_a_network_it_stops_early(tmp_path, capsys):

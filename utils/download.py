@@ -11,6 +11,7 @@ import itertools
 import os
 import random
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError, printable, say, warn
 from utils.dataset_options import DOWNLOAD, NOTHING_FOUND, SOURCES, choose_source
-from utils.files import directory_lock, new_holder, read_json, remove, reraise_with_path, write_json
+from utils.files import directory_lock, new_holder, read_json, reraise_with_path, write_json
 from utils.journal import Journal, is_safe
 from utils.photos import DEAD_LINK, photo_index, why_broken
 from utils.story_files import SPLITS
@@ -148,9 +149,9 @@ class Downloader:
                     if self.web.halted():
                         break
         finally:
-            self.web.stopped.set()
+            self.web.stop()
             for holder in self.holders.values():
-                remove(holder)  # threads that wait for a server may still write
+                shutil.rmtree(holder, ignore_errors=True)
 
     def work(self, photo: Photo) -> tuple[Photo, tuple | Exception]:
         """What a thread does for a photo: what came of it, an answer or an error."""

@@ -89,9 +89,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def honour_umask(path: Path) -> None:
     """Give a file, or all in a directory, the mode of a file that is made here: some libraries
     let nobody else read theirs."""
-    probe = path.with_name("probe")
-    probe.touch()
-    mode = probe.stat().st_mode
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        probe = Path(folder, "probe")
+        probe.touch()
+        mode = probe.stat().st_mode
     for file in [path, *path.rglob("*")] if path.is_dir() else [path]:
         if file.is_file():
             file.chmod(mode)
@@ -119,8 +120,7 @@ def replace(new: Path, path: Path, aside: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory: it is renamed first, so that no half of it stands there, and nobody
-    writes into it meanwhile."""
+    """Remove a directory: it is renamed first, so that no half of it stands there."""
     holder = new_holder(path)
     path.rename(holder / path.name)
     shutil.rmtree(holder, ignore_errors=True)

@@ -8,6 +8,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
@@ -122,6 +123,19 @@ class Web:
                 self.proxied[scheme] = proxy_manager(proxy, options)
         logging.getLogger("urllib3").setLevel(logging.ERROR)
 
+    def stop(self) -> None:
+        """From now on no request is sent and no file is made: threads that wait for a server may
+        outlive the folder that they write into."""
+        with self.lock:
+            self.stopped.set()
+
+    def make_file(self, path: Path) -> BinaryIO:
+        """Open a file to write, unless stopped."""
+        with self.lock:
+            if self.stopped.is_set():
+                raise Failed("not asked")
+            return open(path, "wb")
+
     def wait_for_turn(self) -> None:
         with self.lock:
             now = time.monotonic()
@@ -179,7 +193,7 @@ class Web:
         """
         deadline, sha256, size = time.monotonic() + seconds, hashlib.sha256(), 0
         response = self.get(photo.url, seconds)
-        with contextlib.closing(response), open(path, "wb") as file:
+        with contextlib.closing(response), self.make_file(path) as file:
             raise_for_status(response)
             try:
                 # read() would wait for a server that sends byte by byte
