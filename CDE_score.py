@@ -55,7 +55,7 @@ def parser() -> cli.Parser:
         action="store_true",
         help="what human and constant stories reach by --references",
     )
-    add("--protocol", choices=PROTOCOLS, default="album", help="of the caption metrics")
+    add("--protocol", choices=PROTOCOLS, help="of the caption metrics (default: album)")
     add("--train_data_path", help="training split: adds the share of stories copied from it")
     add(
         "--reference_log",
@@ -77,6 +77,13 @@ def parse(arguments: list[str] | None = None) -> Namespace:
         raise UserError("--baselines: computed from human stories; expected --references too")
     if options.checkpoint == "none" and options.corruptions:
         raise UserError("--corruptions: of the model's scores; expected a --checkpoint")
+    if options.checkpoint == "none" and options.reference_log:
+        raise UserError("--reference_log: of the model's CDE; expected a --checkpoint")
+    if options.protocol and not options.references:
+        raise UserError(
+            f"--protocol {options.protocol}: of the caption metrics; expected --references too"
+        )
+    options.protocol = options.protocol or "album"
     if Path(options.output.strip()).name in ("", ".."):
         raise UserError(f"--output {options.output}: expected the name of the files to write")
     options.output = options.output.removesuffix(".json")

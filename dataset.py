@@ -24,6 +24,7 @@ from utils.dataset_options import (
     NOTHING_FOUND,
     PREPROCESSED,
     SOURCES,
+    VOCAB_SIZE,
     Source,
     choose_source,
     parse_args,
@@ -235,7 +236,12 @@ def choose_settings(args: Namespace, source: Source) -> dict:
     settings = {"source": source.name, "text": args.text, "missing_photos": args.missing_photos}
     settings |= {name: options.get(name, default) for name, default in source.defaults.items()}
     if settings["tokenizer"] == "bpe":
-        settings["vocab_size"] = args.vocab_size
+        settings["vocab_size"] = options.get("vocab_size", VOCAB_SIZE)
+    elif "vocab_size" in options:
+        raise UserError(
+            f"--vocab_size {args.vocab_size}: of a tokenizer that is trained here; --tokenizer "
+            f"{settings['tokenizer']} has its own"
+        )
     weights_file = Path(settings["encoder_weights"])
     if encoder := load_trained_encoder(settings["encoder_weights"]):
         weights_file = Path(encoder.name_or_path) / "model.safetensors"

@@ -93,7 +93,7 @@ VIST_STORIES = 40_155  # of its training split
 MEDIAN_AND_RANGE = (0.5, 0, 1)  # quantiles
 PEAK_FLOPS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}  # of bf16, per second
 SIZES = {  # GPT2Config's fields, image encoder, image size, image positions, photos, scored stories
-    "gpt2": ({"vocab_size": 50263}, "resnet152", 224, 10, 192, 32),
+    "gpt2": ({"vocab_size": 50257}, "resnet152", 224, 10, 192, 32),
     "tiny": ({"vocab_size": 257, "n_layer": 2, "n_embd": 32, "n_head": 2}, "resnet18", 32, 3, 8, 6),
 }
 GENERATION = {  # the first sentence that is written, beams, stories

@@ -343,6 +343,11 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
     [
         (["first.json", "--baselines"], "--baselines"),
         (["first.json", "--corruptions", "--checkpoint", "none"], "--corruptions"),
+        (["first.json", "--protocol", "mean"], "--protocol mean: of the caption metrics; expected"),
+        (
+            ["first.json", "--reference_log", "--checkpoint", "none"],
+            "--reference_log: of the model",
+        ),
         (["first.json", "sub/first.json"], "first: the name of two systems or a baseline"),
         (["nowhere.json"], "nowhere.json: no such file"),
         (["first.json", "--references", "nowhere.json"], "nowhere.json: no such file"),

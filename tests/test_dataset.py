@@ -893,6 +893,10 @@ def test_the_newest_split_is_chosen(tmp_path, monkeypatch):
         (["--vist", "empty", "--picturebook", "empty"], "not allowed with argument --vist"),
         (["--vist", "empty", "--machine_stories"], "--machine_stories: only VIST-Edit"),
         (["--batch_size", "0"], "--batch_size"),
+        (
+            ["--vist", "book", "--images", "book", "--vocab_size", "300"],
+            "--vocab_size 300: of a tokenizer that is trained here; --tokenizer gpt2 has its own",
+        ),
         (["--vist", "book", "--output", "book"], "--output book: holds"),
         (
             ["--vist", "book", "--missing_photos", "drop"],

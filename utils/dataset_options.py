@@ -23,6 +23,9 @@ DATASET = Path("dataset")
 PREPROCESSED = DATASET / "preprocessed"
 
 
+VOCAB_SIZE = 8000
+
+
 CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
 
 
@@ -136,8 +139,7 @@ def parser() -> Parser:
     add(
         "--vocab_size",
         type=positive_int,
-        default=8000,
-        help="entries of a tokenizer that is trained here",
+        help=f"entries of a tokenizer that is trained here (default: {VOCAB_SIZE})",
     )
     add(
         "--text",
