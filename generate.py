@@ -301,10 +301,11 @@ class StoryWriter:
             where = album.get("folder", f"story {album['story_id']}")
             structure = story_length([[]], self.model.config.image_positions)
             longest = self.model.max_length // count - structure
-            shorter = f" or --max_new_tokens {longest}" if longest > 0 else ""
+            fits = [f"{room} photos"] if room else []
+            fits += [f"--max_new_tokens {longest}"] if longest > 0 else []
             raise UserError(
                 f"{where}: {count} photos; this model has room for {room} sentences of "
-                f"--max_new_tokens {max_new_tokens}; expected {room} photos{shorter}"
+                f"--max_new_tokens {max_new_tokens}; expected {' or '.join(fits) or 'fewer'}"
             )
 
     def write(

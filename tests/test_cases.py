@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -20,6 +21,7 @@ from utils.cli import UserError
 from utils.files import atomic_write
 from utils.image_encoder import ImageEncoder
 from utils.photos import load_photo, natural, photo_files
+from utils.screen import vist_submission
 from utils.stories import read_stories
 from utils.story_files import read_edits
 from utils.text import split_sentences
@@ -33,6 +35,7 @@ from utils.text import split_sentences
         ('" go ! " she said . he ran .', ['" go ! "', "she said .", "he ran ."]),
         ("`` go ! '' she said .", ["`` go ! ''", "she said ."]),
         ("... and then . we slept . . .", ["... and then .", "we slept . . ."]),
+        ("we ran . ... and then we slept .", ["we ran .", "... and then we slept ."]),
         ("( we slept . ) he ran .", ["( we slept . )", "he ran ."]),
         ("! ! !", ["! ! !"]),
         ("Hooray!! We won. ”", ["Hooray!!", "We won. ”"]),
@@ -219,3 +222,25 @@ def test_a_model_is_loaded_by_its_name_on_the_hub(saved_model, tmp_path, monkeyp
     assert asked == [("someone/stories", True)] and model.config.plan_size == 6
     with pytest.raises(UserError, match="output: no checkpoint there"):
         load_checkpoint("output")
+
+
+@pytest.mark.parametrize("values", [{"num_beams": "three"}, {"no_repeat_ngram_size": -1}])
+def test_settings_of_generation_that_are_none_are_one_line(values, saved_model, tmp_path):
+    shutil.copytree(saved_model, tmp_path / "model")
+    (tmp_path / "model/generation_config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="model: cannot be loaded .*generation_config|cannot be lo"):
+        load_checkpoint(tmp_path / "model")
+
+
+def test_a_broken_photo_takes_no_room(encoder, tmp_path):
+    for i in range(3):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{i}.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"x")
+    assert read_folder(tmp_path, encoder, "name", max_photos=3)["num_photos"] == 3
+    assert read_folder(tmp_path, encoder, "name", max_photos=2)["num_photos"] == 4
+
+
+def test_stories_without_photo_ids_are_all_submitted():
+    story = {"album_id": "1", "photo_ids": [None, None], "sentences": ["a .", "b ."]}
+    submission, num_more = vist_submission([story, story])
+    assert len(submission["output_stories"]) == 2 and num_more == 0

@@ -683,6 +683,7 @@ def test_help_names_every_option(script):
         (["--num_beams", 3], "--num_beams 3: has no effect on --decoding greedy; expected --dec"),
         (["--seed", 1], "--seed 1: nothing is drawn; expected --plan sample or --decoding nucl"),
         (["--plan_temperature", 2], "--plan_temperature 2.0: no plan is sampled; expected --plan"),
+        (["--plans", "p.json", "--plan", "sample", "--seed", 1], "--seed 1: nothing is drawn"),
         (["--rerank_by", cli.CDE], "--rerank_by CDE: expected --rerank too"),
         (["--min_new_tokens", 9, "--max_new_tokens", 8], "--min_new_tokens 9: expected at most"),
     ],

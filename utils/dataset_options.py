@@ -47,7 +47,7 @@ BY_SOURCE = {
     "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
     "encoder_weights": (
         {"metavar": "WEIGHTS"},
-        "imagenet, none (random), a state dict, or a model of ours for its eye",
+        "imagenet, none (random), a state dict, or a model of ours for its image encoder",
     ),
     "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
     "encoder_grid": (

@@ -39,6 +39,16 @@ def default_generation(source: str | None, eos: int) -> GenerationConfig:
     return GenerationConfig(eos_token_id=eos, pad_token_id=eos, **settings)
 
 
+def check_stored(stored: GenerationConfig) -> GenerationConfig:
+    """Raises ValueError where a checkpoint's settings are no numbers, or below 0."""
+    for name in DEFAULTS:
+        value = getattr(stored, name, None)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is not None and not (is_number and (value >= 0 or name == "length_penalty")):
+            raise ValueError(f"generation_config.json: {name} is {value!r}; expected a number")
+    return stored
+
+
 def stored_decoding(stored: GenerationConfig) -> str:
     """The way of decoding that a checkpoint's settings describe."""
     if stored.do_sample:

@@ -143,12 +143,14 @@ def check_model(options: Namespace, model: Any) -> None:
             f"{several}: {where} was trained with --plan {plan}, so that all would be alike; add "
             "--decoding nucleus"
         )
-    if options.plan == "mean" and options.plan_temperature is not None:
+    # plans that are given are not drawn
+    draws = options.plan == "sample" and (options.redraw or not options.plans)
+    if not draws and options.plan_temperature is not None:
         raise UserError(
             f"--plan_temperature {options.plan_temperature}: no plan is sampled; expected --plan "
             "sample too"
         )
-    if options.plan == "mean" and options.decoding != "nucleus" and options.seed is not None:
+    if not draws and options.decoding != "nucleus" and options.seed is not None:
         raise UserError(
             f"--seed {options.seed}: nothing is drawn; expected --plan sample or --decoding nucleus"
         )

@@ -19,6 +19,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError, flag, loading
+from utils.decoding import check_stored
 from utils.files import read_json, recover
 from utils.image_encoder import ImageEncoder, not_finite
 from utils.tokenizer import load_data_tokenizer
@@ -128,17 +129,17 @@ def find_checkpoint(name_or_path: str | Path) -> Path:
     """The folder of a checkpoint, of the best (else the latest) one in a training's output_dir, or
     of a model on the hub, which is fetched. Raises UserError where there is none."""
     path = Path(name_or_path)
-    if HUB_NAME.fullmatch(str(path)) and not path.exists():
-        advice = "expected a directory that train.py wrote, or the name of such a model on the hub"
-        with loading(str(path), advice), quiet_transformers():
-            patterns = ["*.json", "*.txt", "model.safetensors"]
-            return Path(snapshot_download(str(name_or_path), allow_patterns=patterns))
     places = (path, path / BEST, path / LATEST)
     for place in places:
         recover(place)  # a training may have been killed while it replaced one
     for place in places:
         if (place / "config.json").is_file():
             return place
+    if HUB_NAME.fullmatch(str(path)) and not path.parent.exists():
+        advice = "expected a directory that train.py wrote, or the name of such a model on the hub"
+        with loading(str(path), advice), quiet_transformers():
+            patterns = ["*.json", "*.txt", "model.safetensors"]
+            return Path(snapshot_download(str(name_or_path), allow_patterns=patterns))
     raise UserError(f"{path}: no checkpoint there; expected a directory that train.py wrote")
 
 
@@ -158,7 +159,7 @@ def load_model_and_tokenizer(
         largest_id = max(tokenizer.get_vocab().values())
         tokenizer.backend_tokenizer.to_str()  # damaged rules show only then
         if (place / GENERATION_CONFIG_NAME).is_file():
-            model.generation_config = GenerationConfig.from_pretrained(place)
+            model.generation_config = check_stored(GenerationConfig.from_pretrained(place))
     config = model.decoder.config
     if largest_id >= config.vocab_size or tokenizer.eos_token_id != config.eos_token_id:
         raise UserError(

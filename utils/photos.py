@@ -236,7 +236,7 @@ def is_hidden(path: Path) -> bool:
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
-    """Sorting key, as `ls -v`: photo, photo2, photo10."""
+    """Sorting key, ignoring case: photo, photo2, photo10; IMG_7, IMG_7 (1)."""
     path = Path(name)
     parts = re.split(r"(\d+)", path.stem)  # texts and numbers by turns
     return [int(part) if part.isdecimal() else part.lower() for part in parts], path.suffix

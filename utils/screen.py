@@ -83,7 +83,9 @@ def vist_submission(stories: list[dict]) -> tuple[dict, int]:
             "photo_sequence": ids,
             "story_text_normalized": " ".join(story["sentences"]),
         }
-        first.setdefault(tuple(map(str, ids)), entry)
+        # without the photos' names no two are known to be of the same
+        key = tuple(map(str, ids)) if None not in ids else len(first)
+        first.setdefault(key, entry)
     submission = {
         "team_name": "plan-CVAE",
         "evaluation_info": {"additional_description": "written by generate.py"},
@@ -122,6 +124,8 @@ def save_outputs(
     if options.html:
         write_text(options.html, page)
         note("as a page", options.html)
+    if num_more and options.format == "vist" and not options.vist_output:
+        print(f"without {num_more} more stories of the same photos", file=sys.stderr)
     if options.vist_output:
         write_json(options.vist_output, submission)
         what = "in the VIST Challenge's format"

@@ -27,7 +27,7 @@ def split_sentences(text: str) -> list[str]:
     return join_marks(sentence_tokenizer().tokenize(text.strip()))
 
 
-CLOSING = {*".!?,;:)]”’…", "''", "..."}
+CLOSING = {*".!?,;:)]”’", "''"}
 
 
 def has_words(text: str) -> bool:
