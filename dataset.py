@@ -83,7 +83,7 @@ def pack(sentences: list[list[int]], eos: int, image_positions: int) -> dict[str
     for t, sentence in enumerate(sentences):
         bos = len(fields["input_ids"]) + image_positions
         fields["input_ids"] += [IMG] * image_positions + [BOS, *sentence, DYN]
-        fields["image_at"].append(max(0, bos - 1))  # without image positions: what was read last
+        fields["image_at"].append(max(0, bos - 1))  # [dyn] before it where there is no image
         fields["dyn_at"].append(len(fields["input_ids"]) - 1)
         fields["words"] += [*sentence, eos]
         fields["word_at"] += range(bos, bos + len(sentence) + 1)

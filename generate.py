@@ -37,7 +37,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from dataset import StoryDataset, pack, story_length
-from model import PlanCVAE, load_checkpoint, normalise
+from model import PlanCVAE, load_checkpoint, normalise_states
 from utils.albums import read_albums, read_named
 from utils.batches import split_into
 from utils.decoding import choose_decoding, generation_config, words_processors
@@ -121,8 +121,8 @@ class BatchDecoder:
         ).last_hidden_state
         check_cache(self.cache, self.mask.shape[1])
         self.history = torch.cat([self.history, ids], dim=1)
-        image_states = normalise(hidden[self.rows, image_at])
-        dyn_states = normalise(hidden[self.rows, dyn_at.to(device)])
+        image_states = normalise_states(hidden[self.rows, image_at])
+        dyn_states = normalise_states(hidden[self.rows, dyn_at.to(device)])
         self.image_states = torch.cat([self.image_states, image_states], dim=1)
         self.dyn_states = torch.cat([self.dyn_states, dyn_states], dim=1)
 
@@ -441,7 +441,6 @@ def main() -> None:
     model = writer.model
     writer.choose_decoding(options)
     check_model(options, model)
-    fill_in(options)
     encoder = model.image_encoder
     if options.data_path:
         albums = read_albums(options.data_path, encoder)

@@ -262,7 +262,7 @@ class PlanCVAE(PreTrainedModel):
         """
         sequence = torch.stack([image_states, dyn_states], dim=2).flatten(1, 2)  # B, 2 T, D
         hidden = self.dynamics(inputs_embeds=sequence, use_cache=False).last_hidden_state
-        return normalise(self.dynamics_head(select_beats(hidden[:, ::2], beats)))
+        return normalise_states(self.dynamics_head(select_beats(hidden[:, ::2], beats)))
 
     def state_deltas(
         self, dyn_states: Tensor, predicted: Tensor, beats: Tensor
@@ -318,8 +318,8 @@ class PlanCVAE(PreTrainedModel):
         return linear_cross_entropy(words, *factors)
 
     def bow_logits(self, x: Tensor) -> Tensor:
-        """Logits (M, V) of a bag of words from x (M, D) by the decoder's output embeddings, which
-        auxiliary terms do not move."""
+        """Logits (M, V) of a bag of words from x (M, D) by the decoder's output embeddings, as a
+        constant: auxiliary terms move them by what is read alone."""
         return F.linear(x, self.decoder.lm_head.weight.detach())
 
     def expected_words(self, predicted: Tensor) -> Tensor:
@@ -355,7 +355,7 @@ class PlanCVAE(PreTrainedModel):
         beat."""
         (B, L, D), T = hidden.shape, at.shape[1]
         positions = at.flatten().index_select(0, beats) + beats // T * L
-        states = normalise(hidden.flatten(0, 1).index_select(0, positions))  # M, D
+        states = normalise_states(hidden.flatten(0, 1).index_select(0, positions))  # M, D
         return states.new_zeros(B * T, D).index_copy(0, beats, states).view(B, T, D)
 
     def plans(
@@ -480,7 +480,7 @@ class PlanCVAE(PreTrainedModel):
         return (states.predicted.float() - target.float()).square().mean(-1).sum()
 
 
-def normalise(states: Tensor) -> Tensor:
+def normalise_states(states: Tensor) -> Tensor:
     """States (..., D) with mean 0 and variance 1 over D: no weight depends on the decoder's
     scale."""
     return F.layer_norm(states, states.shape[-1:])

@@ -222,8 +222,8 @@ class Training(Stoppable):
             self.ddp = shard(self.model, accelerator)
         else:
             self.ddp = accelerator.prepare(self.model)
-        rates = options.weight_decay, options.new_lr_multiplier
-        groups = parameter_groups(self.model, *rates)
+        decay, multiplier = options.weight_decay, options.new_lr_multiplier
+        groups = parameter_groups(self.model, decay, multiplier)
         adamw = torch.optim.AdamW(groups, lr=options.learning_rate, betas=ADAM_BETAS, fused=True)
         self.optimizer = accelerator.prepare(adamw)
         if self.resumed:

@@ -69,7 +69,7 @@ from torchvision import models as torchvision_models
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 import CDE_score
-from dataset import StoryDataset, collate
+from dataset import StoryDataset, collate, story_length
 from experiments.reference import Reference, story_for_reference
 from generate import generate_stories
 from model import PlanCVAE, PlanCVAEConfig
@@ -281,6 +281,7 @@ def measure_generation(benchmark: Benchmark) -> None:
     model, decoder = benchmark.build_model().eval(), benchmark.build_decoder().eval()
     reference, device = benchmark.build_reference().eval(), benchmark.device
     stories, eos = benchmark.stories(16), benchmark.tokenizer.eos_token_id
+    K = benchmark.image_positions
     for name, (first, beams, count) in GENERATION.items():
         settings = GenerationConfig(
             num_beams=beams,
@@ -295,7 +296,8 @@ def measure_generation(benchmark: Benchmark) -> None:
 
         def limit() -> None:
             for t in range(first, BEATS + 1):
-                length = t * (benchmark.image_positions + 1) + (t - 1) * (WORDS + 2)
+                read_before = [[0] * WORDS] * (t - 1)
+                length = story_length(read_before, K) + K + 1  # its photo and [bos]
                 ids = torch.zeros(count, length, dtype=torch.long, device=device)
                 read = torch.ones_like(ids)
                 decoder.generate(ids, attention_mask=read, generation_config=settings)

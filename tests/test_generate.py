@@ -19,7 +19,7 @@ from transformers import GenerationConfig
 
 from dataset import pack
 from generate import StoryWriter, generate_stories, main
-from model import PlanCVAE, load_checkpoint, normalise
+from model import PlanCVAE, load_checkpoint, normalise_states
 from utils import albums, cli
 from utils.cli import UserError
 from utils.generate_options import parse
@@ -59,9 +59,12 @@ def write_plainly(model, photos, mask, words, noise=None, prefix=()):
             embeddings = model.embed(ids, slots, packed["image_at"][None], torch.arange(t + 1))
             hidden = model.decode(embeddings, use_cache=False)[0]
             # the coming one is unread
-            read = normalise(hidden[:, packed["dyn_at"]])
+            read = normalise_states(hidden[:, packed["dyn_at"]])
             dyn = torch.cat([read, torch.zeros(1, 1, model.width)], 1)
-            image_states, beats = normalise(hidden[:, packed["image_at"]]), torch.arange(t + 1)
+            image_states, beats = (
+                normalise_states(hidden[:, packed["image_at"]]),
+                torch.arange(t + 1),
+            )
             predicted = model.predict_states(image_states, dyn, beats)
             expected = model.state_deltas(dyn, predicted, beats)[1]
             prior = model.prior(expected[t:])
@@ -169,7 +172,7 @@ def test_beam_1_equals_greedy_and_beams_find_likelier_sentences(album, tokenizer
         embeddings = model.embed(ids, slots, image_at, torch.arange(1))
         hidden = model.decode(embeddings, use_cache=False)[0]
         dyn = torch.zeros(1, 1, model.width)
-        image_states = normalise(hidden[:, packed["image_at"]])
+        image_states = normalise_states(hidden[:, packed["image_at"]])
         predicted = model.predict_states(image_states, dyn, torch.arange(1))
         expected = model.state_deltas(dyn, predicted, torch.arange(1))[1]
         logits = model.decoder.lm_head(hidden[0, packed["word_at"]]) + model.plan_head(

@@ -63,11 +63,11 @@ def read_folder(
         if others := names - {path.name for path in (*paths, *aside)}:
             name, suffixes = folder / min(others), ", ".join(PHOTO_SUFFIXES)
             raise UserError(f"{name}: not named as a photo; expected {suffixes}")
-    found, is_whole = [], True
+    found, num_unread = [], len(paths)
     for path in sorted(paths, key=lambda path: natural(path.name)):
         if max_photos is not None and len(found) > max_photos:
-            is_whole = False
             break
+        num_unread -= 1
         try:
             found.append((path, encoder.preprocess(load_photo(path, encoder.config.image_size))))
         except BrokenPhoto as error:
@@ -105,7 +105,6 @@ def read_folder(
         if undated := list(times.values()).count(UNDATED):
             cli.warn(f"{folder}: {undated} photos carry no EXIF time and come last, by name")
         found.sort(key=lambda entry: times[entry[0]])
-    num_files = len(paths)
     paths, pixels = zip(*found)
     name = photo_name(folder.resolve()) or str(folder)
     return {
@@ -113,7 +112,7 @@ def read_folder(
         "album_id": name,
         "photo_ids": list(map(photo_name, paths)),
         "folder": str(folder),
-        "num_photos": len(found) if is_whole else num_files,
+        "num_photos": len(found) + num_unread,
         "rows": list(range(len(paths))),
         "photos": torch.stack(pixels),
         "paths": list(paths),

@@ -135,56 +135,14 @@ def update_derived(directory: Path, progress: dict, save_total_limit: int) -> No
             remove(path)
 
 
-CARD = """---
-{about}
----
-
-# plan-CVAE for visual storytelling
-
-Writes one sentence per photo, each under a plan (a latent vector) drawn from the photos and
-sentences before it. A conditional VAE around GPT-2: {millions:.1f} M parameters, photos by
-{config.image_encoder[arch]}, `plan` {config.plan}, after {progress[step]} steps.
-
-## Use
-
-With the code of plan-CVAE:
-
-```bash
-python generate.py <folder of photos> --checkpoint <this folder>
-```
-
-```python
-from model import load_checkpoint
-model, tokenizer = load_checkpoint("<this folder>")
-```
-
-## Validation
-
-Figures on `{progress[options][val_data_path]}`, nats per story where not said:
-
-```json
-{figures}
-```
-
-## Training
-
-{versions}
-
-```json
-{options}
-```
-
-A story is as good as the data: the model knows the world of its training stories alone.
-"""
-
-
 def model_card(model: PreTrainedModel, progress: dict) -> ModelCard:
     """README.md of a checkpoint."""
     about = ModelCardData(
         library_name="transformers", tags=["visual-storytelling", "conditional-vae", "plan-cvae"]
     )
     lines = [f"- {name}: {x}" for name, x in (progress["data"] | progress["versions"]).items()]
-    card = CARD.format(
+    template = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    card = template.format(
         about=about.to_yaml(),
         config=model.config,
         millions=sum(p.numel() for p in model.parameters()) / 1e6,

@@ -8,7 +8,6 @@ import contextlib
 import ctypes
 import dataclasses
 import errno
-import importlib.metadata
 import logging
 import math
 import os
@@ -241,6 +240,8 @@ NEEDS = {"torch": (2, 11), "transformers": (5, 24)}  # requirements.txt's
 
 def check_versions() -> None:
     """Raise UserError where Python or a package is missing or too old."""
+    import importlib.metadata  # as long as all other imports of --help
+
     advice = "pip install -r requirements.txt"
     if sys.version_info < (3, 11):  # noqa: UP036
         found = ".".join(map(str, sys.version_info[:3]))

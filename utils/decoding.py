@@ -23,10 +23,12 @@ DEFAULTS = {  # of the options, where the checkpoint says nothing
     "top_p": 0.9,
     "top_k": 0,
 }
-DECODING = {  # the options that have an effect on one way of decoding alone
-    "greedy": (),
-    "beam": ("num_beams", "length_penalty"),
-    "nucleus": ("temperature", "top_p", "top_k"),
+ONLY = {  # the options that have an effect on one way of decoding alone
+    "num_beams": "beam",
+    "length_penalty": "beam",
+    "temperature": "nucleus",
+    "top_p": "nucleus",
+    "top_k": "nucleus",
 }
 
 
@@ -59,24 +61,20 @@ def stored_decoding(stored: GenerationConfig) -> str:
 def choose_decoding(options: Namespace, stored: GenerationConfig) -> None:
     """Fill in the options of decoding that are None from a checkpoint's settings. Raises UserError
     for an option without effect."""
-    same = options.decoding in (None, stored_decoding(stored))
-    options.decoding = options.decoding or stored_decoding(stored)
-    for decoding, names in DECODING.items():
-        for name in names if decoding != options.decoding else ():
-            if (value := getattr(options, name)) is not None:
+    stored_way = stored_decoding(stored)
+    options.decoding = options.decoding or stored_way
+    for name, default in DEFAULTS.items():
+        value, way = getattr(options, name), ONLY.get(name)
+        if way not in (None, options.decoding):
+            if value is not None:
                 raise UserError(
                     f"--{name} {value}: has no effect on --decoding {options.decoding}; expected "
-                    f"--decoding {decoding} too"
+                    f"--decoding {way} too"
                 )
-    others = {*DECODING["beam"], *DECODING["nucleus"]}
-    for name, default in DEFAULTS.items():
-        is_own = name in DECODING[options.decoding]
-        if name in others and not is_own:
             continue
-        if getattr(options, name) is None and (same or not is_own):
-            setattr(options, name, getattr(stored, name, None))
-        if getattr(options, name) is None:
-            setattr(options, name, default)
+        if value is None and way in (None, stored_way):
+            value = getattr(stored, name, None)
+        setattr(options, name, default if value is None else value)
     if options.min_new_tokens > options.max_new_tokens:
         raise UserError(
             f"--min_new_tokens {options.min_new_tokens}: expected at most --max_new_tokens "

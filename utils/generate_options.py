@@ -33,7 +33,7 @@ def parser() -> cli.Parser:
     add("--temperature", type=temperature, help="of --decoding nucleus")
     ngrams = "no n-gram of so many words twice in a story; 0: all may be"
     add("--no_repeat_ngram_size", type=cli.non_negative_int, help=ngrams)
-    penalty = "divides the odds of words that the story has used; 1: none"
+    penalty = "above 1, words that the story has used are less likely, as in transformers"
     add("--repetition_penalty", type=cli.positive_float, help=penalty)
     add("--min_new_tokens", type=count, help="shortest sentence, in tokens")
     add("--max_new_tokens", type=count, help="longest sentence, in tokens")
@@ -159,6 +159,7 @@ def check_model(options: Namespace, model: Any) -> None:
         raise UserError(
             f"--rerank_by {options.rerank_by}: the model in {where} lacks it; expected another"
         )
+    fill_in(options)
 
 
 def fill_in(options: Namespace) -> None:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from utils.meteor import Meteor, meteor_score
 from utils.statistics import Figure, mean, mean_figure
-from utils.text import normalise, split_sentences
+from utils.text import has_words, normalise, split_sentences
 
 Texts = dict[str, str]  # {unit: text}
 References = dict[str, list[str]]  # {unit: texts}
@@ -184,7 +184,7 @@ def best_constant(references: References, shortlist: int = 30) -> str:
         num_albums.update(occurrences(most))
         stories += [text.strip() for text in texts]
     for text in stories:
-        sentences.update(filter(has_word, split_sentences(text)))
+        sentences.update(filter(has_words, split_sentences(text)))
     commonest = " ".join(sentence for sentence, _ in sentences.most_common(5))
     candidates = list(dict.fromkeys([*stories, commonest]))
 
@@ -209,11 +209,6 @@ def best_constant(references: References, shortlist: int = 30) -> str:
 # ---------------------------------------------------------------------------------------- diversity
 
 
-def has_word(text: str) -> bool:
-    """Whether there is a letter or a digit in it."""
-    return any(map(str.isalnum, text))
-
-
 def diversity_figures(
     stories: list[tuple[str, list[str]]], training: set[str] | None = None
 ) -> dict[str, Figure]:
@@ -231,7 +226,7 @@ def diversity_figures(
         text = " ".join(sentences)
         repeated = sum(counts[sentence] > 1 for sentence in sentences)
         is_repeated = len(set(sentences)) < len(sentences)
-        entries["words per story"].append((unit, sum(map(has_word, text.split())), 1))
+        entries["words per story"].append((unit, sum(map(has_words, text.split())), 1))
         entries["sentence repeated within"].append((unit, is_repeated, 1))
         entries["sentence repeated across"].append((unit, repeated, len(sentences)))
         if training is not None:

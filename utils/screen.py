@@ -74,10 +74,9 @@ def vist_submission(stories: list[dict]) -> tuple[dict, int]:
     how many are left out: its evaluator takes one story per sequence."""
     first = {}
     for story in stories:
-        # of photos in a folder the names are files'; VIST's ids have no suffix
-        ids = [name and Path(name).stem for name in story["photo_ids"]]
-        if "folder" not in story:
-            ids = story["photo_ids"]
+        ids = story["photo_ids"]
+        if "folder" in story:  # names of files; VIST's ids have no suffix
+            ids = [name and Path(name).stem for name in ids]
         entry = {
             "album_id": story["album_id"],
             "photo_sequence": ids,

@@ -104,8 +104,8 @@ def read_edits(path: str | Path, text: str, remarks: Counter) -> tuple[list[dict
     photos = list(map(str, data["photo_sequence_ids"]))
     name = f"{'-'.join(photos)}-{data.get('model') or Path(path).resolve().parent.parent.name}"
     album_id = name if data.get("album_id") is None else str(data["album_id"])
-    machine = re.split(r"(?<=\s\.)\s+", one_line(data["auto_story_text_normalized"]))
-    machine = join_marks(machine)
+    text_of_machine = one_line(data["auto_story_text_normalized"])
+    machine = join_marks(re.split(r"(?<=\s\.)\s+", text_of_machine))
     remarks[UNEVEN] += len(machine) != len(photos)
     stories = []
     for number, edit in enumerate(data["edited_stories"]):

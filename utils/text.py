@@ -31,6 +31,7 @@ CLOSING = {*".!?,;:)]”’", "''"}
 
 
 def has_words(text: str) -> bool:
+    """Whether there is a letter or a digit in it."""
     return any(map(str.isalnum, text))
 
 
