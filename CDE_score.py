@@ -25,6 +25,8 @@ from utils.cli import OUTPUT_DIR, PROTOCOLS, SCORE_NAMES, UserError
 from utils.files import check_can_write
 from utils.stories import SHAPES, read_stories
 
+BATCH_SIZE = 32
+
 # ------------------------------------------------------------------------------------------ options
 
 
@@ -62,7 +64,8 @@ def parser() -> cli.Parser:
         action="store_true",
         help="the public reference's arithmetic (chance is 1.617)",
     )
-    add("--batch_size", type=cli.positive_int, default=32, help="stories scored together")
+    together = f"stories scored together (default: {BATCH_SIZE})"
+    add("--batch_size", type=cli.positive_int, help=together)
     add("--seed", type=cli.non_negative_int, default=0, help="random seed")
     add("--output", default=f"{OUTPUT_DIR}/scores", help="writes OUTPUT.json, .md, .tex and .png")
     return parser
@@ -75,10 +78,11 @@ def parse(arguments: list[str] | None = None) -> Namespace:
         raise UserError("--no_photos and --data_path: expected one of them")
     if options.baselines and not options.references:
         raise UserError("--baselines: computed from human stories; expected --references too")
-    if options.checkpoint == "none" and options.corruptions:
-        raise UserError("--corruptions: of the model's scores; expected a --checkpoint")
-    if options.checkpoint == "none" and options.reference_log:
-        raise UserError("--reference_log: of the model's CDE; expected a --checkpoint")
+    if options.checkpoint == "none":
+        of_model = ("corruptions", "reference_log", "no_photos", "data_path", "batch_size")
+        if given := [name for name in of_model if getattr(options, name)]:
+            raise UserError(f"--{given[0]}: of the model's scores; expected a --checkpoint")
+    options.batch_size = options.batch_size or BATCH_SIZE
     if options.protocol and not options.references:
         raise UserError(
             f"--protocol {options.protocol}: of the caption metrics; expected --references too"

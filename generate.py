@@ -23,7 +23,7 @@ from pathlib import Path
 
 from utils import cli
 from utils.cli import UserError
-from utils.generate_options import check_model, fill_in, parse, parser
+from utils.generate_options import parse, writer_options
 
 if __name__ == "__main__":
     cli.parse_before_imports(parse)
@@ -40,9 +40,9 @@ from dataset import StoryDataset, pack, story_length
 from model import PlanCVAE, load_checkpoint, normalise_states
 from utils.albums import read_albums, read_named
 from utils.batches import split_into
-from utils.decoding import choose_decoding, generation_config, words_processors
+from utils.decoding import choose_settings, generation_config, words_processors
 from utils.photos import open_photo
-from utils.plans import Sample, list_samples, plan_noise
+from utils.plans import Sample, check_plans, list_samples, plan_noise
 from utils.processes import best_device, join_processes
 from utils.reranking import rerank
 from utils.screen import Screen, save_outputs
@@ -245,23 +245,18 @@ class StoryWriter:
 
         Returns a dict per story: "sentences", "plans" (photos, Z) and "scores" by name.
         """
-        settings = parser().parse_args(["."])
-        if unknown := options.keys() - vars(settings).keys():
-            raise TypeError(f"{sorted(unknown)[0]!r} is no option of generate.py")
-        vars(settings).update(options)
-        self.choose_decoding(settings)
-        fill_in(settings)
-        encoder, config = self.model.image_encoder, self.model.config
+        settings = writer_options(num_samples, None if plans is None else "given", options)
+        choose_settings(settings, self.model)
+        if unknown := [name for name in scores if name not in cli.SCORE_NAMES]:
+            names = ", ".join(cli.SCORE_NAMES)
+            raise UserError(f"scores {unknown[0]!r}: unknown; expected some of {names}")
+        prefix = self.encode_prefix(prefix or [], len(photos), settings.max_new_tokens)
+        encoder = self.model.image_encoder
         pixels = torch.stack([encoder.preprocess(open_photo(x, encoder)) for x in photos])
-        shape = len(pixels), config.plan_size
+        shape = len(pixels), self.model.config.plan_size
         if plans is not None:
-            if config.plan != "cvae":
-                raise UserError("this model was trained without sampled plans; expected no plans")
-            plans = torch.stack([torch.as_tensor(plan, dtype=torch.float32) for plan in plans])
-            if plans.shape[1:] != shape:
-                found = " x ".join(map(str, plans.shape))
-                raise UserError(f"plans of {found}; expected stories x {shape[0]} x {shape[1]}")
-        elif num_samples > 1 and config.plan == "cvae":
+            plans = [plan for plan in check_plans(plans, shape) for _ in range(num_samples)]
+        elif settings.plan == "sample":
             seed, temperature = settings.seed, settings.plan_temperature
             plans = [plan_noise(number, *shape, seed, temperature) for number in range(num_samples)]
         else:
@@ -282,14 +277,37 @@ class StoryWriter:
             for k, (story, sample) in enumerate(zip(stories, samples, strict=True))
         ]
 
-    def choose_decoding(self, options: Namespace) -> None:
-        """Fill in the options of decoding that were not given, by the checkpoint's settings."""
-        choose_decoding(options, self.model.generation_config)
+    def encode_prefix(
+        self, prefix: list[str], num_photos: int, max_new_tokens: int
+    ) -> list[list[int]]:
+        """Token ids of the sentences that a story begins with. Raises UserError where they do not
+        fit its photos or the decoder's positions."""
+        if isinstance(prefix, str) or not all(isinstance(text, str) for text in prefix):
+            raise UserError("prefix: expected a list of sentences")
+        if num_photos == 0 or len(prefix) > num_photos:
+            raise UserError(
+                f"photos: {num_photos}, with {len(prefix)} sentences in prefix; expected a photo "
+                "for each sentence, and at least one"
+            )
+        if not prefix:
+            return []
+        encoded = encode(self.tokenizer, list(prefix))
+        coming = (num_photos - len(prefix)) * self.beat_length(max_new_tokens)
+        length = story_length(encoded, self.model.config.image_positions) + coming
+        if length > self.model.max_length:
+            raise UserError(
+                f"prefix: with the sentences to come the story may take {length} positions; this "
+                f"model has {self.model.max_length}"
+            )
+        return encoded
+
+    def beat_length(self, num_tokens: int) -> int:
+        """Positions of a beat whose sentence has num_tokens tokens."""
+        return story_length([[]], self.model.config.image_positions) + num_tokens
 
     def room(self, max_new_tokens: int) -> int:
         """Sentences that the decoder's positions hold."""
-        beat_length = story_length([[]], self.model.config.image_positions) + max_new_tokens
-        return self.model.max_length // beat_length
+        return self.model.max_length // self.beat_length(max_new_tokens)
 
     def check_room(self, albums: list[dict], max_new_tokens: int) -> None:
         """Raise UserError where a story may not fit the decoder's positions."""
@@ -299,8 +317,7 @@ class StoryWriter:
             if count <= room:
                 continue
             where = album.get("folder", f"story {album['story_id']}")
-            structure = story_length([[]], self.model.config.image_positions)
-            longest = self.model.max_length // count - structure
+            longest = self.model.max_length // count - self.beat_length(0)
             fits = [f"{room} photos"] if room else []
             fits += [f"--max_new_tokens {longest}"] if longest > 0 else []
             raise UserError(
@@ -315,12 +332,12 @@ class StoryWriter:
         options: Namespace,
         state: PartialState | None = None,
         screen: Screen | None = None,
-        prefix: list[str] | None = None,
+        prefix: list[list[int]] | None = None,
     ) -> list[dict]:
         """The samples' stories, as dicts; how many sentences were cut is printed.
 
         state: the processes that share the batches; each returns all stories. screen: shows the
-        stories while they are written. prefix: sentences that every story begins with.
+        stories while they are written. prefix: token ids of sentences that every story begins with.
         """
         index, count = 0, 1
         if state is not None:
@@ -359,7 +376,7 @@ class StoryWriter:
         samples: list[Sample],
         options: Namespace,
         screen: Screen | None,
-        prefix: list[str] | None,
+        prefix: list[list[int]] | None,
     ) -> tuple[list[int], list[list[str]], int]:
         """The sentences of the samples at the places `batch`, and how many were cut."""
         device = self.model.device
@@ -380,7 +397,7 @@ class StoryWriter:
             torch.stack(masks).to(device),
             generation_config(options, self.tokenizer.eos_token_id),
             noise,
-            [encode(self.tokenizer, prefix)] * len(batch) if prefix else None,
+            [prefix] * len(batch) if prefix else None,
             show if screen else None,
         )
         return batch, [decode(self.tokenizer, story) for story in sentences], num_cut
@@ -439,8 +456,7 @@ def main() -> None:
     with cli.flag("--checkpoint"):
         writer = StoryWriter.from_pretrained(options.checkpoint, device="cpu")
     model = writer.model
-    writer.choose_decoding(options)
-    check_model(options, model)
+    choose_settings(options, model)
     encoder = model.image_encoder
     if options.data_path:
         albums = read_albums(options.data_path, encoder)

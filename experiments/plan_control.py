@@ -8,6 +8,7 @@ from experiments.picturebook.facts import MOODS, SLOTS
 from experiments.picturebook.texts import write_sentences
 from experiments.plan_data import first_plans, read_truth
 from utils.cli import BOW_AGREEMENT, SCORE_NAMES
+from utils.decoding import choose_decoding
 from utils.plans import Sample, list_samples
 from utils.reranking import best_samples
 
@@ -29,7 +30,7 @@ class ControlledWriter:
         names = ("data_path", "batch_size", "seed")
         own = [f"--{name}={getattr(self.options, name)}" for name in names]
         settings = generate.parse([*own, *arguments])
-        self.writer.choose_decoding(settings)
+        choose_decoding(settings, self.model.generation_config)
         if samples is None:
             samples = list_samples(self.albums, settings, self.model.config.plan_size)
         return samples, self.writer.write(self.albums, samples, settings)

@@ -49,7 +49,8 @@ def module_of(script):
 
 def parser_of(script):
     """The function that makes a script's parser, which may be a module of its own."""
-    options = {"train.py": "utils.train_options", "dataset.py": "utils.dataset_options"}
+    names = ("train", "dataset", "generate")
+    options = {f"{name}.py": f"utils.{name}_options" for name in names}
     module = importlib.import_module(options[script]) if script in options else module_of(script)
     return getattr(module, "parser", None)
 

@@ -345,6 +345,11 @@ def test_an_id_of_a_story_leads_to_its_album(tmp_path):
         (["first.json", "--corruptions", "--checkpoint", "none"], "--corruptions"),
         (["first.json", "--protocol", "mean"], "--protocol mean: of the caption metrics; expected"),
         (
+            ["first.json", "--no_photos", "--checkpoint", "none"],
+            "--no_photos: of the model's scores",
+        ),
+        (["first.json", "--batch_size", 9, "--checkpoint", "none"], "--batch_size: of the model's"),
+        (
             ["first.json", "--reference_log", "--checkpoint", "none"],
             "--reference_log: of the model",
         ),

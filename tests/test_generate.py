@@ -486,13 +486,40 @@ def test_a_story_writer_writes_what_the_command_writes(checkpoint, folder, scrip
 def test_what_a_story_writer_refuses(checkpoint, folder, tmp_path):
     """ValueErrors without names of options, which a notebook has not given."""
     writer = StoryWriter.from_pretrained(checkpoint)
-    with pytest.raises(ValueError, match="plans of 1 x 2 x 6; expected stories x 1 x 6"):
+    with pytest.raises(ValueError, match="plans of 1 x 2 x 6; expected stories x 1 x 6 numbers"):
         writer([folder / "2.jpg"], plans=torch.zeros(1, 2, 6))
     for name in ("broken.jpg", "absent.jpg"):
         with pytest.raises(ValueError, match=f"{name}: .*; expected a photo"):
             writer([folder / "2.jpg", folder / name])
     with pytest.raises(TypeError, match="'max_word' is no option"):
         writer([folder / "2.jpg"], max_word=3)
+    paths = [folder / "2.jpg", folder / "9.png"]
+    for options, message in (
+        ({"seed": 1}, "seed 1: nothing is drawn"),
+        ({"plan_temperature": 2}, "plan_temperature 2.0: no plan is sampled"),
+        ({"top_p": 0.5}, "top_p 0.5: has no effect on decoding greedy"),
+        ({"max_new_tokens": 2.5}, "argument max_new_tokens: invalid"),
+        ({"max_new_tokens": "six"}, "argument max_new_tokens: invalid"),
+        ({"min_new_tokens": 9, "max_new_tokens": 8}, "min_new_tokens 9: expected at most"),
+        ({"batch_size": 0}, "argument batch_size: 0 is not a whole number of at least 1"),
+        ({"decoding": "best"}, "argument decoding: invalid choice: 'best'"),
+        ({"num_samples": 0}, "argument num_samples: 0 is not"),
+        ({"num_samples": 2, "plan": "mean"}, "num_samples 2: all would be alike"),
+        ({"num_samples": 2, "plans": torch.zeros(1, 2, 6)}, "num_samples 2: all would be alike"),
+        ({"plans": [["a"]]}, "plans: something else; expected stories x 2 x 6 numbers"),
+        ({"plans": torch.full((1, 2, 6), torch.nan)}, "plans of 1 x 2 x 6; expected"),
+        ({"prefix": "a red kite ."}, "prefix: expected a list of sentences"),
+        ({"prefix": ["a ."] * 3}, "photos: 2, with 3 sentences in prefix; expected a photo for"),
+        ({"prefix": ["a kite . " * 99]}, "prefix: with the sentences to come the story may take"),
+        ({"max_new_tokens": 999}, "story photos: 2 photos; this model has room for 0 sentences"),
+        ({"scores": ["beauty"]}, "scores 'beauty': unknown; expected some of CDE, "),
+    ):
+        with pytest.raises(ValueError, match="^" + re.escape(message)):
+            writer(paths, **options)
+    with pytest.raises(ValueError, match="^photos: 0, with 0 sentences in prefix; expected"):
+        writer([])
+    (sampled,) = writer(paths, plan="sample", max_new_tokens=3)
+    assert sampled["plans"].any()
     with pytest.raises(ValueError, match="^.*nowhere: no checkpoint there"):
         StoryWriter.from_pretrained(tmp_path / "nowhere")
 
@@ -589,7 +616,7 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
         ),
         (
             ["photos", "--plans", "p.json", "--num_samples", "2"],
-            "all would be alike; expected --redraw or --interpolate",
+            "all would be alike under the same --plans; expected --redraw",
         ),
         (
             ["photos", "photos", "--save_plans", "p.json"],
@@ -597,15 +624,15 @@ def test_two_processes_write_what_one_writes(checkpoint, make_model, script, for
         ),
         (
             ["photos", "--save_plans", "output/stories.json"],
-            "--save_plans output/stories.json: the stories go there",
+            "--save_plans output/stories.json: --output names that file",
         ),
         (
             ["photos", "--html", "./output/stories.json"],
-            "--html ./output/stories.json: the stories go there; expected another name",
+            "--html ./output/stories.json: --output names that file; expected another name",
         ),
         (
             ["photos", "--html", "x", "--vist_output", "x"],
-            "--html x: --vist_output goes there; expected another name",
+            "--html x: --vist_output names that file; expected another name",
         ),
         (
             ["--data_path", "x.json", "--html", "x.html"],

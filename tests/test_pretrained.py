@@ -127,7 +127,7 @@ def test_defaults_suit_the_decoder(decoder, values):
 def test_the_sizes_of_a_pretrained_decoder_are_its_own(script):
     done = script("train.py", "--decoder", "gpt2", "--n_layer", 6)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "--n_layer 6: of a decoder from scratch; --decoder gpt2 has its own" in done.stderr
+    assert "--n_layer 6: has no effect; expected --decoder scratch; a pretr" in done.stderr
 
 
 def test_another_familys_decoder_is_one_line(gpt2, tokenizer, tmp_path, capfd):

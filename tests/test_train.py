@@ -214,19 +214,23 @@ def test_validation_does_not_depend_on_the_batch_size(training):
         assert figures[2][name] == pytest.approx(figures[7][name], rel=1e-4), name
 
 
-def test_evaluate_alone_gives_the_figures_of_the_training(run_train, data, tmp_path):
+def test_evaluate_alone_gives_the_figures_of_the_training(run_train, script, data, tmp_path):
     assert run_train(tmp_path, "--max_steps", 6, "--eval_steps", 6, "--iwae_samples", 3)[0] == 0
     (trained,) = log_of(tmp_path, "val")
     code, err = run_train(tmp_path, "--evaluate", data / "val.json", "--iwae_samples", 3)
-    assert code == 0, err
+    assert code == 2 and "has no effect on --evaluate" in err
+    alone = ["--evaluate", data / "val.json", "--iwae_samples", 3, "--batch_size", 4]
+    done = script("train.py", *alone, "--output_dir", tmp_path)
+    assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "evaluation.json").read_text())
     assert found["split"] == str(data / "val.json") and found[
         "figures"
     ].keys() == trained.keys() - {"step", "split"}
     for name, value in found["figures"].items():
         assert value == pytest.approx(trained[name], rel=1e-5), name
-    code, err = run_train(tmp_path / "nothing", "--evaluate", data / "val.json")
-    assert code == 2 and "--output_dir" in err and "no checkpoint there" in err
+    done = script("train.py", *alone, "--output_dir", tmp_path / "nothing")
+    assert done.returncode == 2 and "--output_dir" in done.stderr
+    assert "no checkpoint there" in done.stderr
 
 
 def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
@@ -450,6 +454,15 @@ def test_a_validation_that_is_not_finite_keeps_the_last_checkpoint(
             "--decoder no/such-model: cannot be loaded",
         ),
         (["--n_positions", "8", "--image_positions", "6"], "8 positions"),
+        (
+            ["--beta_schedule", "constant", "--beta_warmup_steps", "9"],
+            "--beta_warmup_steps 9.0: has no effect; expected --beta_schedule linear",
+        ),
+        (["--plan", "none", "--bow_weight", "9"], "--bow_weight 9.0: has no effect; expected --pl"),
+        (["--plan", "none", "--beta", "2"], "--beta 2.0: has no effect; expected --plan cvae"),
+        (["--plan", "deterministic", "--free_bits", "0"], "--free_bits 0.0: has no effect"),
+        (["--max_steps", "3", "--num_train_epochs", "2"], "expected no --max_steps"),
+        (["--allow_changed", "beta"], "--allow_changed beta: has no effect; expected --resume"),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, run_train, tmp_path):

@@ -73,15 +73,13 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose errors are one line and whose help shows the defaults."""
+    """argparse whose errors are UserErrors and whose help shows the defaults."""
 
     def __init__(self, **kwargs: object):
         super().__init__(formatter_class=HelpFormatter, allow_abbrev=False, **kwargs)
 
     def error(self, message: str) -> None:
-        module = self.prog.removeprefix("python -m experiments.")
-        name = self.prog if module == self.prog else f"{module}.py"
-        self.exit(2, f"{name}: {printable(message)} (--help lists the options)\n")
+        raise UserError(f"{message} (--help lists the options)")
 
     def add_dataclass(self, cls: type) -> "Parser":
         """One option per field of a dataclass, made by `option`."""

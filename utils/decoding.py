@@ -5,11 +5,13 @@ two sentences could not begin alike, or end.
 """
 
 from argparse import Namespace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from utils import cli
 from utils.cli import UserError
 
 DEFAULTS = {  # of the options, where the checkpoint says nothing
@@ -80,6 +82,57 @@ def choose_decoding(options: Namespace, stored: GenerationConfig) -> None:
             f"--min_new_tokens {options.min_new_tokens}: expected at most --max_new_tokens "
             f"{options.max_new_tokens}"
         )
+
+
+def choose_settings(options: Namespace, model: Any) -> None:
+    """Fill in what was not given: how words are chosen, by the checkpoint, and how plans are. Raise
+    UserError where the model lacks what the options ask for, or an option has no effect."""
+    choose_decoding(options, model.generation_config)
+    plan, where = model.config.plan, options.checkpoint
+    several = f"--num_samples {options.num_samples}"
+    if options.decoding != "nucleus" and options.num_samples > 1 and not options.interpolate:
+        if options.plan == "mean":
+            raise UserError(
+                f"{several}: all would be alike; add --plan sample or --decoding nucleus"
+            )
+        if options.plans and not options.redraw:
+            raise UserError(
+                f"{several}: all would be alike under the same --plans; expected --redraw, "
+                "--interpolate or --decoding nucleus"
+            )
+    for name in ("plan", "plans", "save_plans"):
+        value = getattr(options, name)
+        if plan != "cvae" and value not in (None, "mean"):
+            raise UserError(
+                f"--{name} {value}: {where} was trained with --plan {plan}; expected cvae"
+            )
+    if options.plan is None:
+        samples = plan == "cvae" and (options.num_samples > 1 or options.redraw)
+        options.plan = "sample" if samples else "mean"
+    if plan != "cvae" and options.num_samples > 1 and options.decoding != "nucleus":
+        raise UserError(
+            f"{several}: {where} was trained with --plan {plan}, so that all would be alike; add "
+            "--decoding nucleus"
+        )
+    # plans that are given are not drawn
+    draws = options.plan == "sample" and (options.redraw or not options.plans)
+    if not draws and options.plan_temperature is not None:
+        raise UserError(
+            f"--plan_temperature {options.plan_temperature}: no plan is sampled; expected --plan "
+            "sample too"
+        )
+    if not draws and options.decoding != "nucleus" and options.seed is not None:
+        raise UserError(
+            f"--seed {options.seed}: nothing is drawn; expected --plan sample or --decoding nucleus"
+        )
+    lacks = {cli.BOW_AGREEMENT: not model.config.state_bow, cli.MAX_KL: plan != "cvae"}
+    if options.rerank and lacks.get(options.rerank_by):
+        raise UserError(
+            f"--rerank_by {options.rerank_by}: the model in {where} lacks it; expected another"
+        )
+    options.seed = options.seed or 0
+    if options.plan_temperature is None:
+        options.plan_temperature = 1.0
 
 
 def generation_config(options: Namespace, eos: int) -> GenerationConfig:

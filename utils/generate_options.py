@@ -61,14 +61,21 @@ def parser() -> cli.Parser:
     return parser
 
 
+# those that a StoryWriter takes by name
+WRITER_OPTIONS = (
+    "decoding", "num_beams", "length_penalty", "top_p", "top_k", "temperature",
+    "no_repeat_ngram_size", "repetition_penalty", "min_new_tokens", "max_new_tokens",
+    "plan", "plan_temperature", "batch_size", "seed",
+)  # fmt: skip
+
+
 def parse(arguments: list[str] | None = None) -> Namespace:
-    """The options, checked against each other."""
+    """The options, checked against each other; that outputs can be written is tried."""
     options = parser().parse_args(arguments)
     if bool(options.folders) == bool(options.data_path):
         raise UserError("expected folders of photos, or --data_path with a preprocessed split")
-    several = f"--num_samples {options.num_samples}"
     if options.num_samples > MAX_SAMPLES:
-        raise UserError(f"{several}: expected {MAX_SAMPLES:,} at most")
+        raise UserError(f"--num_samples {options.num_samples}: expected {MAX_SAMPLES:,} at most")
     if options.rerank and options.num_samples == 1 and not options.plans:
         raise UserError("--rerank: of one story; expected --num_samples of 2 or more")
     if options.data_path:
@@ -87,84 +94,40 @@ def parse(arguments: list[str] | None = None) -> Namespace:
         raise UserError(
             f"{flag}: a preprocessed split holds no pictures for a page; expected folders of photos"
         )
-    goes = {
-        os.path.abspath(name): flag
-        for flag in ("data_path", "plans")
-        if (name := getattr(options, flag))
-    }
-    for flag in ("output", "vist_output", "html", "save_plans"):
-        if name := getattr(options, flag):
-            other = goes.setdefault(os.path.abspath(name), flag)
-            if other != flag and (other, flag) != ("plans", "save_plans"):
-                what = {
-                    "output": "the stories go there",
-                    "data_path": "the split is there",
-                    "plans": "the plans are there",
-                }
-                raise UserError(
-                    f"--{flag} {name}: {what.get(other, f'--{other} goes there')}; expected "
-                    "another name"
-                )
-            with cli.flag(f"--{flag}"):  # before there is work to lose
-                check_can_write(name)
     for name in ("redraw", "interpolate"):
         if getattr(options, name) and not options.plans:
             raise UserError(f"--{name}: of no plans; expected --plans too")
     if options.interpolate and (options.num_samples == 1 or options.redraw):
         raise UserError("--interpolate: expected --num_samples of 2 or more, and no --redraw")
+    check_outputs(options)
     return options
 
 
-def check_model(options: Namespace, model: Any) -> None:
-    """Raise UserError where the model lacks what the options ask for, or an option has no effect;
-    choose --plan and what goes with it."""
-    plan, where = model.config.plan, options.checkpoint
-    several = f"--num_samples {options.num_samples}"
-    if options.decoding != "nucleus" and options.num_samples > 1 and not options.interpolate:
-        if options.plan == "mean":
-            raise UserError(
-                f"{several}: all would be alike; add --plan sample or --decoding nucleus"
-            )
-        if options.plans and not options.redraw:
-            raise UserError(
-                f"{several}: all would be alike; expected --redraw or --interpolate with --plans"
-            )
-    for name in ("plan", "plans", "save_plans"):
-        value = getattr(options, name)
-        if plan != "cvae" and value not in (None, "mean"):
-            raise UserError(
-                f"--{name} {value}: {where} was trained with --plan {plan}; expected cvae"
-            )
-    if options.plan is None:
-        samples = plan == "cvae" and (options.num_samples > 1 or options.redraw)
-        options.plan = "sample" if samples else "mean"
-    if plan != "cvae" and options.num_samples > 1 and options.decoding != "nucleus":
-        raise UserError(
-            f"{several}: {where} was trained with --plan {plan}, so that all would be alike; add "
-            "--decoding nucleus"
-        )
-    # plans that are given are not drawn
-    draws = options.plan == "sample" and (options.redraw or not options.plans)
-    if not draws and options.plan_temperature is not None:
-        raise UserError(
-            f"--plan_temperature {options.plan_temperature}: no plan is sampled; expected --plan "
-            "sample too"
-        )
-    if not draws and options.decoding != "nucleus" and options.seed is not None:
-        raise UserError(
-            f"--seed {options.seed}: nothing is drawn; expected --plan sample or --decoding nucleus"
-        )
-    lacks = {cli.BOW_AGREEMENT: not model.config.state_bow, cli.MAX_KL: plan != "cvae"}
-    if options.rerank and lacks.get(options.rerank_by):
-        raise UserError(
-            f"--rerank_by {options.rerank_by}: the model in {where} lacks it; expected another"
-        )
-    fill_in(options)
+def check_outputs(options: Namespace) -> None:
+    """Raise UserError where two outputs are one file, or one cannot be written, before there is
+    work to lose."""
+    places = {}  # {path: the first option that names it}
+    for name in ("data_path", "plans", "output", "vist_output", "html", "save_plans"):
+        path = getattr(options, name)
+        if not path:
+            continue
+        other = places.setdefault(os.path.abspath(path), name)
+        if other != name and (other, name) != ("plans", "save_plans"):
+            raise UserError(f"--{name} {path}: --{other} names that file; expected another name")
+        if name not in ("data_path", "plans"):
+            with cli.flag(f"--{name}"):
+                check_can_write(path)
 
 
-def fill_in(options: Namespace) -> None:
-    """The defaults of what is drawn."""
-    if options.seed is None:
-        options.seed = 0
-    if options.plan_temperature is None:
-        options.plan_temperature = 1.0
+def writer_options(num_samples: int, plans: Any, given: dict[str, Any]) -> Namespace:
+    """The options of a StoryWriter's call, refused as a command line's are. given: of
+    WRITER_OPTIONS, by name."""
+    arguments = ["."]
+    for name, value in given.items():
+        if name not in WRITER_OPTIONS:
+            raise TypeError(f"{name!r} is no option of a StoryWriter")
+        if value is not None:
+            arguments.append(f"--{name}={value}")
+    options = parser().parse_args([*arguments, f"--num_samples={num_samples}"])
+    options.plans, options.checkpoint = plans, "this model"
+    return options

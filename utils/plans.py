@@ -3,7 +3,7 @@
 from argparse import Namespace
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,20 @@ def plan_noise(
     # manual_seed reads 32 bits
     generator = torch.Generator().manual_seed(seed * 1_000_003 + number + again * 2**31)
     return temperature * torch.randn(beats, plan_size, generator=generator)
+
+
+def check_plans(plans: Any, shape: tuple[int, int]) -> Tensor:
+    """Plans of several stories (stories, beats, Z), in units of their prior, as a tensor. shape:
+    (beats, Z). Raises UserError."""
+    expected = f"stories x {shape[0]} x {shape[1]} numbers"
+    try:
+        plans = torch.stack([torch.as_tensor(plan, dtype=torch.float32) for plan in plans])
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(f"plans: something else; expected {expected}") from None
+    if plans.shape[1:] != shape or not plans.isfinite().all():
+        found = " x ".join(map(str, plans.shape))
+        raise UserError(f"plans of {found}; expected {expected}")
+    return plans
 
 
 def slerp(one: Tensor, other: Tensor, share: float) -> Tensor:

@@ -144,6 +144,37 @@ OBJECTIVE = (
 )  # fmt: skip
 
 
+OF_EVALUATION = {
+    "evaluate", "output_dir", "batch_size", "num_workers", "iwae_samples", "mixed_precision",
+    "free_bits", "seed",
+}  # fmt: skip
+# options, when they have an effect, and what is expected then
+EFFECTS = (
+    (
+        {"n_layer", "n_head", "n_embd", "n_positions"},
+        lambda options: options.decoder == "scratch",
+        "--decoder scratch; a pretrained one has its own",
+    ),
+    (
+        {"beta_warmup_steps"},
+        lambda options: options.beta_schedule == "linear",
+        "--beta_schedule linear",
+    ),
+    (
+        {"beta", "beta_schedule", "beta_warmup_steps", "free_bits", "posterior_dropout"},
+        lambda options: options.plan == "cvae",
+        "--plan cvae",
+    ),
+    (
+        {"bow_weight", "future_bow_weight", "bow_final_scale"},
+        lambda options: options.plan != "none",
+        "--plan cvae or deterministic",
+    ),
+    ({"num_train_epochs"}, lambda options: options.max_steps == 0, "no --max_steps"),
+    ({"allow_changed"}, lambda options: options.resume, "--resume too"),
+)
+
+
 def option_names(*changes: str | None) -> set[str]:
     """The options that are "free", "of_model", or None of these."""
     fields = dataclasses.fields(TrainOptions)
@@ -160,14 +191,7 @@ def parse(arguments: list[str] | None = None) -> TrainOptions:
     """The options. Raises UserError for values that cannot work."""
     options = TrainOptions(**vars(parser().parse_args(arguments)))
     cli.check_bounds(options)
-    if options.decoder != "scratch":
-        defaults = TrainOptions()
-        for name in ("n_layer", "n_head", "n_embd", "n_positions"):
-            if (value := getattr(options, name)) != getattr(defaults, name):
-                raise UserError(
-                    f"--{name} {value}: of a decoder from scratch; --decoder {options.decoder} has "
-                    "its own"
-                )
+    check_effects(options)
     if options.num_train_epochs == 0:
         raise UserError("--num_train_epochs 0.0: expected more than 0")
     if options.tensorboard and find_spec("tensorboard") is None:
@@ -180,6 +204,23 @@ def parse(arguments: list[str] | None = None) -> TrainOptions:
             "options' names, as in learning_rate,num_train_epochs"
         )
     return options
+
+
+def check_effects(options: TrainOptions) -> None:
+    """Raise UserError for an option that has no effect beside the others."""
+    defaults = TrainOptions(decoder=options.decoder)
+    changed = {
+        field.name: value
+        for field in dataclasses.fields(options)
+        if (value := getattr(options, field.name)) != getattr(defaults, field.name)
+    }
+    if options.evaluate is not None:
+        for name in changed.keys() - OF_EVALUATION:
+            raise UserError(f"--{name} {changed[name]}: has no effect on --evaluate")
+    for names, has_effect, expected in EFFECTS:
+        if not has_effect(options) and (unused := changed.keys() & names):
+            name = min(unused)
+            raise UserError(f"--{name} {changed[name]}: has no effect; expected {expected}")
 
 
 def allowed_changes(options: TrainOptions) -> set[str]:
