@@ -390,12 +390,13 @@ class StoryWriter:
             for k, text in zip(batch, decode(self.tokenizer, sentences), strict=True):
                 screen.add(k, text)
 
+        no_words = range(len(self.tokenizer), self.model.decoder.config.vocab_size)
         torch.manual_seed((options.seed * 1_000_003 + batch[0]) % 2**32)  # for nucleus sampling
         sentences, num_cut = generate_stories(
             self.model,
             torch.stack(photos).to(device),
             torch.stack(masks).to(device),
-            generation_config(options, self.tokenizer.eos_token_id),
+            generation_config(options, self.tokenizer.eos_token_id, no_words),
             noise,
             [prefix] * len(batch) if prefix else None,
             show if screen else None,

@@ -224,11 +224,22 @@ def test_a_model_is_loaded_by_its_name_on_the_hub(saved_model, tmp_path, monkeyp
         load_checkpoint("output")
 
 
-@pytest.mark.parametrize("values", [{"num_beams": "three"}, {"no_repeat_ngram_size": -1}])
-def test_settings_of_generation_that_are_none_are_one_line(values, saved_model, tmp_path):
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"num_beams": "three"}, "num_beams"),
+        ({"no_repeat_ngram_size": -1}, "no_repeat_ngram_size is -1; expected what"),
+        ({"top_p": 7.0, "do_sample": True}, "top_p"),
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0; expected what"),
+        ({"temperature": 0.0, "do_sample": True}, "temperature"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; expected what"),
+        ({"typical_p": 0.5, "do_sample": True}, "typical_p is 0.5, which is not read; expected"),
+    ],
+)
+def test_settings_of_generation_that_are_none_are_one_line(values, message, saved_model, tmp_path):
     shutil.copytree(saved_model, tmp_path / "model")
     (tmp_path / "model/generation_config.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match="model: cannot be loaded .*generation_config|cannot be lo"):
+    with pytest.raises(UserError, match=f"model: cannot be loaded .*{message}"):
         load_checkpoint(tmp_path / "model")
 
 

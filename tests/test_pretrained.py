@@ -2,14 +2,15 @@
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from conftest import batch_of
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM
 
 from dataset import pack
-from generate import generate_stories
-from model import load_checkpoint
+from generate import StoryWriter, generate_stories
+from model import PlanCVAE, load_checkpoint
 from train import build_model
 from utils.cli import UserError
 from utils.decoding import NoRepeatNGram, RepetitionPenalty, default_generation
@@ -228,6 +229,23 @@ def test_a_checkpoint_carries_its_settings_of_generation(make_model, tokenizer, 
     GenerationConfig(num_beams=4, no_repeat_ngram_size=3).save_pretrained(tmp_path)
     loaded = load_checkpoint(tmp_path)[0].generation_config
     assert (loaded.num_beams, loaded.no_repeat_ngram_size) == (4, 3)
+
+
+def test_a_larger_decoder_writes_words_of_its_tokenizer_alone(tokenizer):
+    """Rows beyond the tokenizer's decode to nothing (GPT-2s padded to a multiple of 64)."""
+    eos, size = tokenizer.eos_token_id, len(tokenizer) + 44
+    sizes = dict(n_embd=32, n_layer=1, n_head=2, n_positions=200)
+    decoder = GPT2LMHeadModel(
+        GPT2Config(vocab_size=size, bos_token_id=eos, eos_token_id=eos, **sizes)
+    )
+    encoder = ImageEncoder.build("resnet18", "none", image_size=32, stages=1)
+    with torch.no_grad():  # what it would write without care
+        decoder.lm_head.weight[len(tokenizer) :] *= 50
+    writer = StoryWriter(PlanCVAE.build(decoder, encoder).eval(), tokenizer)
+    photos = [np.full((40, 40, 3), shade, np.uint8) for shade in (20, 200)]
+    for options in ({}, {"decoding": "beam"}, {"decoding": "nucleus", "top_p": 1.0}):
+        (story,) = writer(photos, max_new_tokens=6, **options)
+        assert all(story["sentences"]), options
 
 
 def test_the_picture_books_model_writes_greedily_and_others_by_beams():

@@ -61,8 +61,9 @@ def read_folder(
         paths = [path for path in paths if path.name in names]
         aside = {path: reason for path, reason in aside.items() if path.name in names}
         if others := names - {path.name for path in (*paths, *aside)}:
-            name, suffixes = folder / min(others), ", ".join(PHOTO_SUFFIXES)
-            raise UserError(f"{name}: not named as a photo; expected {suffixes}")
+            path, suffixes = folder / min(others), ", ".join(PHOTO_SUFFIXES)
+            why = "a hidden file" if is_hidden(path) else "not named as a photo"
+            raise UserError(f"{path}: {why}; expected {suffixes}")
     found, num_unread = [], len(paths)
     for path in sorted(paths, key=lambda path: natural(path.name)):
         if max_photos is not None and len(found) > max_photos:

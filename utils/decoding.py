@@ -4,7 +4,8 @@ No n-gram crosses a sentence's border, and the end of text is neither blocked no
 two sentences could not begin alike, or end.
 """
 
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from utils import cli
-from utils.cli import UserError
+from utils.cli import UserError, positive_int
+from utils.generate_options import parser
 
 DEFAULTS = {  # of the options, where the checkpoint says nothing
     "min_new_tokens": 1,
@@ -43,13 +45,27 @@ def default_generation(source: str | None, eos: int) -> GenerationConfig:
     return GenerationConfig(eos_token_id=eos, pad_token_id=eos, **settings)
 
 
+# what else transformers writes into generation_config.json
+NOT_OPTIONS = {
+    "do_sample", "bos_token_id", "eos_token_id", "pad_token_id", "transformers_version",
+    "_from_model_config",
+}  # fmt: skip
+
+
 def check_stored(stored: GenerationConfig) -> GenerationConfig:
-    """Raises ValueError where a checkpoint's settings are no numbers, or below 0."""
-    for name in DEFAULTS:
-        value = getattr(stored, name, None)
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (is_number and (value >= 0 or name == "length_penalty")):
-            raise ValueError(f"generation_config.json: {name} is {value!r}; expected a number")
+    """Raises ValueError where a checkpoint's settings are of another kind or beyond the bounds of
+    the options of generate.py."""
+    kinds = {action.dest: action.type for action in parser()._actions}
+    kinds["num_beams"] = positive_int  # 1 is no search by beams
+    for name, value in stored.to_diff_dict().items():
+        where = f"generation_config.json: {name} is {value!r}"
+        if name not in DEFAULTS and name not in NOT_OPTIONS:
+            raise ValueError(f"{where}, which is not read; expected {', '.join(DEFAULTS)} alone")
+        if name in DEFAULTS and value is not None:
+            try:
+                kinds[name](str(value))
+            except (ArgumentTypeError, ValueError):
+                raise ValueError(f"{where}; expected what --{name} takes") from None
     return stored
 
 
@@ -135,10 +151,15 @@ def choose_settings(options: Namespace, model: Any) -> None:
         options.plan_temperature = 1.0
 
 
-def generation_config(options: Namespace, eos: int) -> GenerationConfig:
-    """transformers' settings of what `choose_decoding` has chosen."""
+def generation_config(
+    options: Namespace, eos: int, no_words: Iterable[int] = ()
+) -> GenerationConfig:
+    """transformers' settings of what `choose_decoding` has chosen. no_words: ids that the tokenizer
+    does not know, which a larger decoder has."""
     chosen = {name: getattr(options, name) for name in DEFAULTS}
     chosen = {name: value for name, value in chosen.items() if value is not None}
+    if no_words := list(no_words):
+        chosen["suppress_tokens"] = no_words
     return GenerationConfig(
         do_sample=options.decoding == "nucleus", eos_token_id=eos, pad_token_id=eos, **chosen
     )

@@ -44,8 +44,9 @@ def join_marks(parts: Iterable[str]) -> list[str]:
         if sentences and not has_words(sentences[-1]):  # marks at the beginning
             tokens = [sentences.pop(), *tokens]
         if sentences:
-            is_quoted = sentences[-1].count('"') % 2 == 1
-            closing = CLOSING | {'"'} if is_quoted else CLOSING
+            before = sentences[-1].split()
+            marks = {'"': sentences[-1].count('"'), "'": before.count("'")}
+            closing = CLOSING | {mark for mark, count in marks.items() if count % 2 == 1}
             while count < len(tokens) and tokens[count] in closing:
                 count += 1
             if not has_words(" ".join(tokens)):
