@@ -1,32 +1,37 @@
-"""Photos fetched from the addresses in VIST's and VIST-Edit's annotations.
+"""dataset.py --download: photos from the URLs in annotations, data sets from their public places.
 
-    python dataset.py --download --vist dataset/VIST
+    python dataset.py --download photos --vist dataset/VIST
 
-Threads fetch, each one photo at a time into a temporary file; the calling thread names the files
+Threads fetch photos, each one at a time into a temporary file; the calling thread names the files
 and keeps the journal, from which a stopped run resumes.
 """
 
 import contextlib
-import itertools
 import os
-import random
 import shlex
 import shutil
 import signal
 import sys
 import threading
-import time
 import warnings
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from tqdm import tqdm
 
+from utils.archives import fetch_archives, picture_urls
 from utils.cli import UserError, printable, say, warn
-from utils.dataset_options import DOWNLOAD, NOTHING_FOUND, SOURCES, choose_source
+from utils.dataset_options import (
+    DATASET,
+    DOWNLOAD,
+    DOWNLOADS,
+    NOTHING_FOUND,
+    SOURCES,
+    choose_source,
+)
 from utils.files import directory_lock, new_holder, read_json, reraise_with_path, write_json
 from utils.journal import Journal, is_safe
 from utils.photos import DEAD_LINK, photo_index, why_broken
@@ -35,6 +40,7 @@ from utils.web import (
     BROKEN,
     PATIENCE,
     PLACEHOLDER,
+    SUFFIXES,
     UNAVAILABLE,
     Failed,
     Gone,
@@ -95,8 +101,34 @@ def refusal(photo_id: str, url: object) -> str | None:
 # -------------------------------------------------------------------------------------- all of them
 
 
-def fetch_photos(args: Namespace) -> int:
+def fetch(args: Namespace) -> int:
     """dataset.py --download. Returns the exit status."""
+    what = args.download
+    if what == "photos":
+        return fetch_photos(args)
+    source, name, _ = DOWNLOADS[what]
+    root = getattr(args, source, DATASET / name)
+    try:
+        with raise_on_signals(), directory_lock(root, f"--download {what}"):
+            fetch_archives(what, root, Web(1, 0, PATIENCE))
+    except Stopped as stop:
+        warn("stopped; the same command goes on")
+        return 128 + stop.args[0]
+    if what == "vist":
+        args.vist = root
+        return fetch_photos(args)
+    status = 0
+    if what == "storybooks":
+        settings = {name: value for name, value in vars(args).items() if name in DOWNLOAD}
+        images = root / "asp-imagebank" / "medium"
+        status = download_all(images, partial(list_pictures, images, picture_urls(root)), settings)
+    if status in (0, 1):
+        say(f"Next: python dataset.py {shlex.join([f'--{source}', str(root)])}")
+    return status
+
+
+def fetch_photos(args: Namespace) -> int:
+    """The photos that a source's annotations name. Returns the exit status."""
     chosen = choose_source(args)
     if chosen is None:
         print(NOTHING_FOUND, file=sys.stderr)
@@ -130,10 +162,9 @@ def fetch_photos(args: Namespace) -> int:
 class Downloader:
     """Threads that fetch photos. results: {photo id: (FETCHED or the like, reason)}."""
 
-    def __init__(self, images: Path, journal: Journal, web: Web, max_bytes: float):
-        self.images, self.journal = images, journal
-        self.web, self.max_bytes = web, max_bytes
-        self.results, self.holders = {}, {}
+    def __init__(self, results: dict, journal: Journal, web: Web, max_bytes: float):
+        self.results, self.journal = results, journal
+        self.web, self.max_bytes, self.holders = web, max_bytes, {}
         self.decoding = threading.Semaphore(os.cpu_count() or 1)  # decoding takes memory
 
     def run(self, photos: list[Photo], connections: int, bar: tqdm) -> None:
@@ -156,46 +187,26 @@ class Downloader:
     def work(self, photo: Photo) -> tuple[Photo, tuple | Exception]:
         """What a thread does for a photo: what came of it, an answer or an error."""
         try:
-            return photo, self.ask(photo)
+            return photo, self.web.retry(partial(self.ask, photo))
         except Exception as error:
             return photo, error
 
-    def ask(self, photo: Photo) -> tuple[Path, str, str]:
-        """Ask for a photo until it is there, gone, or not worth another attempt. Returns its
-        temporary file, SHA-256 and suffix."""
-        web, patience, seconds = self.web, self.web.patience, 0.0
-        path = self.holders[photo.folder] / photo.id
-        for attempt in itertools.count(1):
-            web.wait_for_turn()
-            if web.stopped.is_set():
-                raise Failed("not asked")
-            start = time.monotonic()
-            try:
-                sha256, suffix = web.fetch(photo, path, self.max_bytes, patience.photo - seconds)
-                web.unconnected = web.pauses = 0
-                with self.decoding:
-                    if not why_broken(path):
-                        return path, sha256, suffix
-                if photo.sha256 == sha256:  # the same bytes again: no accident on the way
-                    raise Gone(BROKEN)
-                photo.sha256 = sha256
-                failure = Failed(BROKEN)
-            except Failed as error:
-                failure = error
-                web.unconnected = web.unconnected + 1 if str(error) == "no connection" else 0
-                if str(error) == "HTTP 429":
-                    web.pause(error, start)
-            seconds += time.monotonic() - start
-            is_last = attempt >= min(failure.attempts, patience.attempts)
-            if is_last or seconds >= patience.photo or web.halted():
-                raise failure
-            wait = patience.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1)
-            web.stopped.wait(min(max(wait, failure.wait), patience.longest))
+    def ask(self, photo: Photo, seconds: float) -> tuple[Path, str, str]:
+        """Ask once for a photo. Returns its temporary file, SHA-256 and suffix."""
+        path = self.holders[photo.folder] / photo.id.replace("/", " ")
+        sha256, suffix = self.web.fetch(photo, path, self.max_bytes, seconds)
+        with self.decoding:
+            if not why_broken(path):
+                return path, sha256, suffix
+        if photo.sha256 == sha256:  # the same bytes again: no accident on the way
+            raise Gone(BROKEN)
+        photo.sha256 = sha256
+        raise Failed(BROKEN)
 
     def settle(self, photo: Photo, result: tuple | Exception) -> None:
         """Name a photo's file, or note why there is none."""
         if isinstance(result, Failed):
-            self.results[photo.id] = (FAILED, str(result))
+            self.results[photo.id] = (FAILED, result.reason)
         elif isinstance(result, Gone):
             self.journal.add_gone(photo.id, str(result))
             self.results[photo.id] = (GONE, str(result))
@@ -205,16 +216,16 @@ class Downloader:
             raise result
         else:
             path, sha256, suffix = result
-            place = photo.folder / (photo.id + suffix)
-            file = place.relative_to(self.images).as_posix()
-            if self.journal.add_fetched(photo, file, sha256):
+            if self.journal.add_fetched(photo, sha256):
                 self.journal.add_gone(photo.id, PLACEHOLDER)
                 for photo_id in {photo.id, *self.journal.remove(sha256)} & self.results.keys():
                     self.results[photo_id] = (GONE, PLACEHOLDER)
-            else:
-                with reraise_with_path(place, path.parent):
-                    os.replace(path, place)
-                self.results[photo.id] = (FETCHED, "")
+                return
+            place = photo.folder / (photo.id + suffix)
+            place.parent.mkdir(exist_ok=True)
+            with reraise_with_path(place, path.parent):
+                os.replace(path, place)
+            self.results[photo.id] = (FETCHED, "")
 
 
 def download(
@@ -222,38 +233,45 @@ def download(
     needed: dict[str, dict[str, str]],
     urls: dict[str, str],
     follow_links: bool = False,
-    connections: int = DOWNLOAD["connections"],
-    rate: float = DOWNLOAD["rate"],
-    max_megabytes: float = DOWNLOAD["max_megabytes"],
-    retry_gone: bool = DOWNLOAD["retry_gone"],
     patience: Patience | None = None,
+    **settings: float,
 ) -> int:
     """Fetch the photos that stories need and that no file stands for, into images/<split>/.
     Returns the exit status.
 
-    needed: {split: {photo id: album id}}. Raises UserError where another process fetches into the
-    same folder, OSError where nothing more can be written: what was fetched stays.
+    needed: {split: {photo id: album id}}. settings: any of DOWNLOAD. Raises UserError where another
+    process fetches into the same folder, OSError where nothing more can be written: what was
+    fetched stays.
     """
-    images, status = Path(images), 0
-    web = Web(connections, rate, patience or PATIENCE)
+    images = Path(images)
+    choose = partial(list_photos, images, needed, urls, follow_links)
+    return download_all(images, choose, settings, patience)
+
+
+def download_all(
+    images: Path, choose: Callable, settings: dict, patience: Patience | None = None
+) -> int:
+    """Fetch the photos of choose({photo id: why it is gone}) -> (results, photos)."""
+    settings, status = DOWNLOAD | settings, 0
+    web = Web(settings["connections"], settings["rate"], patience or PATIENCE)
     with directory_lock(images, "--images"):
         journal = Journal(images)
-        downloader = Downloader(images, journal, web, max_megabytes * 1e6)
-        photos = list_photos(downloader, needed, urls, follow_links, retry_gone)
+        results, photos = choose({} if settings["retry_gone"] else journal.gone)
+        downloader = Downloader(results, journal, web, settings["max_megabytes"] * 1e6)
         bar = tqdm(total=len(photos), unit=" photos", disable=not photos)
         quiet = warnings.catch_warnings(action="ignore")  # Pillow's about odd metadata
         with contextlib.closing(journal.file), bar, raise_on_signals(), quiet:
             try:
-                downloader.run(photos, connections, bar)
+                downloader.run(photos, settings["connections"], bar)
             except Stopped as stop:
                 bar.close()
-                counts = Counter(name for name, _ in downloader.results.values())
+                names = [name for name, _ in results.values()]
                 warn(
-                    f"stopped; {counts[FETCHED]} photos fetched, {counts[FAILED]} to go: the same "
-                    "command goes on"
+                    f"stopped; {names.count(FETCHED)} photos fetched, {names.count(FAILED)} to go: "
+                    "the same command goes on"
                 )
                 status = 128 + stop.args[0]
-        report = make_report(downloader.results)
+        report = make_report(results)
         write_json(images / REPORT, report)
     if status:
         return status
@@ -264,11 +282,10 @@ def download(
 
 
 def list_photos(
-    downloader: Downloader, needed: dict, urls: dict, follow_links: bool, retry_gone: bool
-) -> list[Photo]:
-    """The photos to ask for; the downloader notes those that exist, are gone, or cannot be."""
-    images, results, photos = downloader.images, downloader.results, []
-    gone = {} if retry_gone else downloader.journal.gone
+    images: Path, needed: dict, urls: dict, follow_links: bool, gone: dict
+) -> tuple[dict, list[Photo]]:
+    """What is known already, {photo id: result}, and the photos to ask for."""
+    results, photos = {}, []
     has_folders = any((images / split).is_dir() for split in SPLITS)
     # a folder of a split would hide the photos that lie in the folder itself
     is_flat = not has_folders and any(photo_index(images, "", follow_links))
@@ -281,14 +298,32 @@ def list_photos(
             url = urls.get(photo_id)
             reason = refusal(photo_id, url) or gone.get(photo_id)
             # none is replaced for which there is a file
-            if photo_id in existing or skipped.get(photo_id, DEAD_LINK) != DEAD_LINK:
-                results[photo_id] = (EXISTING, "")
-            elif reason:
-                results[photo_id] = (GONE, reason)
-            else:
-                results[photo_id] = (FAILED, "not asked")
-                photos.append(Photo(photo_id, album, url, folder))
-    return photos
+            exists = photo_id in existing or skipped.get(photo_id, DEAD_LINK) != DEAD_LINK
+            add_photo(Photo(photo_id, album, url, folder), exists, reason, results, photos)
+    return results, photos
+
+
+def list_pictures(images: Path, urls: dict[str, str], gone: dict) -> tuple[dict, list[Photo]]:
+    """The same of the pictures of story books, {picture id: URL}: ids with a folder in them, and
+    one album, as books share pictures."""
+    results, photos = {}, []
+    for picture, url in urls.items():
+        exists = any((images / (picture + suffix)).exists() for suffix in SUFFIXES.values())
+        photo = Photo(picture, "storybooks", url, images)
+        add_photo(photo, exists, gone.get(picture), results, photos)
+    return results, photos
+
+
+def add_photo(
+    photo: Photo, exists: bool, reason: str | None, results: dict, photos: list[Photo]
+) -> None:
+    if exists:
+        results[photo.id] = (EXISTING, "")
+    elif reason:
+        results[photo.id] = (GONE, reason)
+    else:
+        results[photo.id] = (FAILED, "not asked")
+        photos.append(photo)
 
 
 @contextlib.contextmanager
@@ -308,10 +343,10 @@ def raise_on_signals() -> Iterator[None]:
 
 def make_report(results: dict[str, tuple[str, str]]) -> dict:
     """How many photos exist or were fetched, and {reason: photo ids} of the others."""
-    counts = Counter(name for name, _ in results.values())
-    report = {EXISTING: counts[EXISTING], FETCHED: counts[FETCHED], GONE: {}, FAILED: {}}
+    names = [name for name, _ in results.values()]
+    report = {name: names.count(name) for name in (EXISTING, FETCHED)} | {GONE: {}, FAILED: {}}
     for photo_id, (name, reason) in sorted(results.items(), key=lambda item: item[1]):
-        if name in (GONE, FAILED):
+        if reason:
             # JSON may hold half a character, no file does
             text = photo_id.encode(errors="backslashreplace").decode()
             report[name].setdefault(reason, []).append(text)

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import json
 import re
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from collections import Counter, defaultdict
+from pathlib import Path
 
 from utils.files import reraise_with_path
 from utils.story_files import SPLITS
@@ -25,12 +25,12 @@ class Journal:
 
     gone: {photo id: reason}. placeholders: SHA-256 of pictures that are no photos; the same bytes
     under three ids of two albums are what a server sends in place of a photo (people do upload a
-    photo twice). files: of what was fetched, {SHA-256: {photo id: (album, file)}}.
+    photo twice). albums: of what was fetched, {SHA-256: {photo id: album}}.
     """
 
     def __init__(self, images: Path):
         self.images, self.path = images, images / JOURNAL
-        self.gone, self.placeholders, self.files = {}, set(), {}
+        self.gone, self.placeholders, self.albums = {}, set(), defaultdict(dict)
         lines = self.path.read_bytes() if self.path.exists() else b""
         for line in lines.splitlines():
             with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
@@ -46,18 +46,10 @@ class Journal:
             self.placeholders.add(str(entry["placeholder"]))
         elif "gone" in entry:
             self.gone[entry["id"]] = str(entry["gone"])
-        elif self.is_place(entry["id"], entry["file"]):
-            files = self.files.setdefault(entry["sha256"], {})
-            files[entry["id"]] = str(entry["album"]), entry["file"]
+        else:
             self.gone.pop(entry["id"], None)
-
-    @staticmethod
-    def is_place(photo_id: str, file: str) -> bool:
-        """Whether a photo of this id is put into `file`, from the folder of the photos."""
-        path = PurePosixPath(file)
-        is_folder = str(path.parent) in (".", *SPLITS)
-        is_name = path.name in [photo_id + suffix for suffix in SUFFIXES.values()]
-        return is_folder and is_name and is_safe(photo_id)
+            if is_safe(entry["id"]):  # else of no folder of ours
+                self.albums[entry["sha256"]][entry["id"]] = str(entry["album"])
 
     def add(self, **entry: str) -> None:
         with reraise_with_path(self.path, self.path):
@@ -67,15 +59,14 @@ class Journal:
         self.gone[photo_id] = reason
         self.add(id=photo_id, gone=reason)
 
-    def add_fetched(self, photo: Photo, file: str, sha256: str) -> bool:
+    def add_fetched(self, photo: Photo, sha256: str) -> bool:
         """Note a photo's bytes before it takes its name; whether they are a placeholder's."""
         if sha256 not in self.placeholders:
-            files = self.files.setdefault(sha256, {})
-            files[photo.id] = photo.album, file
-            self.add(id=photo.id, album=photo.album, file=file, sha256=sha256)
-            albums = Counter(album for album, _ in files.values())
+            self.albums[sha256][photo.id] = photo.album
+            self.add(id=photo.id, album=photo.album, sha256=sha256)
+            albums = Counter(self.albums[sha256].values())
             num_albums = len(albums) + (albums[""] > 1)  # each unknown one its own
-            if len(files) < 3 or num_albums < 2:
+            if albums.total() < 3 or num_albums < 2:
                 return False
             self.placeholders.add(sha256)
             self.add(placeholder=sha256)
@@ -85,12 +76,18 @@ class Journal:
         """Remove the files that still have a placeholder's bytes; their photos are gone. Returns
         the photos' ids."""
         removed = []
-        for photo_id, (_, file) in self.files.get(sha256, {}).items():
-            path = self.images / file
-            if path.is_file():
-                if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                    continue
+        for photo_id in self.albums.get(sha256, ()):
+            names = [photo_id + suffix for suffix in SUFFIXES.values()]
+            paths = [self.images / folder / name for folder in ("", *SPLITS) for name in names]
+            hashes = {
+                path: hashlib.sha256(path.read_bytes()).hexdigest()
+                for path in paths
+                if path.is_file()
+            }
+            same = [path for path in hashes if hashes[path] == sha256]
+            for path in same:
                 path.unlink()
-            removed.append(photo_id)
+            if same or not hashes:  # else something better has taken its place
+                removed.append(photo_id)
         self.gone |= dict.fromkeys(removed, PLACEHOLDER)
         return removed
