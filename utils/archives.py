@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from utils.cli import UserError, say
 from utils.files import new_holder, reraise_with_path, sync
-from utils.web import Failed, Gone, Web
+from utils.web import Failed, Gone, Photo, Web
 
 HOSTS = {
     "vist": "https://visionandlanguage.net/VIST/json_files",
@@ -64,6 +64,7 @@ ARCHIVES = {
     ],
     "storybooks": [Archive("HEAD.zip", "asp-source/en", r".*/en/\d{4}_[^/\\]+\.md", 1, 5e8)],
 }
+PICTURES = "asp-imagebank/medium"  # of the books, from their folder
 MORE_PICTURES = 3  # than pages: a book with more than two more does not fit, which must be seen
 
 
@@ -75,9 +76,8 @@ def fetch_archives(what: str, root: Path, web: Web) -> None:
     for archive in ARCHIVES[what]:
         folder, url = root / archive.folder, f"{HOSTS[what]}/{archive.file}"
         path = root / f".{Path(archive.file).name}"  # stays until all of it is unpacked
-        names = os.listdir(folder) if folder.is_dir() else []
-        found = [name for name in names if re.fullmatch(archive.members, f"x/en/{name}")]
-        if path.exists() or len(found) < archive.least:
+        there = [re.fullmatch(archive.members, f"/en/{file.name}") for file in folder.glob("*")]
+        if path.exists() or len(there) - there.count(None) < archive.least:
             if not path.exists():
                 fetch_archive(url, path, archive.max_bytes, web)
             try:
@@ -95,29 +95,20 @@ def fetch_archives(what: str, root: Path, web: Web) -> None:
 
 def fetch_archive(url: str, path: Path, max_bytes: float, web: Web) -> None:
     """Fetch a file; what an earlier run or attempt has of it is continued."""
-    part = path.with_name(f"{path.name}.part")
+    part, size = path.with_name(f"{path.name}.part"), -1
     with tqdm(desc=path.name[1:], unit="B", unit_scale=True) as bar:
 
-        def progress(size: int, to_come: int) -> None:
-            bar.total = size + to_come
-            bar.update(size - bar.n)
+        def ask(seconds: float) -> str:  # they are a photo's: an archive may take its time
+            return web.save(url, part, max_bytes, math.inf, "expected: less", bar)
 
-        ask = partial(web.save, url, part, max_bytes, math.inf, "expected: less", progress)
-        while True:
-            size = file_size(part)
+        while size < bar.n:  # as long as it goes on
+            size = bar.n
             try:
-                web.retry(lambda seconds: ask())
-                break
+                web.retry(ask)
+                return os.replace(part, path)
             except (Failed, Gone) as error:
-                if file_size(part) <= size:  # else it goes on from there
-                    raise UserError(
-                        f"{url}: {error}; expected the archive (the same command goes on)"
-                    ) from None
-    os.replace(part, path)
-
-
-def file_size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+                reason = error
+    raise UserError(f"{url}: {reason}; expected the archive (the same command goes on)")
 
 
 def unpack(path: Path, archive: Archive, folder: Path) -> None:
@@ -172,14 +163,14 @@ def read_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
                 yield "", len(rest), False, bytes
 
 
-def picture_urls(root: Path) -> dict[str, str]:
-    """{NNNN/PP: URL} of the pictures of all books: a cover, one per page, and some more that there
-    may be."""
-    urls = {}
+def list_pictures(root: Path, images: Path) -> Iterator[tuple[Photo, bool, None]]:
+    """The pictures of all books, NNNN/PP, and whether they are there: a cover, one per page, and
+    some more that there may be."""
     for path in sorted((root / "asp-source" / "en").glob("[0-9]*.md")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         pages = sum(line.strip() == "##" for line in lines) - 1  # the last one holds the credits
         for number in range(1, pages + MORE_PICTURES + 1):
-            picture = f"{path.name[:4]}/{number:02}"
-            urls[picture] = f"{HOSTS['pictures']}/{picture}.jpg"
-    return urls
+            name = f"{path.name[:4]}/{number:02}"
+            # one album: books share pictures, which are no placeholders
+            photo = Photo(name, "storybooks", f"{HOSTS['pictures']}/{name}.jpg", images)
+            yield photo, any(images.glob(f"{name}.*")), None

@@ -15,20 +15,21 @@ import sys
 import threading
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.archives import fetch_archives, picture_urls
+from utils.archives import PICTURES, fetch_archives, list_pictures
 from utils.cli import UserError, printable, say, warn
 from utils.dataset_options import (
     DATASET,
     DOWNLOAD,
     DOWNLOADS,
     NOTHING_FOUND,
+    SIS,
     SOURCES,
     choose_source,
 )
@@ -40,7 +41,6 @@ from utils.web import (
     BROKEN,
     PATIENCE,
     PLACEHOLDER,
-    SUFFIXES,
     UNAVAILABLE,
     Failed,
     Gone,
@@ -65,9 +65,8 @@ class Stopped(KeyboardInterrupt):
 def vist_urls(folder: Path) -> dict[str, str]:
     """{photo id: URL} of a folder in VIST's format."""
     urls = {}
-    for split in SPLITS:
-        path = folder / "sis" / f"{split}.story-in-sequence.json"
-        images = read_json(path, "VIST annotations").get("images") if path.exists() else None
+    for path in sorted(folder.glob(SIS)):
+        images = read_json(path, "VIST annotations").get("images")
         for image in images if isinstance(images, list) else ():
             if isinstance(image, dict) and (url := image.get("url_o") or image.get("url_m")):
                 urls.setdefault(str(image.get("id")), url)
@@ -87,15 +86,15 @@ def vist_edit_urls(folder: Path) -> dict[str, str]:
     return urls
 
 
-def refusal(photo_id: str, url: object) -> str | None:
+def refusal(photo: Photo) -> str | None:
     """Why a photo cannot be asked for, or None."""
-    if not is_safe(photo_id):
+    if not is_safe(photo.id):
         return "unsafe id"
-    if not url:
+    if not photo.url:
         return "no URL"
-    if not is_web_address(url):
+    if not is_web_address(photo.url):
         return "not a web address"
-    return UNAVAILABLE if is_stand_in(url) else None
+    return UNAVAILABLE if is_stand_in(photo.url) else None
 
 
 # -------------------------------------------------------------------------------------- all of them
@@ -103,53 +102,43 @@ def refusal(photo_id: str, url: object) -> str | None:
 
 def fetch(args: Namespace) -> int:
     """dataset.py --download. Returns the exit status."""
-    what = args.download
-    if what == "photos":
-        return fetch_photos(args)
-    source, name, _ = DOWNLOADS[what]
-    root = getattr(args, source, DATASET / name)
-    try:
-        with raise_on_signals(), directory_lock(root, f"--download {what}"):
-            fetch_archives(what, root, Web(1, 0, PATIENCE))
-    except Stopped as stop:
-        warn("stopped; the same command goes on")
-        return 128 + stop.args[0]
-    if what == "vist":
-        args.vist = root
-        return fetch_photos(args)
-    status = 0
-    if what == "storybooks":
-        settings = {name: value for name, value in vars(args).items() if name in DOWNLOAD}
-        images = root / "asp-imagebank" / "medium"
-        status = download_all(images, partial(list_pictures, images, picture_urls(root)), settings)
-    if status in (0, 1):
-        say(f"Next: python dataset.py {shlex.join([f'--{source}', str(root)])}")
-    return status
-
-
-def fetch_photos(args: Namespace) -> int:
-    """The photos that a source's annotations name. Returns the exit status."""
-    chosen = choose_source(args)
-    if chosen is None:
-        print(NOTHING_FOUND, file=sys.stderr)
-        return 2
-    key, folder = chosen
-    if key == "picturebook":
-        raise UserError(
-            "--download: the picture book is drawn (python -m experiments.picturebook); expected "
-            "--vist or --vist_edit DIR"
-        )
-    source, options = SOURCES[key], vars(args)
-    images = options.get("images", folder / source.images)
-    splits, _ = source.read(folder, args.text)
-    needed = {
-        split: {beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]}
-        for split, (stories, _) in splits.items()
-    }
-    urls = vist_urls(folder) if key == "vist" else vist_edit_urls(folder)
+    what, options, status = args.download, vars(args), 0
+    if what != "photos":
+        key, name, _ = DOWNLOADS[what]
+        folder = options.setdefault(key, DATASET / name)
+        try:
+            with raise_on_signals(), directory_lock(folder, f"--download {what}"):
+                fetch_archives(what, folder, Web(1, 0, PATIENCE))
+        except Stopped as stop:
+            warn("stopped; the same command goes on")
+            return 128 + stop.args[0]
     settings = {name: options[name] for name in DOWNLOAD if name in options}
-    status = download(images, needed, urls, args.follow_links, **settings)
-    if status in (0, 1):
+    if what == "storybooks":
+        images = folder / PICTURES
+        status = download_all(images, list_pictures(folder, images), settings)
+    elif what != "flickr8k":
+        chosen = choose_source(args)
+        if chosen is None:
+            print(NOTHING_FOUND, file=sys.stderr)
+            return 2
+        key, folder = chosen
+        if key == "picturebook":
+            raise UserError(
+                "--download: the picture book is drawn (python -m experiments.picturebook); "
+                "expected --vist or --vist_edit DIR"
+            )
+        source = SOURCES[key]
+        splits, _ = source.read(folder, args.text)
+        needed = {
+            split: {
+                beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]
+            }
+            for split, (stories, _) in splits.items()
+        }
+        urls = vist_urls(folder) if key == "vist" else vist_edit_urls(folder)
+        images = options.get("images", folder / source.images)
+        status = download(images, needed, urls, args.follow_links, **settings)
+    if status < 2:
         command = [f"--{key}", str(folder)]
         if "images" in args:
             command += ["--images", str(images)]
@@ -162,9 +151,9 @@ def fetch_photos(args: Namespace) -> int:
 class Downloader:
     """Threads that fetch photos. results: {photo id: (FETCHED or the like, reason)}."""
 
-    def __init__(self, results: dict, journal: Journal, web: Web, max_bytes: float):
-        self.results, self.journal = results, journal
-        self.web, self.max_bytes, self.holders = web, max_bytes, {}
+    def __init__(self, journal: Journal, web: Web, max_bytes: float):
+        self.journal, self.web, self.max_bytes = journal, web, max_bytes
+        self.results, self.holders = {}, {}
         self.decoding = threading.Semaphore(os.cpu_count() or 1)  # decoding takes memory
 
     def run(self, photos: list[Photo], connections: int, bar: tqdm) -> None:
@@ -244,20 +233,32 @@ def download(
     fetched stays.
     """
     images = Path(images)
-    choose = partial(list_photos, images, needed, urls, follow_links)
-    return download_all(images, choose, settings, patience)
+    photos = list_photos(images, needed, urls, follow_links)
+    return download_all(images, photos, settings, patience)
 
 
 def download_all(
-    images: Path, choose: Callable, settings: dict, patience: Patience | None = None
+    images: Path, wanted: Iterable[tuple], settings: dict, patience: Patience | None = None
 ) -> int:
-    """Fetch the photos of choose({photo id: why it is gone}) -> (results, photos)."""
-    settings, status = DOWNLOAD | settings, 0
+    """wanted: (photo, whether its file exists, why it cannot be asked for) of each."""
+    settings, status, photos = DOWNLOAD | settings, 0, []
     web = Web(settings["connections"], settings["rate"], patience or PATIENCE)
     with directory_lock(images, "--images"):
         journal = Journal(images)
-        results, photos = choose({} if settings["retry_gone"] else journal.gone)
-        downloader = Downloader(results, journal, web, settings["max_megabytes"] * 1e6)
+        downloader = Downloader(journal, web, settings["max_megabytes"] * 1e6)
+        results = downloader.results
+        for photo, exists, reason in wanted:
+            if not settings["retry_gone"]:
+                reason = reason or journal.gone.get(photo.id)
+            if photo.id in results:
+                continue
+            if exists:
+                results[photo.id] = (EXISTING, "")
+            elif reason:
+                results[photo.id] = (GONE, reason)
+            else:
+                results[photo.id] = (FAILED, "not asked")
+                photos.append(photo)
         bar = tqdm(total=len(photos), unit=" photos", disable=not photos)
         quiet = warnings.catch_warnings(action="ignore")  # Pillow's about odd metadata
         with contextlib.closing(journal.file), bar, raise_on_signals(), quiet:
@@ -282,10 +283,8 @@ def download_all(
 
 
 def list_photos(
-    images: Path, needed: dict, urls: dict, follow_links: bool, gone: dict
-) -> tuple[dict, list[Photo]]:
-    """What is known already, {photo id: result}, and the photos to ask for."""
-    results, photos = {}, []
+    images: Path, needed: dict, urls: dict, follow_links: bool
+) -> Iterator[tuple[Photo, bool, str | None]]:
     has_folders = any((images / split).is_dir() for split in SPLITS)
     # a folder of a split would hide the photos that lie in the folder itself
     is_flat = not has_folders and any(photo_index(images, "", follow_links))
@@ -293,37 +292,10 @@ def list_photos(
         folder = images if is_flat else images / split
         existing, skipped = photo_index(images, split, follow_links)
         for photo_id, album in albums.items():
-            if photo_id in results:
-                continue
-            url = urls.get(photo_id)
-            reason = refusal(photo_id, url) or gone.get(photo_id)
+            photo = Photo(photo_id, album, urls.get(photo_id), folder)
             # none is replaced for which there is a file
             exists = photo_id in existing or skipped.get(photo_id, DEAD_LINK) != DEAD_LINK
-            add_photo(Photo(photo_id, album, url, folder), exists, reason, results, photos)
-    return results, photos
-
-
-def list_pictures(images: Path, urls: dict[str, str], gone: dict) -> tuple[dict, list[Photo]]:
-    """The same of the pictures of story books, {picture id: URL}: ids with a folder in them, and
-    one album, as books share pictures."""
-    results, photos = {}, []
-    for picture, url in urls.items():
-        exists = any((images / (picture + suffix)).exists() for suffix in SUFFIXES.values())
-        photo = Photo(picture, "storybooks", url, images)
-        add_photo(photo, exists, gone.get(picture), results, photos)
-    return results, photos
-
-
-def add_photo(
-    photo: Photo, exists: bool, reason: str | None, results: dict, photos: list[Photo]
-) -> None:
-    if exists:
-        results[photo.id] = (EXISTING, "")
-    elif reason:
-        results[photo.id] = (GONE, reason)
-    else:
-        results[photo.id] = (FAILED, "not asked")
-        photos.append(photo)
+            yield photo, exists, refusal(photo)
 
 
 @contextlib.contextmanager
@@ -333,12 +305,10 @@ def raise_on_signals() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, stop))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_report(results: dict[str, tuple[str, str]]) -> dict:

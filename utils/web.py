@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -217,15 +218,15 @@ class Web:
         max_bytes: float,
         seconds: float,
         limit: str = "--max_megabytes",
-        progress: Callable[[int, int], None] | None = None,
+        bar: tqdm | None = None,
     ) -> str:
         """Ask once and write the answer to the file `path`. Returns the SHA-256 of what came.
 
-        progress: called with the bytes there and to come; such a file is continued where it ends.
+        bar: of the bytes; a file that has one is continued where it ends.
         Raises Gone or Failed, which names the limit; OSError where it cannot be written.
         """
         deadline, sha256 = time.monotonic() + seconds, hashlib.sha256()
-        size = path.stat().st_size if progress and path.exists() else 0
+        size = path.stat().st_size if bar is not None and path.exists() else 0
         response = self.get(url, seconds, size)
         with contextlib.closing(response):
             if size and response.status in (206, 416):
@@ -248,8 +249,9 @@ class Web:
                             raise Failed("too slow")
                         sha256.update(part)
                         file.write(part)
-                        if progress:
-                            progress(size, to_come)
+                        if bar is not None:
+                            bar.total = size + to_come
+                            bar.update(size - bar.n)
                 except ReadTimeoutError:
                     raise Failed("too slow") from None
                 except HTTPError:
