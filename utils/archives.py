@@ -171,6 +171,5 @@ def list_pictures(root: Path, images: Path) -> Iterator[tuple[Photo, bool, None]
         pages = sum(line.strip() == "##" for line in lines) - 1  # the last one holds the credits
         for number in range(1, pages + MORE_PICTURES + 1):
             name = f"{path.name[:4]}/{number:02}"
-            # one album: books share pictures, which are no placeholders
-            photo = Photo(name, "storybooks", f"{HOSTS['pictures']}/{name}.jpg", images)
+            photo = Photo(name, "", f"{HOSTS['pictures']}/{name}.jpg", images)
             yield photo, any(images.glob(f"{name}.*")), None

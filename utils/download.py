@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -163,8 +164,8 @@ class Downloader:
             self.holders[folder] = new_holder(folder / "download")
         try:
             with ThreadPool(connections) as pool:  # a stop waits for no server
-                for photo, result in pool.imap_unordered(self.work, photos):
-                    self.settle(photo, result)
+                for result in pool.imap_unordered(self.work, photos):
+                    self.settle(*result)
                     bar.update()
                     if self.web.halted():
                         break
@@ -173,16 +174,19 @@ class Downloader:
             for holder in self.holders.values():
                 shutil.rmtree(holder, ignore_errors=True)
 
-    def work(self, photo: Photo) -> tuple[Photo, tuple | Exception]:
-        """What a thread does for a photo: what came of it, an answer or an error."""
+    def work(self, photo: Photo) -> tuple[Photo, str, Any]:
+        """What a thread does for a photo. Returns what came of it, and `ask`'s answer or the
+        reason."""
+        holder = self.holders[photo.folder]
+        ask = partial(self.ask, photo, holder / photo.id.replace("/", " "))
         try:
-            return photo, self.web.retry(partial(self.ask, photo))
-        except Exception as error:
-            return photo, error
+            with reraise_with_path(photo.folder / photo.id, holder):
+                return photo, FETCHED, self.web.retry(ask)
+        except (Failed, Gone) as error:
+            return photo, GONE if isinstance(error, Gone) else FAILED, error.args[0]
 
-    def ask(self, photo: Photo, seconds: float) -> tuple[Path, str, str]:
+    def ask(self, photo: Photo, path: Path, seconds: float) -> tuple[Path, str, str]:
         """Ask once for a photo. Returns its temporary file, SHA-256 and suffix."""
-        path = self.holders[photo.folder] / photo.id.replace("/", " ")
         sha256, suffix = self.web.fetch(photo, path, self.max_bytes, seconds)
         with self.decoding:
             if not why_broken(path):
@@ -192,29 +196,23 @@ class Downloader:
         photo.sha256 = sha256
         raise Failed(BROKEN)
 
-    def settle(self, photo: Photo, result: tuple | Exception) -> None:
+    def settle(self, photo: Photo, name: str, answer: Any) -> None:
         """Name a photo's file, or note why there is none."""
-        if isinstance(result, Failed):
-            self.results[photo.id] = (FAILED, result.reason)
-        elif isinstance(result, Gone):
-            self.journal.add_gone(photo.id, str(result))
-            self.results[photo.id] = (GONE, str(result))
-        elif isinstance(result, Exception):
-            if isinstance(result, OSError):
-                result.filename = str(photo.folder / photo.id)
-            raise result
-        else:
-            path, sha256, suffix = result
+        if name == FETCHED:
+            path, sha256, suffix = answer
+            answer = ""
             if self.journal.add_fetched(photo, sha256):
-                self.journal.add_gone(photo.id, PLACEHOLDER)
-                for photo_id in {photo.id, *self.journal.remove(sha256)} & self.results.keys():
+                name, answer = GONE, PLACEHOLDER
+                for photo_id in self.results.keys() & self.journal.remove(sha256):
                     self.results[photo_id] = (GONE, PLACEHOLDER)
-                return
-            place = photo.folder / (photo.id + suffix)
-            place.parent.mkdir(exist_ok=True)
-            with reraise_with_path(place, path.parent):
-                os.replace(path, place)
-            self.results[photo.id] = (FETCHED, "")
+            else:
+                place = photo.folder / (photo.id + suffix)
+                place.parent.mkdir(exist_ok=True)
+                with reraise_with_path(place, path.parent):
+                    os.replace(path, place)
+        if name == GONE:
+            self.journal.add(id=photo.id, gone=answer)
+        self.results[photo.id] = (name, answer)
 
 
 def download(
@@ -313,13 +311,14 @@ def raise_on_signals() -> Iterator[None]:
 
 def make_report(results: dict[str, tuple[str, str]]) -> dict:
     """How many photos exist or were fetched, and {reason: photo ids} of the others."""
-    names = [name for name, _ in results.values()]
-    report = {name: names.count(name) for name in (EXISTING, FETCHED)} | {GONE: {}, FAILED: {}}
+    report = {EXISTING: 0, FETCHED: 0, GONE: {}, FAILED: {}}
     for photo_id, (name, reason) in sorted(results.items(), key=lambda item: item[1]):
         if reason:
             # JSON may hold half a character, no file does
             text = photo_id.encode(errors="backslashreplace").decode()
             report[name].setdefault(reason, []).append(text)
+        else:
+            report[name] += 1
     return report
 
 

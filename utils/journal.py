@@ -31,13 +31,11 @@ class Journal:
     def __init__(self, images: Path):
         self.images, self.path = images, images / JOURNAL
         self.gone, self.placeholders, self.albums = {}, set(), defaultdict(dict)
-        lines = self.path.read_bytes() if self.path.exists() else b""
-        for line in lines.splitlines():
+        self.file = open(self.path, "a+b", buffering=0)
+        self.file.seek(0)
+        for line in self.file.read().splitlines():
             with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
                 self.replay(json.loads(line))  # a killed run can have left half a line
-        self.file = open(self.path, "ab", buffering=0)
-        if lines and not lines.endswith(b"\n"):
-            self.file.write(b"\n")
         for sha256 in self.placeholders:  # a run may have been killed while it removed them
             self.remove(sha256)
 
@@ -48,27 +46,22 @@ class Journal:
             self.gone[entry["id"]] = str(entry["gone"])
         else:
             self.gone.pop(entry["id"], None)
-            if is_safe(entry["id"]):  # else of no folder of ours
+            if is_safe(entry["id"]):  # pictures of books, in folders, may be alike
                 self.albums[entry["sha256"]][entry["id"]] = str(entry["album"])
 
     def add(self, **entry: str) -> None:
+        self.replay(entry)
         with reraise_with_path(self.path, self.path):
-            self.file.write(json.dumps(entry).encode() + b"\n")
-
-    def add_gone(self, photo_id: str, reason: str) -> None:
-        self.gone[photo_id] = reason
-        self.add(id=photo_id, gone=reason)
+            self.file.write(b"\n" + json.dumps(entry).encode())  # after what may be half a line
 
     def add_fetched(self, photo: Photo, sha256: str) -> bool:
         """Note a photo's bytes before it takes its name; whether they are a placeholder's."""
         if sha256 not in self.placeholders:
-            self.albums[sha256][photo.id] = photo.album
             self.add(id=photo.id, album=photo.album, sha256=sha256)
             albums = Counter(self.albums[sha256].values())
             num_albums = len(albums) + (albums[""] > 1)  # each unknown one its own
             if albums.total() < 3 or num_albums < 2:
                 return False
-            self.placeholders.add(sha256)
             self.add(placeholder=sha256)
         return True
 
@@ -76,18 +69,14 @@ class Journal:
         """Remove the files that still have a placeholder's bytes; their photos are gone. Returns
         the photos' ids."""
         removed = []
-        for photo_id in self.albums.get(sha256, ()):
+        for photo_id in self.albums[sha256]:
             names = [photo_id + suffix for suffix in SUFFIXES.values()]
             paths = [self.images / folder / name for folder in ("", *SPLITS) for name in names]
-            hashes = {
-                path: hashlib.sha256(path.read_bytes()).hexdigest()
-                for path in paths
-                if path.is_file()
-            }
-            same = [path for path in hashes if hashes[path] == sha256]
+            files = {path: path.read_bytes() for path in paths if path.is_file()}
+            same = [path for path in files if hashlib.sha256(files[path]).hexdigest() == sha256]
             for path in same:
                 path.unlink()
-            if same or not hashes:  # else something better has taken its place
+            if same or not files:  # else something better has taken its place
                 removed.append(photo_id)
         self.gone |= dict.fromkeys(removed, PLACEHOLDER)
         return removed
