@@ -49,7 +49,8 @@ def index(images, split):
 
 def fetch(images, needed, urls, **options):
     options = {"rate": 0, "max_megabytes": 1, "patience": QUICK} | options
-    status = download.download(images, needed, urls, **options)
+    photos = download.list_photos(images, needed, urls)
+    status = download.download(images, photos, **options)
     return status, json.loads((images / "download.json").read_text())
 
 
@@ -285,7 +286,7 @@ def test_the_suffix_is_not_that_of_the_address(server, tmp_path):
 def test_photos_without_folders_of_splits_stay_in_sight(server, tmp_path):
     (tmp_path / "mine.jpg").write_bytes(BASE)
     urls = {"1": f"{server}/good/1"}
-    download.download(tmp_path, {"val": {"1": "", "mine": ""}}, urls, patience=QUICK)
+    fetch(tmp_path, {"val": {"1": "", "mine": ""}}, urls)
     assert set(files_of(tmp_path)) == {"mine.jpg", "1.jpg"}
 
 

@@ -1,6 +1,5 @@
 """Data sets from their public places: archives, fetched whole and unpacked safely."""
 
-import gzip
 import math
 import os
 import re
@@ -76,8 +75,9 @@ def fetch_archives(what: str, root: Path, web: Web) -> None:
     for archive in ARCHIVES[what]:
         folder, url = root / archive.folder, f"{HOSTS[what]}/{archive.file}"
         path = root / f".{Path(archive.file).name}"  # stays until all of it is unpacked
-        there = [re.fullmatch(archive.members, f"/en/{file.name}") for file in folder.glob("*")]
-        if path.exists() or len(there) - there.count(None) < archive.least:
+        names = [f"/en/{file.name}" for file in folder.glob("*")]
+        there = sum(re.fullmatch(archive.members, name) is not None for name in names)
+        if path.exists() or there < archive.least:
             if not path.exists():
                 fetch_archive(url, path, archive.max_bytes, web)
             try:
@@ -155,11 +155,11 @@ def read_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
                 is_file = kind in (0, stat.S_IFREG)
                 yield info.filename, info.file_size, is_file, partial(archive.open, info)
     else:
-        with gzip.open(path) as file, tarfile.open(fileobj=file) as archive:
+        with tarfile.open(path, "r:gz") as archive:
             for member in archive:
                 opens = partial(archive.extractfile, member)
                 yield member.name, member.size, member.isreg(), opens
-            while rest := file.read(1 << 20):  # to its checksum
+            while rest := archive.fileobj.read(1 << 20):  # to its checksum
                 yield "", len(rest), False, bytes
 
 

@@ -116,17 +116,17 @@ def fetch(args: Namespace) -> int:
     settings = {name: options[name] for name in DOWNLOAD if name in options}
     if what == "storybooks":
         images = folder / PICTURES
-        status = download_all(images, list_pictures(folder, images), settings)
+        status = download(images, list_pictures(folder, images), **settings)
     elif what != "flickr8k":
         chosen = choose_source(args)
         if chosen is None:
             print(NOTHING_FOUND, file=sys.stderr)
             return 2
         key, folder = chosen
-        if key == "picturebook":
+        if key not in ("vist", "vist_edit"):
             raise UserError(
-                "--download: the picture book is drawn (python -m experiments.picturebook); "
-                "expected --vist or --vist_edit DIR"
+                f"--download photos: {folder} holds no URLs, and the picture book is drawn "
+                "(python -m experiments.picturebook); expected --vist or --vist_edit DIR"
             )
         source = SOURCES[key]
         splits, _ = source.read(folder, args.text)
@@ -138,7 +138,8 @@ def fetch(args: Namespace) -> int:
         }
         urls = vist_urls(folder) if key == "vist" else vist_edit_urls(folder)
         images = options.get("images", folder / source.images)
-        status = download(images, needed, urls, args.follow_links, **settings)
+        photos = list_photos(images, needed, urls, args.follow_links)
+        status = download(images, photos, **settings)
     if status < 2:
         command = [f"--{key}", str(folder)]
         if "images" in args:
@@ -216,29 +217,14 @@ class Downloader:
 
 
 def download(
-    images: Path,
-    needed: dict[str, dict[str, str]],
-    urls: dict[str, str],
-    follow_links: bool = False,
-    patience: Patience | None = None,
-    **settings: float,
+    images: Path, wanted: Iterable[tuple], patience: Patience | None = None, **settings: float
 ) -> int:
-    """Fetch the photos that stories need and that no file stands for, into images/<split>/.
-    Returns the exit status.
+    """Fetch the photos that no file stands for. Returns the exit status.
 
-    needed: {split: {photo id: album id}}. settings: any of DOWNLOAD. Raises UserError where another
-    process fetches into the same folder, OSError where nothing more can be written: what was
-    fetched stays.
+    wanted: (photo, whether its file exists, why it cannot be asked for) of each, as of
+    `list_photos`. settings: any of DOWNLOAD. Raises UserError where another process fetches into
+    the same folder, OSError where nothing more can be written: what was fetched stays.
     """
-    images = Path(images)
-    photos = list_photos(images, needed, urls, follow_links)
-    return download_all(images, photos, settings, patience)
-
-
-def download_all(
-    images: Path, wanted: Iterable[tuple], settings: dict, patience: Patience | None = None
-) -> int:
-    """wanted: (photo, whether its file exists, why it cannot be asked for) of each."""
     settings, status, photos = DOWNLOAD | settings, 0, []
     web = Web(settings["connections"], settings["rate"], patience or PATIENCE)
     with directory_lock(images, "--images"):
@@ -281,8 +267,12 @@ def download_all(
 
 
 def list_photos(
-    images: Path, needed: dict, urls: dict, follow_links: bool
+    images: Path, needed: dict, urls: dict, follow_links: bool = False
 ) -> Iterator[tuple[Photo, bool, str | None]]:
+    """What `download` takes, of the photos that stories need, in images/<split>/.
+
+    needed: {split: {photo id: album id}}. urls: {photo id: URL}.
+    """
     has_folders = any((images / split).is_dir() for split in SPLITS)
     # a folder of a split would hide the photos that lie in the folder itself
     is_flat = not has_folders and any(photo_index(images, "", follow_links))

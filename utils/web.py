@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
@@ -32,7 +32,6 @@ from urllib3.util import Retry, Timeout, make_headers, parse_url
 
 from utils.cli import UserError
 
-T = TypeVar("T")
 USER_AGENT = "plan-CVAE-visual-storytelling (research; dataset.py --download)"
 SUFFIXES = {
     "JPEG": ".jpg",
@@ -87,13 +86,10 @@ class Failed(Exception):
 
 def is_web_address(url: object) -> bool:
     """Whether `url` is text that begins with http:// or https:// and names a host."""
-    if not isinstance(url, str):
-        return False
-    try:
+    with contextlib.suppress(HTTPError, TypeError):
         parts = parse_url(url)
-    except HTTPError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.host)
+        return parts.scheme in ("http", "https") and bool(parts.host)
+    return False
 
 
 def is_stand_in(url: str) -> bool:
@@ -161,7 +157,7 @@ class Web:
             return "the server asks to slow down (HTTP 429), however long the pauses"
         return None
 
-    def retry(self, ask: Callable[[float], T]) -> T:
+    def retry(self, ask: Callable[[float], Any]) -> Any:
         """What `ask` returns, given the seconds that are left, once it does not fail. Raises Gone,
         or Failed where another attempt is not worth it."""
         patience, seconds = self.patience, 0.0
