@@ -358,34 +358,49 @@ def link(name, kind=tarfile.SYMTYPE, to="/etc/passwd"):
     return {name: info}
 
 
-NAME = "train.story-in-sequence.json"
+def encrypted(content):
+    for start, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        parts = content.split(start)
+        marked = [bytes([part[flags - 4] | 1]) for part in parts[1:]]
+        parts[1:] = [p[: flags - 4] + m + p[flags - 3 :] for p, m in zip(parts[1:], marked)]
+        content = start.join(parts)
+    return content
+
+
+NAME, TOKENS = "train.story-in-sequence.json", "Flickr8k.token.txt"
 STORIES = tier("story-in-sequence")
+OTHERS = {name: content for name, content in STORIES.items() if NAME not in name}
+SPLIT_FILES = {name: content for name, content in TEXTS.items() if name != TOKENS}
 TARS = {
-    "..": tar_of({f"../../{NAME}": b"{}"} | STORIES),
-    "absolute": tar_of({f"/tmp/x/{NAME}": b"{}"} | STORIES),
-    "symlink": tar_of(STORIES | link(f"a/{NAME}")),
-    "hard link": tar_of(STORIES | link(f"a/{NAME}", tarfile.LNKTYPE, "sis/readme.json")),
-    "device": tar_of(STORIES | link(f"a/{NAME}", tarfile.CHRTYPE)),
-    "folder": tar_of(STORIES | link(f"a/{NAME}", tarfile.DIRTYPE)),
+    "..": tar_of(OTHERS | {f"../../{NAME}": b"{}"}),
+    ".. in the middle": tar_of(OTHERS | {f"a/../../../{NAME}": b"{}"}),
+    "absolute": tar_of(OTHERS | {f"/tmp/x/{NAME}": b"{}"}),
+    "symlink": tar_of(OTHERS | link(f"a/{NAME}")),
+    "hard link": tar_of(OTHERS | link(f"a/{NAME}", tarfile.LNKTYPE, "sis/readme.json")),
+    "device": tar_of(OTHERS | link(f"a/{NAME}", tarfile.CHRTYPE)),
+    "folder": tar_of(OTHERS | link(f"a/{NAME}", tarfile.DIRTYPE)),
     "twice": tar_of(STORIES | {f"a/{NAME}": b"{}"}),
-    "bomb": tar_of(STORIES | {f"bomb/{NAME}x": bytes(5_000_000)}),
+    "bomb": tar_of(OTHERS | {f"bomb/{NAME}": bytes(5_000_000)}),
+    "bomb beside": tar_of(STORIES | {"bomb": bytes(5_000_000)}),
     "bomb after its end": gzip.compress(gzip.decompress(tar_of(STORIES)) + bytes(5_000_000)),
-    "missing file": tar_of({name: STORIES[name] for name in list(STORIES)[:-1]}),
+    "missing file": tar_of(OTHERS),
     "truncated": tar_of(STORIES | {"noise": NOISE})[:-100_000],
+    "truncated at its end": tar_of(STORIES)[:-4],
     "damaged": (lambda b: b[:-8] + bytes(4) + b[-4:])(tar_of(STORIES)),
     "html": b"<html>Please log in.</html>",
     "not a tar": gzip.compress(b"<html>Please log in.</html>" * 99),
 }
 LINK = stat.S_IFLNK | 0o777
 ZIPS = {
-    "..": zip_of(TEXTS | {"../../Flickr8k.token.txt": b"x"}),
-    "absolute": zip_of({"/tmp/x/Flickr8k.token.txt": b"x"} | TEXTS),
-    "symlink": zip_of(TEXTS | {"Flickr8k.token.txt": (LINK, b"/etc/passwd")}),
-    "twice": zip_of(TEXTS | {"a/Flickr8k.token.txt": b"x"}),
-    "bomb": zip_of(TEXTS | {"a/Flickr8k.token.txt": bytes(5_000_000)}, zipfile.ZIP_DEFLATED),
-    "missing file": zip_of({"Flickr8k.token.txt": b"x"}),
+    "..": zip_of(SPLIT_FILES | {f"../../{TOKENS}": b"x"}),
+    "absolute": zip_of(SPLIT_FILES | {f"/tmp/x/{TOKENS}": b"x"}),
+    "symlink": zip_of(SPLIT_FILES | {TOKENS: (LINK, b"/etc/passwd")}),
+    "twice": zip_of(TEXTS | {f"a/{TOKENS}": b"x"}),
+    "bomb": zip_of(SPLIT_FILES | {f"a/{TOKENS}": bytes(5_000_000)}, zipfile.ZIP_DEFLATED),
+    "missing file": zip_of(SPLIT_FILES),
     "truncated": zip_of(TEXTS | {"noise": NOISE})[:-100_000],
     "damaged": zip_of(TEXTS).replace(b"A photo .", b"A phono ."),
+    "encrypted": encrypted(zip_of(TEXTS)),
     "html": b"<html>Please log in.</html>",
 }
 
@@ -413,6 +428,15 @@ def test_nothing_of_a_bad_archive_is_kept(world, run, small, tmp_path, what, fil
     assert {p.name for p in left} <= {".lock"} and not Path("/tmp/x").exists()
     world.files |= publish(world.address)  # mended: the same command begins anew
     assert run(what).returncode == 0
+
+
+def test_a_full_disk_names_the_file(world, run, tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    done = run("flickr8k")
+    assert done.returncode == 2 and "Flickr8k_text.zip: No space left on" in done.stderr
 
 
 def test_one_that_is_too_large_is_not_fetched(world, run, small, tmp_path):

@@ -104,8 +104,9 @@ def fetch_archive(url: str, path: Path, max_bytes: float, web: Web) -> None:
         while size < bar.n:  # as long as it goes on
             size = bar.n
             try:
-                web.retry(ask)
-                return os.replace(part, path)
+                with reraise_with_path(path, part):
+                    web.retry(ask)
+                    return os.replace(part, path)
             except (Failed, Gone) as error:
                 reason = error
     raise UserError(f"{url}: {reason}; expected the archive (the same command goes on)")
