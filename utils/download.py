@@ -63,27 +63,20 @@ class Stopped(KeyboardInterrupt):
 # -------------------------------------------------------------------------------- ids and addresses
 
 
-def vist_urls(folder: Path) -> dict[str, str]:
-    """{photo id: URL} of a folder in VIST's format."""
+def photo_urls(folder: Path, files: str) -> dict[str, str]:
+    """{photo id: URL} of the annotations of VIST or VIST-Edit; what is of another form has none."""
     urls = {}
-    for path in sorted(folder.glob(SIS)):
-        images = read_json(path, "VIST annotations").get("images")
-        for image in images if isinstance(images, list) else ():
-            if isinstance(image, dict) and (url := image.get("url_o") or image.get("url_m")):
-                urls.setdefault(str(image.get("id")), url)
-    return urls
-
-
-def vist_edit_urls(folder: Path) -> dict[str, str]:
-    """{photo id: URL} of VIST-Edit."""
-    urls = {}
-    for path in sorted(folder.glob("*/*/[!.]*.json")):
-        data = read_json(path, "a story of VIST-Edit")
-        ids, addresses = (data.get(f"photo_sequence_{name}") for name in ("ids", "urls"))
-        if isinstance(ids, list) and isinstance(addresses, list):
-            for photo_id, url in zip(ids, addresses):
-                if url:
-                    urls.setdefault(str(photo_id), url)
+    for path in sorted(folder.glob(files)):
+        data = read_json(path, "annotations")
+        lists = [data.get(key) for key in ("images", "photo_sequence_ids", "photo_sequence_urls")]
+        images, ids, addresses = (found if isinstance(found, list) else [] for found in lists)
+        pairs = [*zip(ids, addresses)]
+        for image in images:
+            if isinstance(image, dict):
+                pairs.append((image.get("id"), image.get("url_o") or image.get("url_m")))
+        for photo_id, url in pairs:
+            if url:
+                urls.setdefault(str(photo_id), url)
     return urls
 
 
@@ -136,7 +129,7 @@ def fetch(args: Namespace) -> int:
             }
             for split, (stories, _) in splits.items()
         }
-        urls = vist_urls(folder) if key == "vist" else vist_edit_urls(folder)
+        urls = photo_urls(folder, SIS if key == "vist" else "*/*/[!.]*.json")
         images = options.get("images", folder / source.images)
         photos = list_photos(images, needed, urls, args.follow_links)
         status = download(images, photos, **settings)
@@ -236,12 +229,9 @@ def download(
                 reason = reason or journal.gone.get(photo.id)
             if photo.id in results:
                 continue
-            if exists:
-                results[photo.id] = (EXISTING, "")
-            elif reason:
-                results[photo.id] = (GONE, reason)
-            else:
-                results[photo.id] = (FAILED, "not asked")
+            result = (GONE, reason) if reason else (FAILED, "not asked")
+            results[photo.id] = (EXISTING, "") if exists else result
+            if results[photo.id][0] == FAILED:
                 photos.append(photo)
         bar = tqdm(total=len(photos), unit=" photos", disable=not photos)
         quiet = warnings.catch_warnings(action="ignore")  # Pillow's about odd metadata
