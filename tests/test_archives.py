@@ -168,6 +168,10 @@ def world(monkeypatch):
         site.files = publish(server)
         for name in archives.HOSTS:
             monkeypatch.setitem(archives.HOSTS, name, f"{server}/{name}")
+        few = {"images": 4, "asp-source/en": 2}  # photos and books
+        for name, items in archives.ARCHIVES.items():
+            items = [item._replace(least=few.get(item.folder, item.least)) for item in items]
+            monkeypatch.setitem(archives.ARCHIVES, name, items)
         monkeypatch.setattr(download, "PATIENCE", QUICK)
         site.address = server
         yield site
@@ -232,6 +236,14 @@ def test_flickr8k(world, run, tmp_path):
     assert "complete" in done.stdout and "--captions dataset/flickr8k" in done.stdout
     before = Counter(world.requests)
     assert run("flickr8k").returncode == 0 and world.requests == before
+
+
+def test_a_photo_of_ones_own_is_not_all_of_them(world, run, tmp_path):
+    mine = tmp_path / "dataset/flickr8k/images/1_1a.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(BASE)
+    assert run("flickr8k").returncode == 0 and mine.read_bytes() == BASE
+    assert len(list(mine.parent.iterdir())) == 4
 
 
 def test_storybooks(world, run, tmp_path):

@@ -59,9 +59,9 @@ ARCHIVES = {
             4,
             1e8,
         ),
-        Archive("Flickr8k_Dataset.zip", "images", r"(.*/)?\d+_\w+\.jpg", 1, 3e9),
+        Archive("Flickr8k_Dataset.zip", "images", r"(.*/)?\d+_\w+\.jpg", 8000, 3e9),
     ],
-    "storybooks": [Archive("HEAD.zip", "asp-source/en", r".*/en/\d{4}_[^/\\]+\.md", 1, 5e8)],
+    "storybooks": [Archive("HEAD.zip", "asp-source/en", r".*/en/\d{4}_[^/\\]+\.md", 300, 5e8)],
 }
 PICTURES = "asp-imagebank/medium"  # of the books, from their folder
 MORE_PICTURES = 3  # than pages: a book with more than two more does not fit, which must be seen
