@@ -37,19 +37,13 @@ class Archive(NamedTuple):
 ARCHIVES = {
     "vist": [
         Archive(
-            "story-in-sequence/SIS-with-labels.tar.gz",
-            "sis",
-            r"(.*/)?(train|val|test)\.story-in-sequence\.json",
+            f"{tier}/{name}-with-labels.tar.gz",
+            name.lower(),
+            rf"(.*/)?(train|val|test)\.{tier}\.json",
             3,
             2e9,
-        ),
-        Archive(
-            "description-in-isolation/DII-with-labels.tar.gz",
-            "dii",
-            r"(.*/)?(train|val|test)\.description-in-isolation\.json",
-            3,
-            2e9,
-        ),
+        )
+        for name, tier in (("SIS", "story-in-sequence"), ("DII", "description-in-isolation"))
     ],
     "flickr8k": [
         Archive(
@@ -167,7 +161,7 @@ def read_members(path: Path) -> Iterator[tuple[str, int, bool, Callable]]:
 def list_pictures(root: Path, images: Path) -> Iterator[tuple[Photo, bool, None]]:
     """The pictures of all books, NNNN/PP, and whether they are there: a cover, one per page, and
     some more that there may be."""
-    for path in sorted((root / "asp-source" / "en").glob("[0-9]*.md")):
+    for path in sorted((root / "asp-source" / "en").glob("[0-9][0-9][0-9][0-9]_*.md")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         pages = sum(line.strip() == "##" for line in lines) - 1  # the last one holds the credits
         for number in range(1, pages + MORE_PICTURES + 1):
