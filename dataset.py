@@ -2,7 +2,7 @@
 
     python dataset.py                          preprocess what lies under dataset/
     python dataset.py --vist dataset/VIST      name it
-    python dataset.py --download               fetch the photos that are missing, and stop
+    python dataset.py --download photos        fetch those that are missing, and stop
     torchrun --nproc_per_node 4 dataset.py     four processes share the photos (and the GPUs)
 
 The first part (packing and batches) is what training, generation and scoring share: nothing else
@@ -43,7 +43,7 @@ from transformers import PreTrainedTokenizerBase
 
 from model import PlanCVAEConfig, load_checkpoint
 from utils.albums import load_split
-from utils.download import fetch_photos
+from utils.download import fetch
 from utils.files import atomic_write, directory_lock, read_json, write_json, write_story_lines
 from utils.image_encoder import ImageEncoder
 from utils.loading import load_encoder, quiet_transformers
@@ -360,10 +360,10 @@ def find_inputs(args: Namespace, key: str, folder: Path) -> tuple[Path, Path]:
             f"--output {output}: a name that is no UTF-8; expected one that all libraries can write"
         ) from None
     if not images.is_dir():
-        fetch = "" if key == "picturebook" else ", or --download to fetch them"
+        advice = "" if key == "picturebook" else ", or --download photos to fetch them"
         raise UserError(
             f"{images}: no such folder; expected the photos, or --images DIR that names their "
-            f"folder{fetch}"
+            f"folder{advice}"
         )
     return images, output
 
@@ -454,7 +454,7 @@ def encode_splits(
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     if args.download:
-        return fetch_photos(args) if first_process() else 0
+        return fetch(args) if first_process() else 0
     with join_processes() as state:
         return preprocess(args, state)
 

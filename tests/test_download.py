@@ -1,5 +1,5 @@
-"""dataset.py --download, against a server on this machine that misbehaves in every way that the web
-does."""
+"""dataset.py --download photos, against a server on this machine that misbehaves in every way that
+the web does."""
 
 import contextlib
 import errno
@@ -49,7 +49,8 @@ def index(images, split):
 
 def fetch(images, needed, urls, **options):
     options = {"rate": 0, "max_megabytes": 1, "patience": QUICK} | options
-    status = download.download(images, needed, urls, **options)
+    photos = download.list_photos(images, needed, urls)
+    status = download.download(images, photos, **options)
     return status, json.loads((images / "download.json").read_text())
 
 
@@ -285,7 +286,7 @@ def test_the_suffix_is_not_that_of_the_address(server, tmp_path):
 def test_photos_without_folders_of_splits_stay_in_sight(server, tmp_path):
     (tmp_path / "mine.jpg").write_bytes(BASE)
     urls = {"1": f"{server}/good/1"}
-    download.download(tmp_path, {"val": {"1": "", "mine": ""}}, urls, patience=QUICK)
+    fetch(tmp_path, {"val": {"1": "", "mine": ""}}, urls)
     assert set(files_of(tmp_path)) == {"mine.jpg", "1.jpg"}
 
 
@@ -560,7 +561,7 @@ def test_two_at_once_are_refused(tmp_path):
         fetch(tmp_path, {"train": {}}, {})
 
 
-# ---------------------------------------------------------------------------- dataset.py --download
+# --------------------------------------------------------------------- dataset.py --download photos
 
 
 @pytest.fixture
@@ -601,7 +602,7 @@ def write_vist(folder, server):
 
 def test_vist_end_to_end(site, server, tmp_path, script, quick):
     write_vist(tmp_path / "dataset/VIST", server)
-    done = script("dataset.py", "--download", "--rate", 0, cwd=tmp_path)
+    done = script("dataset.py", "--download", "photos", "--rate", 0, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     images = tmp_path / "dataset/VIST/images"
     names = (
@@ -634,7 +635,7 @@ def test_vist_end_to_end(site, server, tmp_path, script, quick):
     before = Counter(site.requests)
     assert (
         "there already                                            6\n"
-        in script("dataset.py", "--download", "--rate", 0, cwd=tmp_path).stdout
+        in script("dataset.py", "--download", "photos", "--rate", 0, cwd=tmp_path).stdout
     )
     assert site.requests == before
 
@@ -670,7 +671,13 @@ def test_vist_edit_end_to_end(site, server, tmp_path, script, quick):
     (images / "test").mkdir(parents=True)
     (images / "test/5.jpg").write_bytes(BASE)
     done = script(
-        "dataset.py", "--download", "--vist_edit", tmp_path / "VIST-Edit", "--connections", 3
+        "dataset.py",
+        "--download",
+        "photos",
+        "--vist_edit",
+        tmp_path / "VIST-Edit",
+        "--connections",
+        3,
     )
     assert done.returncode == 0, done.stderr
     assert set(files_of(images)) == {
@@ -686,6 +693,7 @@ def test_vist_edit_end_to_end(site, server, tmp_path, script, quick):
     named = script(
         "dataset.py",
         "--download",
+        "photos",
         "--vist_edit",
         tmp_path / "VIST-Edit",
         "--images",
@@ -716,24 +724,24 @@ def test_real_checks_refuse_what_is_cut_short(tmp_path):
         (["--connections", "5"], "--connections: only --download"),
         (["--max_megabytes", "5"], "--max_megabytes: only --download"),
         (["--retry_gone"], "--retry_gone: only --download"),
-        (["--download", "--rate", "-1"], "--rate"),
+        (["--download", "photos", "--rate", "-1"], "--rate"),
         (
-            ["--download", "--connections", "1000"],
+            ["--download", "photos", "--connections", "1000"],
             "1000 is not a whole number of at least 1, at most 256",
         ),
-        (["--download", "--vist", "nowhere"], "--vist nowhere: no such folder"),
+        (["--download", "photos", "--vist", "nowhere"], "--vist nowhere: no such folder"),
         (
-            ["--download", "--picturebook", "book"],
+            ["--download", "photos", "--picturebook", "book"],
             "drawn (python -m experiments.picturebook); expected --vist",
         ),
-        (["--download"], "holds no stories yet"),
+        (["--download", "photos"], "holds no stories yet"),
     ],
 )
 def test_user_mistakes_are_one_line(tmp_path, script, options, message):
     (tmp_path / "book").mkdir()
     done = script("dataset.py", *options, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and not (tmp_path / "dataset").exists()
-    assert done.stderr.count("\n") == 1 or options == ["--download"]
+    assert done.stderr.count("\n") == 1 or options == ["--download", "photos"]
 
 
 # ----------------------------------------------------------------------------------------- how fast

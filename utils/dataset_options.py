@@ -69,8 +69,19 @@ BY_SOURCE = {
 }
 
 
-# what --download takes, with its defaults
+# what --download of photos takes, with its defaults
 DOWNLOAD = {"connections": 16, "rate": 20.0, "max_megabytes": 50.0, "retry_gone": False}
+
+
+# what --download fetches: (the option that names its folder, the folder under dataset/ else, the
+# other options that have an effect)
+PHOTO_OPTIONS = {"images", "text", "follow_links", *DOWNLOAD}
+DOWNLOADS = {
+    "photos": ("vist", "VIST", {"vist_edit", "picturebook", *PHOTO_OPTIONS}),
+    "vist": ("vist", "VIST", PHOTO_OPTIONS),
+    "flickr8k": ("captions", "flickr8k", set()),
+    "storybooks": ("storybooks", "storybooks", {*DOWNLOAD}),
+}
 
 
 class Source(NamedTuple):
@@ -177,10 +188,11 @@ def parser() -> Parser:
         help="replace an output of other settings or input",
     )
     fetch = (
-        "VIST, VIST-Edit: fetch the missing photos from the annotations' URLs, into the folder of "
-        "photos, and stop"
+        "fetch, and stop: the missing photos of VIST or VIST-Edit, from the annotations' URLs; or "
+        "VIST's annotations and then its photos; or Flickr8k or the African Storybook, into "
+        f"{DATASET}/"
     )
-    add("--download", action="store_true", default=False, help=fetch)
+    add("--download", choices=tuple(DOWNLOADS), default=None, help=fetch)
     add(
         "--connections",
         metavar="N",
@@ -210,9 +222,17 @@ def parser() -> Parser:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    args = parser().parse_args(argv)
-    if not args.download and (given := [name for name in DOWNLOAD if name in args]):
-        parser().error(f"--{given[0]}: only --download fetches photos; expected them together")
+    options = parser()
+    args = options.parse_args(argv)
+    given = [name for name, value in vars(args).items() if value != options.get_default(name)]
+    if args.download:
+        source, _, others = DOWNLOADS[args.download]
+        if useless := [name for name in given if name not in {"download", source, *others}]:
+            options.error(
+                f"--{useless[0]}: no effect on --download {args.download}; expected without it"
+            )
+    elif useless := [name for name in given if name in DOWNLOAD]:
+        options.error(f"--{useless[0]}: only --download fetches photos; expected them together")
     return args
 
 

@@ -1,32 +1,39 @@
-"""Photos fetched from the addresses in VIST's and VIST-Edit's annotations.
+"""dataset.py --download: photos from the URLs in annotations, data sets from their public places.
 
-    python dataset.py --download --vist dataset/VIST
+    python dataset.py --download photos --vist dataset/VIST
 
-Threads fetch, each one photo at a time into a temporary file; the calling thread names the files
+Threads fetch photos, each one at a time into a temporary file; the calling thread names the files
 and keeps the journal, from which a stopped run resumes.
 """
 
 import contextlib
-import itertools
 import os
-import random
 import shlex
 import shutil
 import signal
 import sys
 import threading
-import time
 import warnings
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from utils.archives import PICTURES, fetch_archives, list_pictures
 from utils.cli import UserError, printable, say, warn
-from utils.dataset_options import DOWNLOAD, NOTHING_FOUND, SOURCES, choose_source
+from utils.dataset_options import (
+    DATASET,
+    DOWNLOAD,
+    DOWNLOADS,
+    NOTHING_FOUND,
+    SIS,
+    SOURCES,
+    choose_source,
+)
 from utils.files import directory_lock, new_holder, read_json, reraise_with_path, write_json
 from utils.journal import Journal, is_safe
 from utils.photos import DEAD_LINK, photo_index, why_broken
@@ -56,68 +63,77 @@ class Stopped(KeyboardInterrupt):
 # -------------------------------------------------------------------------------- ids and addresses
 
 
-def vist_urls(folder: Path) -> dict[str, str]:
-    """{photo id: URL} of a folder in VIST's format."""
+def photo_urls(folder: Path, files: str) -> dict[str, str]:
+    """{photo id: URL} of the annotations of VIST or VIST-Edit; what is of another form has none."""
     urls = {}
-    for split in SPLITS:
-        path = folder / "sis" / f"{split}.story-in-sequence.json"
-        images = read_json(path, "VIST annotations").get("images") if path.exists() else None
-        for image in images if isinstance(images, list) else ():
-            if isinstance(image, dict) and (url := image.get("url_o") or image.get("url_m")):
-                urls.setdefault(str(image.get("id")), url)
+    for path in sorted(folder.glob(files)):
+        data = read_json(path, "annotations")
+        lists = [data.get(key) for key in ("images", "photo_sequence_ids", "photo_sequence_urls")]
+        images, ids, addresses = (found if isinstance(found, list) else [] for found in lists)
+        pairs = [*zip(ids, addresses)]
+        for image in images:
+            if isinstance(image, dict):
+                pairs.append((image.get("id"), image.get("url_o") or image.get("url_m")))
+        for photo_id, url in pairs:
+            if url:
+                urls.setdefault(str(photo_id), url)
     return urls
 
 
-def vist_edit_urls(folder: Path) -> dict[str, str]:
-    """{photo id: URL} of VIST-Edit."""
-    urls = {}
-    for path in sorted(folder.glob("*/*/[!.]*.json")):
-        data = read_json(path, "a story of VIST-Edit")
-        ids, addresses = (data.get(f"photo_sequence_{name}") for name in ("ids", "urls"))
-        if isinstance(ids, list) and isinstance(addresses, list):
-            for photo_id, url in zip(ids, addresses):
-                if url:
-                    urls.setdefault(str(photo_id), url)
-    return urls
-
-
-def refusal(photo_id: str, url: object) -> str | None:
+def refusal(photo: Photo) -> str | None:
     """Why a photo cannot be asked for, or None."""
-    if not is_safe(photo_id):
+    if not is_safe(photo.id):
         return "unsafe id"
-    if not url:
+    if not photo.url:
         return "no URL"
-    if not is_web_address(url):
+    if not is_web_address(photo.url):
         return "not a web address"
-    return UNAVAILABLE if is_stand_in(url) else None
+    return UNAVAILABLE if is_stand_in(photo.url) else None
 
 
 # -------------------------------------------------------------------------------------- all of them
 
 
-def fetch_photos(args: Namespace) -> int:
+def fetch(args: Namespace) -> int:
     """dataset.py --download. Returns the exit status."""
-    chosen = choose_source(args)
-    if chosen is None:
-        print(NOTHING_FOUND, file=sys.stderr)
-        return 2
-    key, folder = chosen
-    if key == "picturebook":
-        raise UserError(
-            "--download: the picture book is drawn (python -m experiments.picturebook); expected "
-            "--vist or --vist_edit DIR"
-        )
-    source, options = SOURCES[key], vars(args)
-    images = options.get("images", folder / source.images)
-    splits, _ = source.read(folder, args.text)
-    needed = {
-        split: {beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]}
-        for split, (stories, _) in splits.items()
-    }
-    urls = vist_urls(folder) if key == "vist" else vist_edit_urls(folder)
+    what, options, status = args.download, vars(args), 0
+    if what != "photos":
+        key, name, _ = DOWNLOADS[what]
+        folder = options.setdefault(key, DATASET / name)
+        try:
+            with raise_on_signals(), directory_lock(folder, f"--download {what}"):
+                fetch_archives(what, folder, Web(1, 0, PATIENCE))
+        except Stopped as stop:
+            warn("stopped; the same command goes on")
+            return 128 + stop.args[0]
     settings = {name: options[name] for name in DOWNLOAD if name in options}
-    status = download(images, needed, urls, args.follow_links, **settings)
-    if status in (0, 1):
+    if what == "storybooks":
+        images = folder / PICTURES
+        status = download(images, list_pictures(folder, images), **settings)
+    elif what != "flickr8k":
+        chosen = choose_source(args)
+        if chosen is None:
+            print(NOTHING_FOUND, file=sys.stderr)
+            return 2
+        key, folder = chosen
+        if key not in ("vist", "vist_edit"):
+            raise UserError(
+                f"--download photos: {folder} holds no URLs, and the picture book is drawn "
+                "(python -m experiments.picturebook); expected --vist or --vist_edit DIR"
+            )
+        source = SOURCES[key]
+        splits, _ = source.read(folder, args.text)
+        needed = {
+            split: {
+                beat["photo_id"]: story["album_id"] for story in stories for beat in story["beats"]
+            }
+            for split, (stories, _) in splits.items()
+        }
+        urls = photo_urls(folder, SIS if key == "vist" else "*/*/[!.]*.json")
+        images = options.get("images", folder / source.images)
+        photos = list_photos(images, needed, urls, args.follow_links)
+        status = download(images, photos, **settings)
+    if status < 2:
         command = [f"--{key}", str(folder)]
         if "images" in args:
             command += ["--images", str(images)]
@@ -130,9 +146,8 @@ def fetch_photos(args: Namespace) -> int:
 class Downloader:
     """Threads that fetch photos. results: {photo id: (FETCHED or the like, reason)}."""
 
-    def __init__(self, images: Path, journal: Journal, web: Web, max_bytes: float):
-        self.images, self.journal = images, journal
-        self.web, self.max_bytes = web, max_bytes
+    def __init__(self, journal: Journal, web: Web, max_bytes: float):
+        self.journal, self.web, self.max_bytes = journal, web, max_bytes
         self.results, self.holders = {}, {}
         self.decoding = threading.Semaphore(os.cpu_count() or 1)  # decoding takes memory
 
@@ -143,8 +158,8 @@ class Downloader:
             self.holders[folder] = new_holder(folder / "download")
         try:
             with ThreadPool(connections) as pool:  # a stop waits for no server
-                for photo, result in pool.imap_unordered(self.work, photos):
-                    self.settle(photo, result)
+                for result in pool.imap_unordered(self.work, photos):
+                    self.settle(*result)
                     bar.update()
                     if self.web.halted():
                         break
@@ -153,107 +168,85 @@ class Downloader:
             for holder in self.holders.values():
                 shutil.rmtree(holder, ignore_errors=True)
 
-    def work(self, photo: Photo) -> tuple[Photo, tuple | Exception]:
-        """What a thread does for a photo: what came of it, an answer or an error."""
+    def work(self, photo: Photo) -> tuple[Photo, str, Any]:
+        """What a thread does for a photo. Returns what came of it, and `ask`'s answer or the
+        reason."""
+        holder = self.holders[photo.folder]
+        ask = partial(self.ask, photo, holder / photo.id.replace("/", " "))
         try:
-            return photo, self.ask(photo)
-        except Exception as error:
-            return photo, error
+            with reraise_with_path(photo.folder / photo.id, holder):
+                return photo, FETCHED, self.web.retry(ask)
+        except (Failed, Gone) as error:
+            return photo, GONE if isinstance(error, Gone) else FAILED, error.args[0]
 
-    def ask(self, photo: Photo) -> tuple[Path, str, str]:
-        """Ask for a photo until it is there, gone, or not worth another attempt. Returns its
-        temporary file, SHA-256 and suffix."""
-        web, patience, seconds = self.web, self.web.patience, 0.0
-        path = self.holders[photo.folder] / photo.id
-        for attempt in itertools.count(1):
-            web.wait_for_turn()
-            if web.stopped.is_set():
-                raise Failed("not asked")
-            start = time.monotonic()
-            try:
-                sha256, suffix = web.fetch(photo, path, self.max_bytes, patience.photo - seconds)
-                web.unconnected = web.pauses = 0
-                with self.decoding:
-                    if not why_broken(path):
-                        return path, sha256, suffix
-                if photo.sha256 == sha256:  # the same bytes again: no accident on the way
-                    raise Gone(BROKEN)
-                photo.sha256 = sha256
-                failure = Failed(BROKEN)
-            except Failed as error:
-                failure = error
-                web.unconnected = web.unconnected + 1 if str(error) == "no connection" else 0
-                if str(error) == "HTTP 429":
-                    web.pause(error, start)
-            seconds += time.monotonic() - start
-            is_last = attempt >= min(failure.attempts, patience.attempts)
-            if is_last or seconds >= patience.photo or web.halted():
-                raise failure
-            wait = patience.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1)
-            web.stopped.wait(min(max(wait, failure.wait), patience.longest))
+    def ask(self, photo: Photo, path: Path, seconds: float) -> tuple[Path, str, str]:
+        """Ask once for a photo. Returns its temporary file, SHA-256 and suffix."""
+        sha256, suffix = self.web.fetch(photo, path, self.max_bytes, seconds)
+        with self.decoding:
+            if not why_broken(path):
+                return path, sha256, suffix
+        if photo.sha256 == sha256:  # the same bytes again: no accident on the way
+            raise Gone(BROKEN)
+        photo.sha256 = sha256
+        raise Failed(BROKEN)
 
-    def settle(self, photo: Photo, result: tuple | Exception) -> None:
+    def settle(self, photo: Photo, name: str, answer: Any) -> None:
         """Name a photo's file, or note why there is none."""
-        if isinstance(result, Failed):
-            self.results[photo.id] = (FAILED, str(result))
-        elif isinstance(result, Gone):
-            self.journal.add_gone(photo.id, str(result))
-            self.results[photo.id] = (GONE, str(result))
-        elif isinstance(result, Exception):
-            if isinstance(result, OSError):
-                result.filename = str(photo.folder / photo.id)
-            raise result
-        else:
-            path, sha256, suffix = result
-            place = photo.folder / (photo.id + suffix)
-            file = place.relative_to(self.images).as_posix()
-            if self.journal.add_fetched(photo, file, sha256):
-                self.journal.add_gone(photo.id, PLACEHOLDER)
-                for photo_id in {photo.id, *self.journal.remove(sha256)} & self.results.keys():
+        if name == FETCHED:
+            path, sha256, suffix = answer
+            answer = ""
+            if self.journal.add_fetched(photo, sha256):
+                name, answer = GONE, PLACEHOLDER
+                for photo_id in self.results.keys() & self.journal.remove(sha256):
                     self.results[photo_id] = (GONE, PLACEHOLDER)
             else:
+                place = photo.folder / (photo.id + suffix)
+                place.parent.mkdir(exist_ok=True)
                 with reraise_with_path(place, path.parent):
                     os.replace(path, place)
-                self.results[photo.id] = (FETCHED, "")
+        if name == GONE:
+            self.journal.add(id=photo.id, gone=answer)
+        self.results[photo.id] = (name, answer)
 
 
 def download(
-    images: Path,
-    needed: dict[str, dict[str, str]],
-    urls: dict[str, str],
-    follow_links: bool = False,
-    connections: int = DOWNLOAD["connections"],
-    rate: float = DOWNLOAD["rate"],
-    max_megabytes: float = DOWNLOAD["max_megabytes"],
-    retry_gone: bool = DOWNLOAD["retry_gone"],
-    patience: Patience | None = None,
+    images: Path, wanted: Iterable[tuple], patience: Patience | None = None, **settings: float
 ) -> int:
-    """Fetch the photos that stories need and that no file stands for, into images/<split>/.
-    Returns the exit status.
+    """Fetch the photos that no file stands for. Returns the exit status.
 
-    needed: {split: {photo id: album id}}. Raises UserError where another process fetches into the
-    same folder, OSError where nothing more can be written: what was fetched stays.
+    wanted: (photo, whether its file exists, why it cannot be asked for) of each, as of
+    `list_photos`. settings: any of DOWNLOAD. Raises UserError where another process fetches into
+    the same folder, OSError where nothing more can be written: what was fetched stays.
     """
-    images, status = Path(images), 0
-    web = Web(connections, rate, patience or PATIENCE)
+    settings, status, photos = DOWNLOAD | settings, 0, []
+    web = Web(settings["connections"], settings["rate"], patience or PATIENCE)
     with directory_lock(images, "--images"):
         journal = Journal(images)
-        downloader = Downloader(images, journal, web, max_megabytes * 1e6)
-        photos = list_photos(downloader, needed, urls, follow_links, retry_gone)
+        downloader = Downloader(journal, web, settings["max_megabytes"] * 1e6)
+        results = downloader.results
+        for photo, exists, reason in wanted:
+            if not settings["retry_gone"]:
+                reason = reason or journal.gone.get(photo.id)
+            if photo.id in results:
+                continue
+            result = (GONE, reason) if reason else (FAILED, "not asked")
+            results[photo.id] = (EXISTING, "") if exists else result
+            if results[photo.id][0] == FAILED:
+                photos.append(photo)
         bar = tqdm(total=len(photos), unit=" photos", disable=not photos)
         quiet = warnings.catch_warnings(action="ignore")  # Pillow's about odd metadata
         with contextlib.closing(journal.file), bar, raise_on_signals(), quiet:
             try:
-                downloader.run(photos, connections, bar)
+                downloader.run(photos, settings["connections"], bar)
             except Stopped as stop:
                 bar.close()
-                counts = Counter(name for name, _ in downloader.results.values())
+                names = [name for name, _ in results.values()]
                 warn(
-                    f"stopped; {counts[FETCHED]} photos fetched, {counts[FAILED]} to go: the same "
-                    "command goes on"
+                    f"stopped; {names.count(FETCHED)} photos fetched, {names.count(FAILED)} to go: "
+                    "the same command goes on"
                 )
                 status = 128 + stop.args[0]
-        report = make_report(downloader.results)
+        report = make_report(results)
         write_json(images / REPORT, report)
     if status:
         return status
@@ -264,11 +257,12 @@ def download(
 
 
 def list_photos(
-    downloader: Downloader, needed: dict, urls: dict, follow_links: bool, retry_gone: bool
-) -> list[Photo]:
-    """The photos to ask for; the downloader notes those that exist, are gone, or cannot be."""
-    images, results, photos = downloader.images, downloader.results, []
-    gone = {} if retry_gone else downloader.journal.gone
+    images: Path, needed: dict, urls: dict, follow_links: bool = False
+) -> Iterator[tuple[Photo, bool, str | None]]:
+    """What `download` takes, of the photos that stories need, in images/<split>/.
+
+    needed: {split: {photo id: album id}}. urls: {photo id: URL}.
+    """
     has_folders = any((images / split).is_dir() for split in SPLITS)
     # a folder of a split would hide the photos that lie in the folder itself
     is_flat = not has_folders and any(photo_index(images, "", follow_links))
@@ -276,19 +270,10 @@ def list_photos(
         folder = images if is_flat else images / split
         existing, skipped = photo_index(images, split, follow_links)
         for photo_id, album in albums.items():
-            if photo_id in results:
-                continue
-            url = urls.get(photo_id)
-            reason = refusal(photo_id, url) or gone.get(photo_id)
+            photo = Photo(photo_id, album, urls.get(photo_id), folder)
             # none is replaced for which there is a file
-            if photo_id in existing or skipped.get(photo_id, DEAD_LINK) != DEAD_LINK:
-                results[photo_id] = (EXISTING, "")
-            elif reason:
-                results[photo_id] = (GONE, reason)
-            else:
-                results[photo_id] = (FAILED, "not asked")
-                photos.append(Photo(photo_id, album, url, folder))
-    return photos
+            exists = photo_id in existing or skipped.get(photo_id, DEAD_LINK) != DEAD_LINK
+            yield photo, exists, refusal(photo)
 
 
 @contextlib.contextmanager
@@ -298,23 +283,22 @@ def raise_on_signals() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise Stopped(number)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, stop))
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def make_report(results: dict[str, tuple[str, str]]) -> dict:
     """How many photos exist or were fetched, and {reason: photo ids} of the others."""
-    counts = Counter(name for name, _ in results.values())
-    report = {EXISTING: counts[EXISTING], FETCHED: counts[FETCHED], GONE: {}, FAILED: {}}
+    report = {EXISTING: 0, FETCHED: 0, GONE: {}, FAILED: {}}
     for photo_id, (name, reason) in sorted(results.items(), key=lambda item: item[1]):
-        if name in (GONE, FAILED):
+        if reason:
             # JSON may hold half a character, no file does
             text = photo_id.encode(errors="backslashreplace").decode()
             report[name].setdefault(reason, []).append(text)
+        else:
+            report[name] += 1
     return report
 
 

@@ -4,8 +4,8 @@ import contextlib
 import hashlib
 import json
 import re
-from collections import Counter
-from pathlib import Path, PurePosixPath
+from collections import Counter, defaultdict
+from pathlib import Path
 
 from utils.files import reraise_with_path
 from utils.story_files import SPLITS
@@ -25,19 +25,17 @@ class Journal:
 
     gone: {photo id: reason}. placeholders: SHA-256 of pictures that are no photos; the same bytes
     under three ids of two albums are what a server sends in place of a photo (people do upload a
-    photo twice). files: of what was fetched, {SHA-256: {photo id: (album, file)}}.
+    photo twice). albums: of what was fetched, {SHA-256: {photo id: album}}.
     """
 
     def __init__(self, images: Path):
         self.images, self.path = images, images / JOURNAL
-        self.gone, self.placeholders, self.files = {}, set(), {}
-        lines = self.path.read_bytes() if self.path.exists() else b""
-        for line in lines.splitlines():
+        self.gone, self.placeholders, self.albums = {}, set(), defaultdict(dict)
+        self.file = open(self.path, "a+b", buffering=0)
+        self.file.seek(0)
+        for line in self.file.read().splitlines():
             with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
                 self.replay(json.loads(line))  # a killed run can have left half a line
-        self.file = open(self.path, "ab", buffering=0)
-        if lines and not lines.endswith(b"\n"):
-            self.file.write(b"\n")
         for sha256 in self.placeholders:  # a run may have been killed while it removed them
             self.remove(sha256)
 
@@ -46,38 +44,24 @@ class Journal:
             self.placeholders.add(str(entry["placeholder"]))
         elif "gone" in entry:
             self.gone[entry["id"]] = str(entry["gone"])
-        elif self.is_place(entry["id"], entry["file"]):
-            files = self.files.setdefault(entry["sha256"], {})
-            files[entry["id"]] = str(entry["album"]), entry["file"]
+        else:
             self.gone.pop(entry["id"], None)
-
-    @staticmethod
-    def is_place(photo_id: str, file: str) -> bool:
-        """Whether a photo of this id is put into `file`, from the folder of the photos."""
-        path = PurePosixPath(file)
-        is_folder = str(path.parent) in (".", *SPLITS)
-        is_name = path.name in [photo_id + suffix for suffix in SUFFIXES.values()]
-        return is_folder and is_name and is_safe(photo_id)
+            if is_safe(entry["id"]):  # pictures of books, in folders, may be alike
+                self.albums[entry["sha256"]][entry["id"]] = str(entry["album"])
 
     def add(self, **entry: str) -> None:
+        self.replay(entry)
         with reraise_with_path(self.path, self.path):
-            self.file.write(json.dumps(entry).encode() + b"\n")
+            self.file.write(b"\n" + json.dumps(entry).encode())  # after what may be half a line
 
-    def add_gone(self, photo_id: str, reason: str) -> None:
-        self.gone[photo_id] = reason
-        self.add(id=photo_id, gone=reason)
-
-    def add_fetched(self, photo: Photo, file: str, sha256: str) -> bool:
+    def add_fetched(self, photo: Photo, sha256: str) -> bool:
         """Note a photo's bytes before it takes its name; whether they are a placeholder's."""
         if sha256 not in self.placeholders:
-            files = self.files.setdefault(sha256, {})
-            files[photo.id] = photo.album, file
-            self.add(id=photo.id, album=photo.album, file=file, sha256=sha256)
-            albums = Counter(album for album, _ in files.values())
+            self.add(id=photo.id, album=photo.album, sha256=sha256)
+            albums = Counter(self.albums[sha256].values())
             num_albums = len(albums) + (albums[""] > 1)  # each unknown one its own
-            if len(files) < 3 or num_albums < 2:
+            if albums.total() < 3 or num_albums < 2:
                 return False
-            self.placeholders.add(sha256)
             self.add(placeholder=sha256)
         return True
 
@@ -85,12 +69,14 @@ class Journal:
         """Remove the files that still have a placeholder's bytes; their photos are gone. Returns
         the photos' ids."""
         removed = []
-        for photo_id, (_, file) in self.files.get(sha256, {}).items():
-            path = self.images / file
-            if path.is_file():
-                if hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-                    continue
+        for photo_id in self.albums[sha256]:
+            names = [photo_id + suffix for suffix in SUFFIXES.values()]
+            paths = [self.images / folder / name for folder in ("", *SPLITS) for name in names]
+            files = {path: path.read_bytes() for path in paths if path.is_file()}
+            same = [path for path in files if hashlib.sha256(files[path]).hexdigest() == sha256]
+            for path in same:
                 path.unlink()
-            removed.append(photo_id)
+            if same or not files:  # else something better has taken its place
+                removed.append(photo_id)
         self.gone |= dict.fromkeys(removed, PLACEHOLDER)
         return removed

@@ -1,24 +1,27 @@
-"""One photo from one address: requests, failures, what is no photo."""
+"""One file from one address: requests, failures, further attempts, what is no photo."""
 
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
+import random
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 from urllib.parse import unquote
 from urllib.request import getproxies, proxy_bypass
 
 import urllib3
 from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     InvalidHeader,
-    MaxRetryError,
     NewConnectionError,
     ProxyError,
     ProxySchemeUnknown,
@@ -29,10 +32,7 @@ from urllib3.util import Retry, Timeout, make_headers, parse_url
 
 from utils.cli import UserError
 
-USER_AGENT = (
-    "plan-CVAE-visual-storytelling (research; fetches the photos of the VIST data set; dataset.py "
-    "--download)"
-)
+USER_AGENT = "plan-CVAE-visual-storytelling (research; dataset.py --download)"
 SUFFIXES = {
     "JPEG": ".jpg",
     "PNG": ".png",
@@ -72,27 +72,24 @@ class Photo:
 
 
 class Gone(Exception):
-    """The photo does not exist any more; the message is the reason."""
+    """The file does not exist any more; the message is the reason."""
 
 
+@dataclass(eq=False)
 class Failed(Exception):
-    """The photo could not be fetched this time; the message is the reason."""
+    """The file could not be fetched this time; str() is the reason."""
 
-    def __init__(self, reason: str, attempts: int = 1000, wait: float = 0.0):
-        """attempts: how many are worth it. wait: the seconds that the server asks for."""
-        super().__init__(reason)
-        self.attempts, self.wait = attempts, wait
+    reason: str
+    attempts: int = 1000  # that are worth it
+    wait: float = 0.0  # seconds that the server asks for
 
 
 def is_web_address(url: object) -> bool:
     """Whether `url` is text that begins with http:// or https:// and names a host."""
-    if not isinstance(url, str):
-        return False
-    try:
+    with contextlib.suppress(HTTPError, TypeError):
         parts = parse_url(url)
-    except HTTPError:
-        return False
-    return parts.scheme in ("http", "https") and bool(parts.host)
+        return parts.scheme in ("http", "https") and bool(parts.host)
+    return False
 
 
 def is_stand_in(url: str) -> bool:
@@ -111,7 +108,7 @@ class Web:
         self.paused = 0.0  # when
         self.stopped = threading.Event()
         options = {"num_pools": 64, "maxsize": connections}
-        options["headers"] = {"User-Agent": USER_AGENT, "Accept": "image/*"}
+        options["headers"] = {"User-Agent": USER_AGENT, "Accept": "*/*"}
         if "SSL_CERT_FILE" not in os.environ:
             with contextlib.suppress(ImportError):
                 import certifi
@@ -129,12 +126,12 @@ class Web:
         with self.lock:
             self.stopped.set()
 
-    def make_file(self, path: Path) -> BinaryIO:
+    def open_file(self, path: Path, mode: str) -> BinaryIO:
         """Open a file to write, unless stopped."""
         with self.lock:
             if self.stopped.is_set():
                 raise Failed("not asked")
-            return open(path, "wb")
+            return open(path, mode)
 
     def wait_for_turn(self) -> None:
         with self.lock:
@@ -160,8 +157,31 @@ class Web:
             return "the server asks to slow down (HTTP 429), however long the pauses"
         return None
 
-    def get(self, url: str, seconds: float) -> urllib3.BaseHTTPResponse:
-        """The response, its body still to be read. Raises Failed."""
+    def retry(self, ask: Callable[[float], Any]) -> Any:
+        """What `ask` returns, given the seconds that are left, once it does not fail. Raises Gone,
+        or Failed where another attempt is not worth it."""
+        patience, seconds = self.patience, 0.0
+        for attempt in itertools.count(1):
+            self.wait_for_turn()
+            if self.stopped.is_set():
+                raise Failed("not asked")
+            start = time.monotonic()
+            try:
+                return ask(patience.photo - seconds)
+            except Failed as error:
+                failure = error
+            self.unconnected = self.unconnected + 1 if failure.reason == "no connection" else 0
+            if failure.reason == "HTTP 429":
+                self.pause(failure, start)
+            seconds += time.monotonic() - start
+            is_last = attempt >= min(failure.attempts, patience.attempts)
+            if is_last or seconds >= patience.photo or self.halted():
+                raise failure
+            wait = patience.backoff * 2 ** (attempt - 1) * random.uniform(0.5, 1)
+            self.stopped.wait(min(max(wait, failure.wait), patience.longest))
+
+    def get(self, url: str, seconds: float, start: int = 0) -> urllib3.BaseHTTPResponse:
+        """The response, its body from byte `start` still to be read. Raises Failed."""
         parts = parse_url(url)
         manager = self.proxied.get(parts.scheme, self.direct)
         if proxy_bypass(parts.host):
@@ -171,13 +191,14 @@ class Web:
             return manager.request(
                 "GET",
                 url,
+                headers=manager.headers | ({"Range": f"bytes={start}-"} if start else {}),
                 preload_content=False,
-                decode_content=False,  # a photo is compressed already
+                decode_content=False,  # what is fetched is compressed already
                 retries=Retry(None, connect=0, read=0, status=0, other=0, redirect=REDIRECTS),
                 timeout=Timeout(connect=min(self.patience.connect, read), read=read),
             )
         except Exception as error:  # urllib3's, http.client's, ssl's, ValueError
-            reason = error.reason if isinstance(error, MaxRetryError) else error
+            reason = getattr(error, "reason", error)
         if isinstance(reason, ReadTimeoutError):
             raise Failed("too slow")
         if isinstance(reason, (NewConnectionError, ConnectTimeoutError, SSLError, ProxyError)):
@@ -186,39 +207,67 @@ class Web:
             raise Failed("redirected without end", attempts=1)
         raise Failed("connection lost")
 
-    def fetch(self, photo: Photo, path: Path, max_bytes: float, seconds: float) -> tuple[str, str]:
-        """Ask once and write the image to the file `path`. Returns its SHA-256 and suffix.
+    def save(
+        self,
+        url: str,
+        path: Path,
+        max_bytes: float,
+        seconds: float,
+        limit: str = "--max_megabytes",
+        bar: tqdm | None = None,
+    ) -> str:
+        """Ask once and write the answer to the file `path`. Returns the SHA-256 of what came.
 
-        Raises Gone or Failed; OSError where it cannot be written.
+        bar: of the bytes; a file that has one is continued where it ends.
+        Raises Gone or Failed, which names the limit; OSError where it cannot be written.
         """
-        deadline, sha256, size = time.monotonic() + seconds, hashlib.sha256(), 0
-        response = self.get(photo.url, seconds)
-        with contextlib.closing(response), self.make_file(path) as file:
-            raise_for_status(response)
-            try:
-                # read() would wait for a server that sends byte by byte
-                while part := response.read1(1 << 16):
-                    size += len(part)
-                    if max(size, response.length_remaining or 0) > max_bytes:
-                        limit = f"larger than {max_bytes / 1e6:g} MB (--max_megabytes)"
-                        raise Failed(limit, attempts=1)
-                    if time.monotonic() > deadline:
-                        raise Failed("too slow")
-                    sha256.update(part)
-                    file.write(part)
-            except ReadTimeoutError:
-                raise Failed("too slow") from None
-            except HTTPError:
-                raise Failed("cut short") from None
-            file.flush()
-            os.fsync(file.fileno())  # a power cut leaves no half under its name
+        deadline, sha256 = time.monotonic() + seconds, hashlib.sha256()
+        size = path.stat().st_size if bar is not None and path.exists() else 0
+        response = self.get(url, seconds, size)
+        with contextlib.closing(response):
+            if size and response.status in (206, 416):
+                if not response.headers.get("Content-Range", "").startswith(f"bytes {size}-"):
+                    path.unlink()
+                    raise Failed("another part than the missing one")
+            else:
+                raise_for_status(response)
+                size = 0
+            with self.open_file(path, "ab" if size else "wb") as file:
+                try:
+                    # read() would wait for a server that sends byte by byte
+                    while part := response.read1(1 << 16):
+                        size += len(part)
+                        to_come = response.length_remaining or 0
+                        if size + to_come > max_bytes:
+                            reason = f"larger than {max_bytes / 1e6:g} MB ({limit})"
+                            raise Failed(reason, attempts=1)
+                        if time.monotonic() > deadline:
+                            raise Failed("too slow")
+                        sha256.update(part)
+                        file.write(part)
+                        if bar is not None:
+                            bar.total = size + to_come
+                            bar.update(size - bar.n)
+                except ReadTimeoutError:
+                    raise Failed("too slow") from None
+                except HTTPError:
+                    raise Failed("cut short") from None
+                file.flush()
+                os.fsync(file.fileno())  # a power cut leaves no half under its name
         if not size:
             raise Failed("empty answer")
+        return sha256.hexdigest()
+
+    def fetch(self, photo: Photo, path: Path, max_bytes: float, seconds: float) -> tuple[str, str]:
+        """`save` a photo. Returns its SHA-256 and suffix."""
+        sha256 = self.save(photo.url, path, max_bytes, seconds)
         try:
             with Image.open(path) as image:
-                return sha256.hexdigest(), SUFFIXES[image.format]
+                suffix = SUFFIXES[image.format]
         except (UnidentifiedImageError, KeyError):
             raise Failed("not a photo", attempts=2) from None
+        self.unconnected = self.pauses = 0
+        return sha256, suffix
 
 
 def proxy_manager(url: str, options: dict) -> urllib3.ProxyManager:
