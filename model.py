@@ -23,7 +23,7 @@ from transformers.utils import ModelOutput
 
 from utils.bounds import log_weights
 from utils.cli import PLANS, UserError
-from utils.gaussian import Gaussian, Noise, select_beats
+from utils.gaussian import Gaussian, Noise, sample_plans, select_beats
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
 from utils.losses import bow_loss, future_words, linear_cross_entropy
@@ -41,7 +41,6 @@ class PlanCVAEConfig(PreTrainedConfig):
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
     state_bow: bool = False  # the predicted state predicts the coming sentence's bag of words
-    detach_dynamics_target: bool = False  # the dynamics loss does not move the states it predicts
     text: str = "normalized"  # what it writes: normalized (VIST's tokens) or original (as typed)
 
     def __post_init__(self, **kwargs):
@@ -342,6 +341,18 @@ class PlanCVAE(PreTrainedModel):
         image_embeddings = self.project_photos(photos, photo_mask)  # B, T, K, D
         embeddings = self.embed(input_ids, image_embeddings, image_at, beats)
         hidden = self.decode(embeddings, use_cache=False).last_hidden_state
+        return self.changes(image_embeddings, hidden, image_at, dyn_at, beats)
+
+    def changes(
+        self,
+        image_embeddings: Tensor,
+        hidden: Tensor,
+        image_at: Tensor,
+        dyn_at: Tensor,
+        beats: Tensor,
+        **_,
+    ) -> States:
+        """The decoder's states (B, L, D) -> those of beats, their predictions, the changes."""
         image_states = self.states_at(hidden, image_at, beats)  # B, T, D
         dyn_states = self.states_at(hidden, dyn_at, beats)  # B, T, D
         predicted = self.predict_states(image_states, dyn_states, beats)  # M, D
@@ -436,15 +447,13 @@ class PlanCVAE(PreTrainedModel):
 
         zero = states.hidden.new_zeros((), dtype=torch.float32)
         out = PlanCVAEOutput(kl=zero, tokens=torch.tensor(len(words), device=words.device))
-        z, charged_kl = None, zero
+        plan_noise = select_beats(noise.plans, beats)  # M, Z
+        z, charged_kl = sample_plans(prior, posterior, plan_noise), zero
         if posterior is not None:
-            z = posterior.sample(select_beats(noise.plans, beats))  # M, Z
             kl = posterior.kl(prior)  # M, Z
             charged_kl = kl.clamp(min=free_bits).sum()
             out.kl, out.kl_per_beat = kl.sum(), kl.sum(1).detach()
             out.posterior = posterior.relative_to(prior).detach()
-        elif prior is not None:
-            z = prior.mean
 
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])  # N, D
         out.nll = self.word_loss(hidden, z, words, word_beat)
@@ -455,9 +464,15 @@ class PlanCVAE(PreTrainedModel):
             "state_bow": state_bow_weight,
             "dynamics": dynamics_weight,
         }
-        auxiliary = self.bow_losses(states, z, batch, weights)
-        if dynamics_weight:
-            auxiliary["dynamics"] = self.dynamics_loss(states)
+        auxiliary = {}
+        if any(weights.values()):
+            # Auxiliary terms read the decoder's states as data: they do not move it.
+            fixed = self.changes(states.image_embeddings, states.hidden.detach(), **batch)
+            plans = self.plans(fixed, dropped if posterior_dropout else None)
+            auxiliary = self.bow_losses(fixed, sample_plans(*plans, plan_noise), batch, weights)
+            if dynamics_weight:
+                error = (fixed.predicted.float() - fixed.dyn.float()).square()
+                auxiliary["dynamics"] = error.mean(-1).sum()
         loss = out.nll + beta * charged_kl
         for name, weight in weights.items():
             out[name] = auxiliary.get(name, zero)
@@ -473,11 +488,6 @@ class PlanCVAE(PreTrainedModel):
                 self, prior, posterior, iwae_noise, hidden, words, word_beat
             )
         return out
-
-    def dynamics_loss(self, states: States) -> Tensor:
-        """Σ_t ‖h̃_t^d − h_t^d‖² / D."""
-        target = states.dyn.detach() if self.config.detach_dynamics_target else states.dyn
-        return (states.predicted.float() - target.float()).square().mean(-1).sum()
 
 
 def normalise_states(states: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def build_model(
     options: TrainOptions, tokenizer: PreTrainedTokenizerBase, data_dir: Path
 ) -> PlanCVAE:
     """The model that the options describe, with the data's tokenizer and image encoder."""
-    names = ("train_encoder", "image_positions", "plan", "plan_size", "detach_dynamics_target")
+    names = ("train_encoder", "image_positions", "plan", "plan_size")
     return PlanCVAE.build(
         load_decoder(options, tokenizer),
         load_encoder(data_dir / "image_encoder"),

@@ -65,6 +65,15 @@ class Gaussian:
         return torch.stack(information)
 
 
+def sample_plans(
+    prior: Gaussian | None, posterior: Gaussian | None, noise: Tensor
+) -> Tensor | None:
+    """z (M, Z): of the posterior by noise (M, Z), else the prior's mean; None without a plan."""
+    if posterior is not None:
+        return posterior.sample(noise)
+    return None if prior is None else prior.mean
+
+
 class Noise(NamedTuple):
     """Everything random in the objective of a batch of stories."""
 

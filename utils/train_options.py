@@ -62,9 +62,6 @@ class TrainOptions:
     train_encoder: bool = model_option(True, "train the image encoder, where data are pixels")
     plan: str = model_option("cvae", "the plan, or an ablation of it", choices=PLANS)
     plan_size: int = model_option(32, "width of the plan", low=1)
-    detach_dynamics_target: bool = model_option(
-        False, "keep the dynamics loss from moving the states that it predicts"
-    )
 
     # objective
     beta: float = option(1.0, "weight of the KL", low=0)
