@@ -46,7 +46,7 @@ from utils.albums import load_split
 from utils.download import fetch
 from utils.files import atomic_write, directory_lock, read_json, write_json, write_story_lines
 from utils.image_encoder import ImageEncoder
-from utils.loading import load_encoder, quiet_transformers
+from utils.loading import load_encoder
 from utils.preprocessing import (
     PHOTOS,
     SHARED,
@@ -61,6 +61,7 @@ from utils.preprocessing import (
     write_photos,
 )
 from utils.processes import join_processes
+from utils.quiet import quiet_transformers
 from utils.story_files import SPLITS
 from utils.structure import BOS, DYN, IMG, PAD
 from utils.tensors import Photos, take_photos

@@ -80,9 +80,9 @@ from utils.dataset_options import CPU_BATCH
 from utils.files import save_figure, write_json
 from utils.gaussian import Noise
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
-from utils.loading import quiet_transformers
 from utils.preprocessing import encode_photos, write_photos
 from utils.processes import best_device, join_processes
+from utils.quiet import quiet_transformers
 from utils.report import Table
 from utils.structure import PAD
 from utils.tokenizer import train_tokenizer

@@ -28,7 +28,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.cli import UserError
 from utils.files import atomic_write, read_json, recover, remove, write_json
-from utils.loading import BEST, LATEST, quiet_transformers
+from utils.loading import BEST, LATEST
+from utils.quiet import quiet_transformers
 from utils.train_log import SUMS
 
 OPTIMIZER, PROGRESS, STEP = "optimizer.safetensors", "progress.json", "step-"

@@ -1,8 +1,6 @@
 """Models by name or from their directories: complete, of the right sizes and finite."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -16,32 +14,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.utils import GENERATION_CONFIG_NAME
-from transformers.utils import logging as transformers_logging
 
 from utils.cli import UserError, flag, loading
 from utils.decoding import check_stored
 from utils.files import read_json, recover
 from utils.image_encoder import ImageEncoder, not_finite
+from utils.quiet import quiet_transformers
 from utils.tokenizer import load_data_tokenizer
 from utils.train_options import TrainOptions
 
 HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")  # owner/name
 BEST, LATEST = "best", "latest"  # the checkpoints in train.py's output_dir
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Without transformers' progress bars and its tables of mismatched weights."""
-    verbosity = transformers_logging.get_verbosity()
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity(50)
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bars:
-            transformers_logging.enable_progress_bar()
 
 
 def load_encoder(path: Path) -> ImageEncoder:
@@ -122,6 +105,7 @@ def load_model(kind: type[PreTrainedModel], path: Path, advice: str) -> PreTrain
         )
     if name := not_finite(model):
         raise UserError(f"{path}: {name} in model.safetensors is not finite; {advice}")
+    getattr(model, "image_encoder", model).restore_buffers()
     return model.eval()
 
 
