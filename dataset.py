@@ -262,7 +262,7 @@ def choose_settings(args: Namespace, source: Source) -> dict:
 def load_trained_encoder(weights: str) -> ImageEncoder | None:
     """The image encoder of a model that train.py has trained, if --encoder_weights names one; its
     name_or_path is the model's."""
-    if weights in ("imagenet", "none") or not Path(weights).is_dir():
+    if weights in ("pretrained", "none") or not Path(weights).is_dir():
         return None
     with flag("--encoder_weights"):
         model, _ = load_checkpoint(weights)

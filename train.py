@@ -99,18 +99,19 @@ def freeze_unused(model: PlanCVAE, options: TrainOptions) -> None:
 
 def parameter_groups(model: PlanCVAE, weight_decay: float, new_lr_multiplier: float) -> list[dict]:
     """Matrices decay; biases, gains, embeddings and single vectors do not. What is new beside the
-    decoder and the image encoder learns at new_lr_multiplier times their rate."""
+    decoder, and beside an image encoder with weights, learns at new_lr_multiplier times their
+    rate."""
+    old = ("decoder.", "image_encoder.") if model.image_encoder.config.pretrained else ("decoder.",)
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
     embeddings.add(id(model.no_photo))
     groups = {}
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        is_loaded = name.startswith(("decoder.", "image_encoder."))
         decays = p.dim() >= 2 and id(p) not in embeddings
         settings = {
             "weight_decay": weight_decay if decays else 0.0,
-            "lr_multiplier": 1.0 if is_loaded else new_lr_multiplier,
+            "lr_multiplier": 1.0 if name.startswith(old) else new_lr_multiplier,
         }
         group = groups.setdefault(tuple(settings.values()), settings | {"params": []})
         group["params"].append(p)

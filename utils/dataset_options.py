@@ -30,7 +30,7 @@ CPU_BATCH = 16  # photos that a CPU encodes at once: more only take more memory
 
 
 REAL = {
-    "image_encoder": "resnet152", "encoder_weights": "imagenet", "encoder_stages": 4,
+    "image_encoder": "resnet152", "encoder_weights": "pretrained", "encoder_stages": 4,
     "encoder_grid": 1, "image_size": 224, "store": "features", "tokenizer": "gpt2",
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ BY_SOURCE = {
     "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
     "encoder_weights": (
         {"metavar": "WEIGHTS"},
-        "imagenet, none (random), a state dict, or a model of ours for its image encoder",
+        "pretrained, none (random), a state dict, or a model of ours for its image encoder",
     ),
     "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
     "encoder_grid": (

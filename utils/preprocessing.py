@@ -177,7 +177,7 @@ def write_photos(
                 raise UserError(
                     f"--image_encoder {encoder.config.arch}: its features exceed float16's range; "
                     "expected --image_encoder resnet50 or a smaller one, --encoder_weights "
-                    "imagenet, or --store pixels"
+                    "pretrained, or --store pixels"
                 )
             file.seek(start + batch[0] * row_bytes)
             file.write(rows)

@@ -99,6 +99,23 @@ SCHEMAS = {
         "album_id": OPTIONAL_ID,
         "worker_arranged_photo_order": Kind(is_place, "a whole number"),
     },
+    "a story of one's own": {
+        "story_id": ID,
+        "photos": Kind(list_of(of_type(str, NoneType), least=1), "a list of paths, or null"),
+        "sentences": Kind(is_texts, "a list of texts"),
+        "album_id": OPTIONAL_ID,
+        "label": OPTIONAL_TEXT,
+        "split": OPTIONAL_TEXT,
+    },
+    "COCO's captions": {
+        "images": Kind(is_list, "a list"),
+        "annotations": Kind(is_list, "a list"),
+    },
+    "an image of COCO": {"id": ID, "file_name": TEXT},
+    "a caption of COCO": {"image_id": ID, "caption": TEXT},
+    "a photo of an image folder": {"file_name": TEXT},
+    "VIST annotations (descriptions in isolation)": {"annotations": Kind(is_list, "a list")},
+    "a description of VIST": {"photo_flickr_id": ID, "text": TEXT},
     "an edit": {},  # its sentences are under one of two names
     "a story of VIST-Edit": {
         "photo_sequence_ids": Kind(list_of(is_id, least=1), "a list of photo ids"),

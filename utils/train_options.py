@@ -21,6 +21,10 @@ DECODER_DEFAULTS = {
     "new_lr_multiplier": (1.0, 10.0),
     "warmup_steps": (0.05, 0.1),
     "dropout": (0.0, 0.1),
+    "bow_weight": (1.0, 0.2),
+    "future_bow_weight": (1.0, 0.2),
+    "photo_bow_weight": (0.5, 0.1),
+    "state_bow_weight": (1.0, 0.2),
 }
 
 
@@ -70,17 +74,25 @@ class TrainOptions:
         0.3, "steps in which β rises linearly; below 1 a share of all", low=0
     )
     free_bits: float = option(0.3, "minimum KL (free bits), nats per dimension and beat", low=0)
-    bow_weight: float = option(1.0, "bag of words from the plan, until half of the steps", low=0)
-    future_bow_weight: float = option(
-        1.0, "bag of words of the later sentences from the plan, likewise", low=0
+    bow_weight: float | None = option(
+        None, by_decoder("bow_weight", "bag of words from the plan, until half of the steps"), low=0
+    )
+    future_bow_weight: float | None = option(
+        None,
+        by_decoder("future_bow_weight", "bag of words of the later sentences from the plan"),
+        low=0,
     )
     bow_final_scale: float = option(
         0.2, "scale of these two weights after four fifths of the steps", low=0, high=1
     )
-    photo_bow_weight: float = option(
-        0.5, "bag of words from the photo, which teaches the image encoder", low=0
+    photo_bow_weight: float | None = option(
+        None,
+        by_decoder("photo_bow_weight", "bag of words from the photo, for the image encoder"),
+        low=0,
     )
-    state_bow_weight: float = model_option(1.0, "bag of words from the predicted state", low=0)
+    state_bow_weight: float | None = model_option(
+        None, by_decoder("state_bow_weight", "bag of words from the predicted state"), low=0
+    )
     dynamics_weight: float = option(3.0, "error of the predicted state", low=0)
     posterior_dropout: float = option(
         0.7, "share of beats whose posterior sees the observed change alone", low=0, high=1
