@@ -18,7 +18,7 @@ from argparse import Namespace
 from itertools import accumulate, chain, islice
 from pathlib import Path
 
-from utils.cli import UserError, first_process, flag, parse_before_imports, run, say
+from utils.cli import RESNETS, UserError, first_process, flag, parse_before_imports, run, say
 from utils.dataset_options import (
     CPU_BATCH,
     NOTHING_FOUND,
@@ -44,8 +44,9 @@ from transformers import PreTrainedTokenizerBase
 from model import PlanCVAEConfig, load_checkpoint
 from utils.albums import load_split
 from utils.download import fetch
+from utils.features import Features
 from utils.files import atomic_write, directory_lock, read_json, write_json, write_story_lines
-from utils.image_encoder import ImageEncoder
+from utils.image_encoder import FEATURES, ImageEncoder, ImageEncoderConfig
 from utils.loading import load_encoder
 from utils.preprocessing import (
     PHOTOS,
@@ -236,6 +237,13 @@ def choose_settings(args: Namespace, source: Source) -> dict:
     options = vars(args)
     settings = {"source": source.name, "text": args.text, "missing_photos": args.missing_photos}
     settings |= {name: options.get(name, default) for name, default in source.defaults.items()}
+    if "features" in options:
+        settings |= {"image_encoder": FEATURES, "encoder_weights": "none", "store": "features"}
+        settings |= {"features": str(args.features)}
+    elif settings["image_encoder"] not in RESNETS:  # the size is its own
+        settings["image_size"] = options.get("image_size")
+        if "encoder_stages" in options:
+            raise UserError(f"--encoder_stages {args.encoder_stages}: of ResNets alone")
     if settings["tokenizer"] == "bpe":
         settings["vocab_size"] = options.get("vocab_size", VOCAB_SIZE)
     elif "vocab_size" in options:
@@ -270,7 +278,9 @@ def load_trained_encoder(weights: str) -> ImageEncoder | None:
     return model.image_encoder
 
 
-def make_shared(output: Path, report: dict, jobs: dict[str, SplitJob]) -> None:
+def make_shared(
+    output: Path, report: dict, jobs: dict[str, SplitJob], features: Features | None
+) -> None:
     """Save tokenizer, image encoder and report in the output folder; what was there goes."""
     settings = report["settings"]
     weights = settings["encoder_weights"]
@@ -284,7 +294,12 @@ def make_shared(output: Path, report: dict, jobs: dict[str, SplitJob]) -> None:
         tokenizer = load_tokenizer(settings["tokenizer"])
     torch.manual_seed(0)  # random weights are the same in every run
     fields = {field: settings[name] for name, field in ENCODER_OPTIONS.items()}
-    encoder = load_trained_encoder(weights) or ImageEncoder.build(weights=weights, **fields)
+    encoder = load_trained_encoder(weights)
+    if features is not None:
+        config = ImageEncoderConfig(arch=FEATURES, feature_size=features.width)
+        encoder = ImageEncoder(config)
+    elif encoder is None:
+        encoder = ImageEncoder.build(weights=weights, **fields)
     for split in SPLITS:  # only now that nothing more can be wrong
         shutil.rmtree(partial_folder(output, split), ignore_errors=True)
         for suffix in ("json", "safetensors"):
@@ -346,13 +361,20 @@ def measure_stories(stories: list[dict], tokenizer: PreTrainedTokenizerBase) -> 
     }
 
 
-def find_inputs(args: Namespace, key: str, folder: Path) -> tuple[Path, Path]:
-    """The folders of photos and of output. Raises UserError where they cannot be used."""
+def find_inputs(args: Namespace, key: str, folder: Path) -> tuple[Path | Features, Path]:
+    """The folder of photos, or features in their place, and that of output. Raises UserError where
+    they cannot be used."""
     if args.machine_stories and key != "vist_edit":
         raise UserError(
             "--machine_stories: only VIST-Edit holds machine stories; expected --vist_edit DIR"
         )
     images = vars(args).get("images", folder / SOURCES[key].images)
+    if key in ("captions", "storybooks", "stories") and not (folder / "dii").is_dir():
+        if "images" in args:
+            raise UserError(f"--images {images}: --{key} names its own photos; expected without it")
+        images = folder.parent if key == "stories" else folder
+    if "features" in args:
+        images = Features(args.features)
     output = vars(args).get("output", PREPROCESSED / key)
     try:
         str(output.absolute()).encode()
@@ -360,7 +382,7 @@ def find_inputs(args: Namespace, key: str, folder: Path) -> tuple[Path, Path]:
         raise UserError(
             f"--output {output}: a name that is no UTF-8; expected one that all libraries can write"
         ) from None
-    if not images.is_dir():
+    if isinstance(images, Path) and not images.is_dir():
         advice = "" if key == "picturebook" else ", or --download photos to fetch them"
         raise UserError(
             f"{images}: no such folder; expected the photos, or --images DIR that names their "
@@ -386,6 +408,9 @@ def preprocess(args: Namespace, state: PartialState) -> int:
         for split, (stories, remarks) in splits.items()
     }
     settings = choose_settings(args, source)
+    features = images if isinstance(images, Features) else None
+    if features is not None:
+        features.measure(chain(*(job.photos.items() for job in jobs.values())))
     encoding = {}
     if settings["store"] == "features":
         if state.device.type == "cpu":
@@ -400,18 +425,18 @@ def preprocess(args: Namespace, state: PartialState) -> int:
                 f"{folder}: other files here than the first process has found; expected one shared "
                 "folder"
             )
-        encode_splits(args, output, jobs, report, state)
+        encode_splits(args, output, jobs, report, state, features)
         return 0
     with directory_lock(output, "--output"):
         report = read_report(output, new, args.overwrite)
         if report is None:
             report = new | {"splits": {}}
-            make_shared(output, report, jobs)
+            make_shared(output, report, jobs, features)
         elif report["encoding"] != encoding:  # of splits that are complete
             report["encoding"] = encoding
             write_json(output / "report.json", report)
         state.wait_for_everyone()
-        encode_splits(args, output, jobs, report, state)
+        encode_splits(args, output, jobs, report, state, features)
         if args.machine_stories:
             for name, stories in machine_stories.items():
                 write_json(output / f"{name}.json", {"stories": stories})
@@ -427,7 +452,12 @@ def preprocess(args: Namespace, state: PartialState) -> int:
 
 
 def encode_splits(
-    args: Namespace, output: Path, jobs: dict[str, SplitJob], report: dict, state: PartialState
+    args: Namespace,
+    output: Path,
+    jobs: dict[str, SplitJob],
+    report: dict,
+    state: PartialState,
+    features: Features | None,
 ) -> None:
     """Encode the photos of all splits that are not complete; the first process writes the
     splits."""
@@ -441,7 +471,8 @@ def encode_splits(
     for split, job in jobs.items():
         partial = partial_folder(output, split)
         if split in todo:
-            write_photos(partial, job.photos, encoder, store, args.batch_size, num_workers, state)
+            how = encoder, store, args.batch_size, num_workers, state, features
+            write_photos(partial, job.photos, *how)
         if not state.is_main_process:
             continue
         if split in todo:

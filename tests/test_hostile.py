@@ -571,7 +571,7 @@ def test_no_pickle_is_ever_run(broken, tmp_path, script):
 
 
 def test_weights_of_an_eye_that_are_not_finite(tmp_path):
-    resnet = ImageEncoder.build("resnet18", "none", 16).trunk[0].weight.detach()
+    resnet = ImageEncoder.build("resnet18", "none", 16).network[0].weight.detach()
     import torchvision
 
     state = torchvision.models.resnet18(weights=None).state_dict()
@@ -605,14 +605,14 @@ def test_the_shared_photo_encoder_is_checked_too(damage, tmp_path):
     weights = folder / "model.safetensors"
     state = load_file(weights)
     if damage == "missing":  # transformers would make random ones up
-        del state["trunk.0.weight"]
+        del state["network.0.weight"]
         save_file(state, weights, {"format": "pt"})
     elif damage == "cut":
         weights.write_bytes(weights.read_bytes()[:-9])
     elif damage == "pickle":
         weights.rename(folder / "pytorch_model.bin")
     elif damage == "NaN":
-        state["trunk.0.weight"] *= float("nan")
+        state["network.0.weight"] *= float("nan")
         save_file(state, weights, {"format": "pt"})
     else:
         change(folder / "config.json", model_type="plan_cvae")

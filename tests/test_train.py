@@ -112,7 +112,12 @@ def test_the_bags_fade(make_model):
 
 
 def test_each_trained_parameter_is_in_one_group(make_model):
-    model = make_model()
+    model = make_model(train_encoder=True)
+    groups = train.parameter_groups(model, 0.1, 10.0)
+    of_encoder = [p for p in model.image_encoder.parameters() if p.requires_grad]
+    new = {id(p) for group in groups if group["lr_multiplier"] > 1 for p in group["params"]}
+    assert of_encoder and all(id(p) in new for p in of_encoder)  # it began with random weights
+    model.image_encoder.config.pretrained = True
     groups = train.parameter_groups(model, 0.1, 10.0)
     grouped = [p for group in groups for p in group["params"]]
     assert len({id(p) for p in grouped}) == len(grouped)

@@ -37,13 +37,19 @@ class Archive(NamedTuple):
 ARCHIVES = {
     "vist": [
         Archive(
-            f"{tier}/{name}-with-labels.tar.gz",
-            name.lower(),
-            rf"(.*/)?(train|val|test)\.{tier}\.json",
+            "story-in-sequence/SIS-with-labels.tar.gz",
+            "sis",
+            r"(.*/)?(train|val|test)\.story-in-sequence\.json",
             3,
             2e9,
-        )
-        for name, tier in (("SIS", "story-in-sequence"), ("DII", "description-in-isolation"))
+        ),
+        Archive(
+            "description-in-isolation/DII-with-labels.tar.gz",
+            "dii",
+            r"(.*/)?(train|val|test)\.description-in-isolation\.json",
+            3,
+            2e9,
+        ),
     ],
     "flickr8k": [
         Archive(

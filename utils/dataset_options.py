@@ -15,6 +15,7 @@ from utils.cli import (
     positive_int,
     say,
 )
+from utils.readers import read_captions, read_own, read_storybooks
 from utils.story_files import EDIT_KEYS, read_vist, read_vist_edit
 
 DATASET = Path("dataset")
@@ -44,10 +45,14 @@ DRAWN = {
 
 
 BY_SOURCE = {
-    "image_encoder": ({"metavar": "NAME"}, "resnet18, resnet34, resnet50, resnet101 or resnet152"),
+    "image_encoder": (
+        {"metavar": "NAME"},
+        "a ResNet (resnet18, 34, 50, 101, 152), timm:NAME, or a vision model of transformers by "
+        "name or path",
+    ),
     "encoder_weights": (
         {"metavar": "WEIGHTS"},
-        "pretrained, none (random), a state dict, or a model of ours for its image encoder",
+        "pretrained (the library's), none (random), a file, or a model of ours for its encoder",
     ),
     "encoder_stages": ({"type": int, "choices": (1, 2, 3, 4)}, "residual stages kept"),
     "encoder_grid": (
@@ -101,6 +106,18 @@ SOURCES = {
     "vist_edit": Source(
         "VIST-Edit", "AREL/ and GLAC/", read_vist_edit, EDITS, "../VIST/images", REAL
     ),
+    "captions": Source(
+        "flickr8k", "captions.csv, *.token.txt or the like", read_captions, "*s.*", "images", REAL
+    ),
+    "storybooks": Source(
+        "storybooks",
+        "asp-source/ and asp-imagebank/",
+        read_storybooks,
+        "asp-source/en/*",
+        ".",
+        REAL,
+    ),
+    "stories": Source("stories", "a story a line", read_own, "stories.jsonl", ".", REAL),
     "picturebook": Source("picturebook", "sis/ and images/", read_vist, SIS, "images", DRAWN),
 }
 
@@ -126,12 +143,19 @@ def parser() -> Parser:
     add = parser.add_argument
     sources = parser.add_mutually_exclusive_group()
     for key, source in SOURCES.items():
-        sources.add_argument(
-            f"--{key}",
-            metavar="DIR",
-            type=Path,
-            help=f"{source.name}: a folder with {source.holds}",
-        )
+        kind, what = "DIR", f"{source.name}: a folder with {source.holds}"
+        if key == "captions":
+            what = "captioned photos: Flickr8k's files, COCO's, a hub's image folder, VIST's dii/"
+        if key == "stories":
+            kind, what = "FILE", "stories of your own: JSON lines, one story a line"
+        sources.add_argument(f"--{key}", metavar=kind, type=Path, help=what)
+    add(
+        "--features",
+        metavar="PATH",
+        type=Path,
+        help="published features in place of photos: a folder of <photo id>.npy, or a .safetensors "
+        "or .h5 file",
+    )
     add(
         "--images",
         metavar="DIR",
@@ -233,6 +257,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
             )
     elif useless := [name for name in given if name in DOWNLOAD]:
         options.error(f"--{useless[0]}: only --download fetches photos; expected them together")
+    of_photos = {"images", "store", "encoder_weights", "follow_links", "image_encoder"}
+    of_photos |= {"image_size", "encoder_stages", "encoder_grid"}
+    if "features" in given and (useless := [name for name in given if name in of_photos]):
+        options.error(f"--{useless[0]}: of photos; --features stands in their place")
     return args
 
 
@@ -245,12 +273,13 @@ def choose_source(args: argparse.Namespace) -> tuple[str, Path] | None:
     """(key in SOURCES, folder) that the user named, or the first under dataset/; None if none."""
     for key in SOURCES.keys() & vars(args):
         folder = vars(args)[key]
-        if not folder.is_dir():
+        if not (folder.is_file() if key == "stories" else folder.is_dir()):
+            kind = "file" if key == "stories" else "folder"
             raise UserError(
-                f"--{key} {folder}: no such folder; expected {SOURCES[key].holds} in it"
+                f"--{key} {folder}: no such {kind}; expected {SOURCES[key].holds} in it"
             )
         return key, folder
-    folders = {key: DATASET / source.name for key, source in SOURCES.items()}
+    folders = {key: DATASET / source.name for key, source in SOURCES.items() if key != "stories"}
     present = [key for key in folders if any(folders[key].glob(SOURCES[key].files))]
     if not present:
         return None

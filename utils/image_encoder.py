@@ -55,6 +55,12 @@ class ImageEncoderConfig(PreTrainedConfig):
                 f"--encoder_grid {self.grid}: expected 1 to the {self.image_size} pixels of a "
                 "photo's side"
             )
+        is_known = self.arch in (*RESNETS, FEATURES) or self.arch.startswith(TIMM)
+        if not is_known and self.network is None:
+            raise UserError(
+                f"--image_encoder {self.arch}: unknown; expected one of {', '.join(RESNETS)}, "
+                "timm:NAME or a model of transformers"
+            )
         if self.arch in RESNETS:
             channels = 512 if self.arch in ("resnet18", "resnet34") else 2048
             self.feature_size = channels // 2 ** (4 - self.stages) * self.grid**2
@@ -200,7 +206,10 @@ class Timm(nn.Module):
     def forward(self, x: Tensor, grid: int) -> Tensor:
         if grid == 1:
             return self.model(x)
-        return pool_cells(self.model.forward_features(x), grid)
+        features = self.model.forward_features(x)
+        if features.dim() == 4 and features.shape[1] != self.model.num_features:
+            features = features.permute(0, 3, 1, 2)  # N, h, w, C of some
+        return pool_cells(features, grid)
 
 
 class Transformer(nn.Module):

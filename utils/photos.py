@@ -222,10 +222,12 @@ def find_photos(
     """
     found, missing = {}, {}
     for photo_id in dict.fromkeys(beat["photo_id"] for story in stories for beat in story["beats"]):
-        if photo_id in (".", "..") or set(photo_id) & {"/", "\\"}:
-            missing[photo_id] = "unsafe id"
-        elif photo_id in index:
+        if photo_id is None:  # a beat without a photo
+            continue
+        if photo_id in index:
             found[photo_id] = index[photo_id]
+        elif photo_id in (".", "..") or set(photo_id) & {"/", "\\"}:
+            missing[photo_id] = "unsafe id"
         else:
             missing[photo_id] = aside.get(photo_id, "not found")
     return found, missing

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from utils.batches import split_into
 from utils.cli import UserError, warn
+from utils.features import FeatureRows, Features
 from utils.files import read_json, write_json
 from utils.image_encoder import ImageEncoder
 from utils.photos import BrokenPhoto, find_photos, load_photo, photo_index
@@ -43,16 +44,35 @@ class SplitJob:
 
 
 def prepare_split(
-    folder: Path, split: str, stories: list[dict], remarks: Counter, images: Path, args: Namespace
+    folder: Path,
+    split: str,
+    stories: list[dict],
+    remarks: Counter,
+    images: Path | Features,
+    args: Namespace,
 ) -> SplitJob:
-    """Find the photos of a split's stories. Raises UserError where no story is left."""
-    index, skipped = photo_index(images, split, args.follow_links)
+    """Find the photos of a split's stories, or their features. Raises UserError where no story is
+    left."""
+    named = {  # a reader has found them
+        beat["photo_id"]: path
+        for story in stories
+        for beat in story["beats"]
+        if (path := beat.pop("path", None))
+    }
+    if isinstance(images, Features):
+        index, skipped = images.index(split, args.follow_links)
+    elif named:
+        index = {photo_id: path for photo_id, path in named.items() if path.is_file()}
+        skipped = {}
+    else:
+        index, skipped = photo_index(images, split, args.follow_links)
     photos, missing = find_photos(stories, index, skipped)
     reasons = Counter(reason for reason in missing.values() if reason != "not found")
     if reasons:
         are_links = any("a link out" in reason for reason in reasons)
         advice = "; --follow_links takes links" if are_links else ""
-        warn(f"{images}: photos of {split} are skipped ({format_counts(reasons)}{advice})")
+        where = images.path if isinstance(images, Features) else images
+        warn(f"{where}: photos of {split} are skipped ({format_counts(reasons)}{advice})")
     if args.missing_photos == "drop":
         stories = drop_incomplete(stories, photos, split, remarks)
         photos, _ = find_photos(stories, index, skipped)
@@ -120,32 +140,36 @@ def write_photos(
     batch_size: int,
     num_workers: int,
     state: PartialState,
+    features: Features | None = None,
 ) -> None:
     """Write the photos' tensor to photos.safetensors in `folder`, a row each, by all processes.
 
-    kind "features": (rows, F) float16; "pixels": (rows, 3, S, S) uint8. A broken photo is a row of
+    kind "features": (rows, F) float16, of the encoder or read from `features`; "pixels":
+    (rows, 3, S, S) uint8. A broken photo is a row of
     zeros. Chunk c is process c % num_processes's; once its rows are on the disk, <c>.json says so
     and which photos are broken, and a stopped run resumes there. Batches begin anew with each
     chunk, so that the bytes do not depend on the number of processes.
     """
-    encoding, on_gpu = kind == "features", state.device.type != "cpu"
-    size, paths, ids = encoder.config.image_size, list(photos.values()), list(photos)
+    encoding, size, ids = kind == "features", encoder.config.image_size, list(photos)
     row_shape = (encoder.config.feature_size,) if encoding else (3, size, size)
     row_bytes = math.prod(row_shape) * (2 if encoding else 1)
-    num_bytes = len(paths) * row_bytes
+    num_bytes = len(ids) * row_bytes
     if state.is_main_process:
         folder.mkdir(exist_ok=True)
         if not any(folder.glob(NOTES)):
-            dtype, shape = "F16" if encoding else "U8", (len(paths), *row_shape)
+            dtype, shape = "F16" if encoding else "U8", (len(ids), *row_shape)
             create_photos_file(folder / PHOTOS, dtype, shape, num_bytes)
     state.wait_for_everyone()
-    chunks = split_into(range(len(paths)), CHUNK_SIZE)
+    chunks = split_into(range(len(ids)), CHUNK_SIZE)
     mine = range(state.process_index, len(chunks), state.num_processes)
     todo = [c for c in mine if not note_path(folder, c).exists()]
     batches = [(c, batch) for c in todo for batch in split_into(chunks[c], batch_size)]
-    network = encoder.fuse_batch_norms() if encoding else None
-    # without a GPU the workers encode, on a thread each
-    dataset = PhotoBatches(paths, encoder, None if on_gpu else network)
+    network = encoder.fuse_batch_norms() if encoding and features is None else None
+    on_gpu = network is not None and state.device.type != "cpu"
+    if features is not None:
+        dataset, num_workers = FeatureRows(features, photos), 0
+    else:  # without a GPU the workers encode, on a thread each
+        dataset = PhotoBatches(list(photos.values()), encoder, None if on_gpu else network)
     loader = DataLoader(
         dataset,
         batch_size=None,
@@ -153,7 +177,7 @@ def write_photos(
         num_workers=min(num_workers, len(batches)),
         pin_memory=state.device.type == "cuda",
     )
-    if encoding and on_gpu:
+    if on_gpu:
         network.to(state.device)
     share = f", share 1 of {state.num_processes}" if state.num_processes > 1 else ""
     bar = tqdm(
@@ -167,7 +191,7 @@ def write_photos(
         start = 8 + int.from_bytes(file.read(8), "little")  # where the rows begin
         file.truncate(start + num_bytes)
         for (c, batch), (rows, reasons) in zip(batches, loader, strict=True):
-            if encoding and on_gpu:
+            if on_gpu:
                 rows = encode_photos(network, rows.to(state.device, non_blocking=True)).cpu()
             rows = rows.numpy()
             for number, reason in reasons.items():

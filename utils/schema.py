@@ -107,10 +107,7 @@ SCHEMAS = {
         "label": OPTIONAL_TEXT,
         "split": OPTIONAL_TEXT,
     },
-    "COCO's captions": {
-        "images": Kind(is_list, "a list"),
-        "annotations": Kind(is_list, "a list"),
-    },
+    "COCO's captions": {"images": Kind(is_list, "a list"), "annotations": Kind(is_list, "a list")},
     "an image of COCO": {"id": ID, "file_name": TEXT},
     "a caption of COCO": {"image_id": ID, "caption": TEXT},
     "a photo of an image folder": {"file_name": TEXT},
