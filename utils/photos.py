@@ -128,10 +128,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def photo_files(
-    folder: Path, root: Path | None = None, follow_links: bool = False
+    folder: Path,
+    root: Path | None = None,
+    follow_links: bool = False,
+    suffixes: tuple[str, ...] = PHOTO_SUFFIXES + UNREAD_SUFFIXES,
 ) -> tuple[list[Path], dict[Path, str]]:
-    """The files in a folder that are named as photos, by name, and {path: reason} of what is so
-    named but skipped.
+    """The files in a folder that are named as photos (by `suffixes`), by name, and {path: reason}
+    of what is so named but skipped.
 
     A link that leads out of `root` (a folder; `folder` itself where it is not given) is skipped,
     if links are not to be followed.
@@ -143,7 +146,7 @@ def photo_files(
         path = Path(folder, entry.name)
         if is_hidden(path):  # deleted photos, other systems' notes
             continue
-        if path.suffix.lower() not in PHOTO_SUFFIXES + UNREAD_SUFFIXES:
+        if path.suffix.lower() not in suffixes:
             continue
         # Mostly a plain file, which scandir knows: 50,000 in 0.2 s, with a stat of each 0.5 s.
         is_plain = entry.is_file(follow_symlinks=False)
@@ -188,7 +191,7 @@ def time_taken(path: Path) -> str | None:
 
 
 def photo_index(
-    images: Path, split: str, follow_links: bool = False
+    images: Path, split: str, follow_links: bool = False, **suffixes: tuple[str, ...]
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """{photo id: path} of the photos in images/<split>, then in the other splits' (VIST-Edit's are
     not VIST's), and {photo id: reason} of those that are skipped.
@@ -203,7 +206,7 @@ def photo_index(
             raise UserError(
                 f"{folder}: a link out of {images}; expected a folder of photos, or --follow_links"
             )
-        found, left = photo_files(folder, images, follow_links)
+        found, left = photo_files(folder, images, follow_links, **suffixes)
         # they stand in for no other
         found.sort(key=lambda path: path.suffix.lower() in UNREAD_SUFFIXES)
         # of x.gif and x.jpg, the first; of two splits, the own

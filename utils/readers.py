@@ -176,9 +176,7 @@ def read_coco(folder: Path) -> Captions:
             check(f"{path}: an annotation", entry, "a caption of COCO")
             photo = files.get(entry["image_id"])
             if photo is None:
-                raise UserError(
-                    f"{path}: a caption of image {entry['image_id']}, which is not there"
-                )
+                raise UserError(f"{path}: no image {entry['image_id']}, which has a caption")
             file = in_folder(images, photo, str(path))
             yield name[0] if name else split_of(photo), file.stem, file, entry["caption"]
 
