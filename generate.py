@@ -37,7 +37,7 @@ from tqdm import tqdm
 from transformers import DynamicCache, GenerationConfig, PreTrainedTokenizerBase
 
 from dataset import StoryDataset, pack, story_length
-from model import PlanCVAE, load_checkpoint, normalise_states
+from model import PlanCVAE, load_checkpoint
 from utils.albums import read_albums, read_named
 from utils.batches import split_into
 from utils.decoding import choose_settings, generation_config, words_processors
@@ -46,7 +46,7 @@ from utils.plans import Sample, check_plans, list_samples, plan_noise
 from utils.processes import best_device, join_processes
 from utils.reranking import rerank
 from utils.screen import Screen, save_outputs
-from utils.structure import BOS, IMG, PAD
+from utils.structure import BOS, IMG, PAD, normalise_states
 from utils.tensors import take_photos
 from utils.text import one_line
 from utils.tokenizer import decode, encode

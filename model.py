@@ -27,7 +27,7 @@ from utils.gaussian import Gaussian, Noise, sample_plans, select_beats
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
 from utils.losses import bow_loss, future_words, linear_cross_entropy
-from utils.structure import BOS, STRUCTURE, InputEmbedding, embed_ids
+from utils.structure import BOS, STRUCTURE, InputEmbedding, embed_ids, normalise_states
 
 
 class PlanCVAEConfig(PreTrainedConfig):
@@ -458,12 +458,9 @@ class PlanCVAE(PreTrainedModel):
         hidden = states.hidden.flatten(0, 1).index_select(0, batch["word_at"])  # N, D
         out.nll = self.word_loss(hidden, z, words, word_beat)
         weights = {
-            "bow": bow_weight,
-            "future_bow": future_bow_weight,
-            "photo_bow": photo_bow_weight,
-            "state_bow": state_bow_weight,
-            "dynamics": dynamics_weight,
-        }
+            "bow": bow_weight, "future_bow": future_bow_weight, "photo_bow": photo_bow_weight,
+            "state_bow": state_bow_weight, "dynamics": dynamics_weight,
+        }  # fmt: skip
         auxiliary = {}
         if any(weights.values()):
             # Auxiliary terms read the decoder's states as data: they do not move it.
@@ -488,12 +485,6 @@ class PlanCVAE(PreTrainedModel):
                 self, prior, posterior, iwae_noise, hidden, words, word_beat
             )
         return out
-
-
-def normalise_states(states: Tensor) -> Tensor:
-    """States (..., D) with mean 0 and variance 1 over D: no weight depends on the decoder's
-    scale."""
-    return F.layer_norm(states, states.shape[-1:])
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

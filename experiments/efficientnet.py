@@ -55,7 +55,8 @@ def main() -> None:
     renamed = timm.create_model(NAME, pretrained=False).eval()
     names = renamed.state_dict()
     # both list their layers in one order
-    weights = dict(zip(names, published.values(), strict=True))
+    weights = (tensor.contiguous() for tensor in published.values())
+    weights = dict(zip(names, weights, strict=True))
     if wrong := [name for name in names if names[name].shape != weights[name].shape]:
         raise UserError(f"{wrong[0]}: of other sizes; expected EfficientNet-Lite0's weights")
     renamed.load_state_dict(weights)

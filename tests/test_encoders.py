@@ -264,7 +264,9 @@ def test_published_features_in_place_of_photos(kind, tmp_path, script):
     report = json.loads((tmp_path / "data/report.json").read_text())["splits"]
     found = {name: report[name]["photos"]["found"] for name in report}
     assert found == {"val": 49, "train": 450} and list(report["val"]["photos"]["missing"]) == ["7"]
-    done = script("generate.py", "--data_path", "data/val.json", cwd=tmp_path)
+    done = script(
+        "generate.py", "--data_path", "data/val.json", "--max_new_tokens", 8, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert len(json.loads((tmp_path / "output/stories.json").read_text())["stories"]) == 10
     (tmp_path / "album").mkdir()

@@ -19,13 +19,14 @@ from transformers import GenerationConfig
 
 from dataset import pack
 from generate import StoryWriter, generate_stories, main
-from model import PlanCVAE, load_checkpoint, normalise_states
+from model import PlanCVAE, load_checkpoint
 from utils import albums, cli
 from utils.cli import UserError
 from utils.generate_options import parse
 from utils.photos import natural
 from utils.plans import plan_noise, slerp
 from utils.screen import Screen, readable
+from utils.structure import normalise_states
 from utils.tensors import take_photos
 
 

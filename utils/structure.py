@@ -1,6 +1,7 @@
 """Structural positions of a sequence, [bos], [dyn], [img] and padding: inputs only, with embeddings
 of their own. Their ids are negative, so that no decoder's vocabulary knows them."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn, where
 
 BOS, DYN, IMG, PAD = STRUCTURE = -1, -2, -3, -4
@@ -21,3 +22,9 @@ class InputEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return embed_ids(ids, self.words, self.structure)
+
+
+def normalise_states(states: Tensor) -> Tensor:
+    """States (..., D) with mean 0 and variance 1 over D: no weight depends on the decoder's
+    scale."""
+    return F.layer_norm(states, states.shape[-1:])
