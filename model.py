@@ -107,11 +107,10 @@ class PlanCVAE(PreTrainedModel):
         self.no_photo = nn.Parameter(torch.zeros(K, D))
         self.photo_bow_head = nn.Linear(D, D)
 
-        # The latent dynamic module reads states: it has no word embeddings.
         no_words = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
         no_words |= {"vocab_size": 1, "n_layer": config.dynamics_layers}
         self.dynamics = GPT2Model(GPT2Config(**config.decoder | no_words))
-        self.dynamics.wte = None
+        self.dynamics.wte = None  # it reads states
         self.dynamics_head = nn.Linear(D, D)
         self.initial_state = nn.Parameter(torch.zeros(D))  # h_0^d
 
