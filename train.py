@@ -56,6 +56,7 @@ from utils.checkpoint import (
 from utils.decoding import default_generation
 from utils.gaussian import Noise
 from utils.loading import BEST, LATEST, load_decoder, load_encoder
+from utils.mixture import Mixture, split_names
 from utils.processes import get_accelerator, shard, sum_over_processes
 from utils.resuming import check_data, describe_data, find_splits, read_resumed
 from utils.signals import Stoppable
@@ -159,7 +160,13 @@ class Training(Stoppable):
         self.load_data()
         freeze_unused(self.model, options)
         self.prepare()
-        self.batches = BucketBatches(self.train_set.lengths, options.batch_size, options.seed)
+        self.batches = BucketBatches(
+            self.train_set.lengths,
+            options.batch_size,
+            options.seed,
+            sizes=self.train_set.sizes,
+            weights=options.train_data_weights,
+        )
         self.steps_per_epoch = math.ceil(len(self.batches) / options.gradient_accumulation_steps)
         steps = max(1, round(options.num_train_epochs * self.steps_per_epoch))
         self.total_steps = options.max_steps or steps
@@ -185,7 +192,7 @@ class Training(Stoppable):
             with cli.flag("--resume"):
                 self.model, self.tokenizer = load_checkpoint(self.directory / LATEST)
         else:
-            data_dir = Path(self.options.train_data_path).parent
+            data_dir = Path(self.options.train_data_path[0]).parent
             self.tokenizer = load_data_tokenizer(data_dir / "tokenizer")
             self.model = build_model(self.options, self.tokenizer, data_dir)
 
@@ -194,24 +201,26 @@ class Training(Stoppable):
         positions = options.image_positions, model.max_length
         paths = {"training": options.train_data_path, "validation": options.val_data_path}
         splits = {
-            name: StoryDataset.load(path, self.tokenizer, *positions, model.image_encoder)
-            for name, path in paths.items()
+            name: [
+                StoryDataset.load(path, self.tokenizer, *positions, model.image_encoder)
+                for path in paths[name]
+            ]
+            for name in paths
         }
-        data = {name: describe_data(path, splits[name]) for name, path in paths.items()}
+        data = {name: describe_data(paths[name], splits[name]) for name in paths}
         if self.resumed:
             check_data(options, data, self.progress)
         self.progress |= {"data": data, "versions": versions()}
-        self.train_set, self.val_set = splits.values()
+        self.train_set = Mixture(splits["training"], options.train_data_path)
+        self.val_sets = dict(zip(split_names(options.val_data_path), splits["validation"]))
         model.config.text = self.train_set.text
         if not self.resumed:
             eos = self.tokenizer.eos_token_id
             model.generation_config = default_generation(self.train_set.source, eos)
-        if self.train_set.photos.kind == "features":
+        if self.train_set.photo_kind == "features":
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
-                stories = self.train_set.photo_rows
-                rows = [row for story in stories for row in story if row is not None]
-                mean, var = self.train_set.photos.moments(rows)
+                mean, var = self.train_set.moments(options.train_data_weights)
                 model.feature_mean.copy_(mean)
                 model.feature_var.copy_(var)
 
@@ -316,9 +325,14 @@ class Training(Stoppable):
             )
 
     def validate(self) -> None:
-        """Print and log figures on the validation split, and save a checkpoint."""
+        """Print and log figures on the validation splits, and save a checkpoint. The first split
+        says which model is the best."""
         self.check_steps()
-        figures = evaluate_split(self.model, self.val_set, self.accelerator, self.options)
+        of_split = {
+            name: evaluate_split(self.model, split, self.accelerator, self.options)
+            for name, split in self.val_sets.items()
+        }
+        figures, *others = of_split.values()
         progress, step, loss = self.progress, self.progress["step"], figures["elbo_loss"]
         terms = {name: figures[name] for name in TERMS}
         self.check_finite(f"validation at step {step}", terms)
@@ -328,8 +342,15 @@ class Training(Stoppable):
         progress["validation"] = {"step": step, **figures}
         if self.log:
             self.log.write(step=step, split="val", **figures)
+            for name, more in zip(list(of_split)[1:], others):
+                self.log.write(step=step, split=f"val of {name}", **more)
             self.log.draw(force=False)
         self.save()
+        for name, more in list(of_split.items()) if others else ():
+            self.print(
+                f"step {step}: {name}: validation −ELBO {more['elbo_loss']:.2f} nats per story, "
+                f"perplexity {more['perplexity']:.3f}, KL {more['kl']:.2f}"
+            )
         self.print(
             f"step {step}: validation −ELBO {loss:.2f} nats per story, perplexity "
             f"{figures['perplexity']:.3f}, KL {figures['kl']:.2f}, active units "
@@ -458,7 +479,18 @@ def train(options: TrainOptions) -> int:
     find_splits(options)
     training = Training(options, read_resumed(options))
     progress = training.progress
-    for name, data in (("training", training.train_set), ("validation", training.val_set)):
+    shares = training.train_set.shares(options.train_data_weights)
+    named = [("training", data) for data in training.train_set.datasets]
+    if len(named) > 1:
+        named = [
+            (f"training, {share:.1%} from {path}", data)
+            for path, share, (_, data) in zip(options.train_data_path, shares, named)
+        ]
+    for name, data in training.val_sets.items():
+        named.append(
+            (f"validation of {name}" if len(training.val_sets) > 1 else "validation", data)
+        )
+    for name, data in named:
         shortened = ""
         if data.shortened:
             longest = training.model.max_length

@@ -88,6 +88,8 @@ class Parser(argparse.ArgumentParser):
             if isinstance(kind, types.UnionType):  # `int | None`: an option that may stay unset
                 kind = next(k for k in kind.__args__ if k is not type(None))
             options = {"help": field.metadata["help"], "default": field.default}
+            if typing.get_origin(kind) is list:  # several values
+                kind, options["nargs"] = kind.__args__[0], "+"
             if kind is bool:  # --flag and --no-flag, never `--flag False`
                 options["action"] = argparse.BooleanOptionalAction
             else:

@@ -1,7 +1,10 @@
 """What a training starts from: the splits, and the checkpoint that it resumes."""
 
+import contextlib
 import dataclasses
 import hashlib
+import json
+import math
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -18,24 +21,69 @@ from utils.train_options import TrainOptions, allowed_changes, option_names
 
 def find_splits(options: TrainOptions) -> None:
     """Name the splits that the options do not name, and print them."""
-    train_path = options.train_data_path or latest_split("train")
-    if train_path is None:
+    train_paths = options.train_data_path or [latest_split("train")]
+    if train_paths == [None]:
         raise UserError(
             "--train_data_path: not named, and dataset/preprocessed/ holds no training split; run "
             "python dataset.py first, or bash train.sh, which draws its own sample"
         )
-    train_path = Path(train_path)
-    val_path = Path(options.val_data_path or train_path.with_name("val.json"))
+    train_paths = list(map(Path, train_paths))
+    val_paths = list(map(Path, options.val_data_path or [train_paths[0].with_name("val.json")]))
     if cli.first_process():
         if options.train_data_path is None:
-            print(f"training on {train_path}, the newest split (--train_data_path names another)")
+            print(
+                f"training on {train_paths[0]}, the newest split (--train_data_path names another)"
+            )
         if options.val_data_path is None:
-            print(f"validating on {val_path} (--val_data_path names another)")
-    for path in (train_path, val_path):
+            print(f"validating on {val_paths[0]} (--val_data_path names another)")
+    for path in (*train_paths, *val_paths):
         if not path.is_file():
             found = "a folder" if path.is_dir() else "no such file"
             raise UserError(f"{path}: {found}; expected {SPLIT_SHAPE}")
-    options.train_data_path, options.val_data_path = str(train_path), str(val_path)
+    check_weights(options.train_data_weights, len(train_paths))
+    check_shared(train_paths, ("tokenizer", "image_encoder"))
+    check_shared([train_paths[0], *val_paths], ("image_encoder",))
+    options.train_data_path = list(map(str, train_paths))
+    options.val_data_path = list(map(str, val_paths))
+
+
+def check_weights(weights: list[float] | None, count: int) -> None:
+    """Raise UserError where they are not one above 0 for each of `count` training splits."""
+    if weights is None:
+        return
+    given = f"--train_data_weights {' '.join(f'{weight:g}' for weight in weights)}"
+    if len(weights) != count:
+        raise UserError(f"{given}: of {count} training splits; expected {count} numbers")
+    if not all(0 < weight < math.inf for weight in weights):
+        raise UserError(f"{given}: expected numbers above 0")
+
+
+def check_shared(paths: list[Path], names: tuple[str, ...]) -> None:
+    """Raise UserError where splits are not of one tokenizer or image encoder, which lie beside
+    them. (A split without them is taken as it is.)"""
+    for path in paths[1:]:
+        for name in names:
+            first, other = paths[0].with_name(name), path.with_name(name)
+            if first.is_dir() and other.is_dir() and digests(first) != digests(other):
+                reuse = f" (dataset.py --tokenizer {first})" if name == "tokenizer" else ""
+                raise UserError(
+                    f"{path}: of another {name} than {paths[0]}; expected one for all{reuse}"
+                )
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """{file: digest} of a folder, but for what its JSON says of names and versions."""
+    found = {}
+    for path in sorted(file for file in folder.iterdir() if file.is_file()):
+        data = path.read_bytes()
+        if path.suffix == ".json":
+            with contextlib.suppress(ValueError, TypeError):
+                value = json.loads(data)
+                names = {"transformers_version", "name_or_path", "_name_or_path"}
+                value = {key: value[key] for key in value if key not in names}
+                data = json.dumps(value, sort_keys=True).encode()
+        found[path.name] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def read_resumed(options: TrainOptions) -> dict | None:
@@ -96,9 +144,12 @@ def check_data(options: TrainOptions, data: dict[str, str], progress: dict) -> N
             )
 
 
-def describe_data(path: str, dataset: Dataset) -> str:
-    """A split in a few words, which change when the data do."""
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    rows = " x ".join(map(str, dataset.photos.shape))
-    return f"{len(dataset)} stories (sha256 {digest}…), photos: {dataset.photos.kind}, {rows}"
+def describe_data(paths: list[str], datasets: list[Dataset]) -> str:
+    """Splits in a few words, which change when the data do."""
+    texts = []
+    for path, dataset in zip(paths, datasets, strict=True):
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        rows, kind = " x ".join(map(str, dataset.photos.shape)), dataset.photos.kind
+        texts.append(f"{len(dataset)} stories (sha256 {digest}…), photos: {kind}, {rows}")
+    return " + ".join(texts)

@@ -39,9 +39,22 @@ class TrainOptions:
     """Every option of a training."""
 
     # data and output
-    train_data_path: str | None = free_option(None, "training split (.json; default: the newest)")
-    val_data_path: str | None = free_option(
-        None, "validation split (default: val.json beside the training split)"
+    train_data_path: list[str] | None = free_option(
+        None,
+        "training split, or several for a mixture (.json; default: the newest)",
+        metavar="SPLIT",
+    )
+    train_data_weights: list[float] | None = option(
+        None,
+        "shares of a mixture's stories, a number per split (default: each story once an epoch; an "
+        "epoch is as many stories as all splits hold)",
+        metavar="N",
+    )
+    val_data_path: list[str] | None = free_option(
+        None,
+        "validation splits; the first selects the best model (default: val.json beside the first "
+        "training split)",
+        metavar="SPLIT",
     )
     output_dir: str = free_option(OUTPUT_DIR, "for checkpoints, log and figure")
     resume: bool = free_option(False, "resume the latest checkpoint in output_dir, if any")
