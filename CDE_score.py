@@ -112,7 +112,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from dataset import StoryDataset, collate
-from model import PlanCVAE, States, load_checkpoint
+from model import PlanCVAE, load_checkpoint
 from utils import metrics
 from utils.albums import load_split
 from utils.batches import BucketBatches
@@ -120,6 +120,7 @@ from utils.bounds import log_p as beat_log_p
 from utils.captions import load_references, score_captions
 from utils.corruptions import CORRUPTIONS, corrupt, sentences_of
 from utils.image_encoder import ImageEncoder
+from utils.outputs import States
 from utils.photos import BrokenPhoto, load_photo, photo_files, photo_name
 from utils.processes import best_device
 from utils.report import report

@@ -9,7 +9,6 @@ beats; everything else is computed for the M beats.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,7 +18,6 @@ from transformers import AutoConfig, AutoModel, GenerationConfig, PreTrainedConf
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 from transformers.models.gpt2 import GPT2Config, GPT2LMHeadModel, GPT2Model
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
 
 from utils.bounds import log_weights
 from utils.cli import PLANS, UserError
@@ -27,6 +25,7 @@ from utils.gaussian import Gaussian, Noise, sample_plans, select_beats
 from utils.image_encoder import ImageEncoder, ImageEncoderConfig
 from utils.loading import load_model_and_tokenizer
 from utils.losses import bow_loss, future_words, linear_cross_entropy
+from utils.outputs import PlanCVAEOutput, States
 from utils.structure import BOS, STRUCTURE, InputEmbedding, embed_ids, normalise_states
 
 
@@ -37,6 +36,7 @@ class PlanCVAEConfig(PreTrainedConfig):
     image_encoder: dict | None = None  # ImageEncoderConfig as a dict; None is ResNet-152
     train_encoder: bool = False  # train the image encoder too, from pixels
     image_positions: int = 4  # K
+    photo_projection: str = "all"  # of all features to K positions, or of each cell to one
     plan: str = "cvae"  # cvae | deterministic (the prior's mean) | none (z = 0)
     plan_size: int = 32  # Z
     dynamics_layers: int = 2  # GPT-2 blocks in the latent dynamic module
@@ -47,39 +47,10 @@ class PlanCVAEConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self.decoder = self.decoder or GPT2Config().to_dict()
         self.image_encoder = self.image_encoder or ImageEncoderConfig().to_dict()
+        if self.photo_projection == "cell":
+            self.image_positions = self.image_encoder["grid"] ** 2
         if self.plan not in PLANS:
             raise UserError(f"--plan {self.plan}: unknown; expected one of {', '.join(PLANS)}")
-
-
-@dataclass
-class States:
-    """What the decoder and the latent dynamic module compute from a batch of stories."""
-
-    image_embeddings: Tensor  # B, T, K, D
-    hidden: Tensor  # B, L, D: the decoder's states
-    dyn: Tensor  # M, D: h_t^d, the state after sentence t, normalised
-    predicted: Tensor  # M, D: h̃_t^d, its prediction before sentence t
-    observed_change: Tensor  # M, D: Δh_t
-    expected_change: Tensor  # M, D: Δh̃_t
-
-
-@dataclass
-class PlanCVAEOutput(ModelOutput):
-    """The loss, and its terms as sums over the batch in nats."""
-
-    loss: Tensor | None = None  # (nll + β·kl + the weighted auxiliary terms) / predicted tokens
-    nll: Tensor | None = None  # −log p(words | z, what came before)
-    kl: Tensor | None = None  # KL(posterior ‖ prior), without free bits
-    bow: Tensor | None = None  # −log p(bag of words of sentence t | z_t) (Zhao et al. 2017)
-    future_bow: Tensor | None = None  # −log p(bag of words of each later sentence | z_t), averaged
-    photo_bow: Tensor | None = None  # −log p(bag of words of sentence t | photo t)
-    state_bow: Tensor | None = None  # −log p(bag of words of sentence t | h̃_t^d)
-    dynamics: Tensor | None = None  # Σ_t ‖h̃_t^d − h_t^d‖² / D
-    tokens: Tensor | None = None  # predicted words, [eos] included
-    kl_per_beat: Tensor | None = None  # M
-    posterior: Gaussian | None = None  # M, Z, in units of the prior, detached
-    cosine: Tensor | None = None  # M: cos(Δh, Δh̃)
-    log_weights: Tensor | None = None  # samples, M: of the importance-weighted bound, on request
 
 
 class PlanCVAE(PreTrainedModel):
@@ -103,7 +74,8 @@ class PlanCVAE(PreTrainedModel):
         # of a kind apart (the hero's colour) before the words had learned to ask for it.
         self.register_buffer("feature_mean", torch.zeros(feature_size))
         self.register_buffer("feature_var", torch.ones(feature_size))
-        self.photo_projection = nn.Linear(feature_size, K * D)
+        parts = K if config.photo_projection == "cell" else 1
+        self.photo_projection = nn.Linear(feature_size // parts, K // parts * D)
         self.no_photo = nn.Parameter(torch.zeros(K, D))
         self.photo_bow_head = nn.Linear(D, D)
 
@@ -164,8 +136,8 @@ class PlanCVAE(PreTrainedModel):
         of text. The plan adds nothing yet to the logits of a pretrained decoder."""
         words, eos = self.decoder.get_input_embeddings().weight, self.decoder.config.eos_token_id
         scale = words.square().mean().sqrt().item()
-        feature_size = self.photo_projection.in_features
-        nn.init.normal_(self.photo_projection.weight, std=scale / math.sqrt(feature_size))
+        std = scale / math.sqrt(self.photo_projection.in_features)
+        nn.init.normal_(self.photo_projection.weight, std=std)
         nn.init.zeros_(self.photo_projection.bias)
         nn.init.normal_(self.no_photo, std=scale)
         nn.init.normal_(self.structure_embedding.weight, std=scale)
@@ -193,10 +165,8 @@ class PlanCVAE(PreTrainedModel):
     # --------------------------------------------------------------------------------------- stages
 
     def project_photos(self, photos: Tensor, photo_mask: Tensor) -> Tensor:
-        """Features (B, T, F) or uint8 pixels (B, T, 3, S, S), mask (B, T) -> (B, T, K, D).
-
-        `photos` may be (B, T, 0) where there is no photo at all.
-        """
+        """Features (B, T, F), pixels (B, T, 3, S, S) or nothing (B, T, 0), mask (B, T) -> (B, T,
+        K, D)."""
         B, T = photo_mask.shape
         photo_mask = photo_mask.flatten()
         if photos.dim() == 5:
@@ -207,6 +177,9 @@ class PlanCVAE(PreTrainedModel):
         else:
             size = self.image_encoder.config.feature_size
             features = torch.zeros(B * T, size, dtype=self.dtype, device=photos.device)
+        if self.config.photo_projection == "cell":  # N, C·K -> N, K, C
+            cells = features.unflatten(1, (-1, self.config.image_positions))
+            features = cells.transpose(1, 2)
         embeddings = self.photo_projection(features)
         embeddings = embeddings.view(B * T, self.config.image_positions, self.width)
         no_photo = self.no_photo.to(embeddings.dtype)
@@ -235,6 +208,11 @@ class PlanCVAE(PreTrainedModel):
         """
         training = use_batch_statistics and len(features) > 1
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=training)
+
+    def set_moments(self, mean: Tensor, var: Tensor) -> None:
+        """Of the features (F) that were computed beforehand."""
+        self.feature_mean.copy_(mean)
+        self.feature_var.copy_(var)
 
     def embed(
         self, input_ids: Tensor, image_embeddings: Tensor, image_at: Tensor, beats: Tensor

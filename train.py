@@ -57,6 +57,7 @@ from utils.decoding import default_generation
 from utils.gaussian import Noise
 from utils.loading import BEST, LATEST, load_decoder, load_encoder
 from utils.mixture import Mixture, split_names
+from utils.parameters import freeze_unused, parameter_groups
 from utils.processes import get_accelerator, shard, sum_over_processes
 from utils.resuming import check_data, describe_data, find_splits, read_resumed
 from utils.signals import Stoppable
@@ -73,7 +74,7 @@ def build_model(
     options: TrainOptions, tokenizer: PreTrainedTokenizerBase, data_dir: Path
 ) -> PlanCVAE:
     """The model that the options describe, with the data's tokenizer and image encoder."""
-    names = ("train_encoder", "image_positions", "plan", "plan_size")
+    names = ("train_encoder", "image_positions", "photo_projection", "plan", "plan_size")
     return PlanCVAE.build(
         load_decoder(options, tokenizer),
         load_encoder(data_dir / "image_encoder"),
@@ -81,42 +82,6 @@ def build_model(
         **{name: getattr(options, name) for name in names},
         state_bow=options.state_bow_weight > 0,
     )
-
-
-def freeze_unused(model: PlanCVAE, options: TrainOptions) -> None:
-    """Freeze what gets no gradient: with several processes DDP would wait for it. (A model that
-    was loaded has forgotten what is frozen.)"""
-    has_plan = options.plan != "none"
-    model.initial_state.requires_grad_(has_plan)
-    model.image_encoder.requires_grad_(model.config.train_encoder)
-    model.photo_bow_head.requires_grad_(options.photo_bow_weight > 0)
-    if has_plan:
-        model.bow_bias.requires_grad_(options.bow_weight > 0)
-        model.future_bow_mlp.requires_grad_(options.future_bow_weight > 0)
-    elif not (options.dynamics_weight or options.state_bow_weight):
-        model.dynamics.requires_grad_(False)
-        model.dynamics_head.requires_grad_(False)
-
-
-def parameter_groups(model: PlanCVAE, weight_decay: float, new_lr_multiplier: float) -> list[dict]:
-    """Matrices decay; biases, gains, embeddings and single vectors do not. What is new beside the
-    decoder, and beside an image encoder with weights, learns at new_lr_multiplier times their
-    rate."""
-    old = ("decoder.", "image_encoder.") if model.image_encoder.config.pretrained else ("decoder.",)
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}
-    embeddings.add(id(model.no_photo))
-    groups = {}
-    for name, p in model.named_parameters():
-        if not p.requires_grad:
-            continue
-        decays = p.dim() >= 2 and id(p) not in embeddings
-        settings = {
-            "weight_decay": weight_decay if decays else 0.0,
-            "lr_multiplier": 1.0 if name.startswith(old) else new_lr_multiplier,
-        }
-        group = groups.setdefault(tuple(settings.values()), settings | {"params": []})
-        group["params"].append(p)
-    return list(groups.values())
 
 
 def get_loader(
@@ -198,7 +163,7 @@ class Training(Stoppable):
 
     def load_data(self) -> None:
         model, options = self.model, self.options
-        positions = options.image_positions, model.max_length
+        positions = model.config.image_positions, model.max_length
         paths = {"training": options.train_data_path, "validation": options.val_data_path}
         splits = {
             name: [
@@ -221,8 +186,7 @@ class Training(Stoppable):
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
                 mean, var = self.train_set.moments(options.train_data_weights)
-                model.feature_mean.copy_(mean)
-                model.feature_var.copy_(var)
+                model.set_moments(mean, var)
 
     def prepare(self) -> None:
         """The optimizer, and the model as the processes share it."""

@@ -1,9 +1,7 @@
 """What a training starts from: the splits, and the checkpoint that it resumes."""
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import math
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from utils import cli
 from utils.checkpoint import PROGRESS, kept_steps, read_progress
 from utils.cli import UserError
 from utils.dataset_options import latest_split
-from utils.files import recover
+from utils.files import read_json, recover
 from utils.loading import BEST, LATEST
 from utils.stories import SPLIT_SHAPE
 from utils.train_options import TrainOptions, allowed_changes, option_names
@@ -64,26 +62,22 @@ def check_shared(paths: list[Path], names: tuple[str, ...]) -> None:
     for path in paths[1:]:
         for name in names:
             first, other = paths[0].with_name(name), path.with_name(name)
-            if first.is_dir() and other.is_dir() and digests(first) != digests(other):
+            if first.is_dir() and other.is_dir() and contents(first) != contents(other):
                 reuse = f" (dataset.py --tokenizer {first})" if name == "tokenizer" else ""
                 raise UserError(
                     f"{path}: of another {name} than {paths[0]}; expected one for all{reuse}"
                 )
 
 
-def digests(folder: Path) -> dict[str, str]:
-    """{file: digest} of a folder, but for what its JSON says of names and versions."""
-    found = {}
-    for path in sorted(file for file in folder.iterdir() if file.is_file()):
-        data = path.read_bytes()
-        if path.suffix == ".json":
-            with contextlib.suppress(ValueError, TypeError):
-                value = json.loads(data)
-                names = {"transformers_version", "name_or_path", "_name_or_path"}
-                value = {key: value[key] for key in value if key not in names}
-                data = json.dumps(value, sort_keys=True).encode()
-        found[path.name] = hashlib.sha256(data).hexdigest()
-    return found
+def contents(folder: Path) -> object:
+    """What tells tokenizers, or networks, apart: the words, or a digest of the weights."""
+    if (folder / "tokenizer.json").is_file():
+        return read_json(folder / "tokenizer.json", "a tokenizer").get("model")
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        return None
+    with open(weights, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_resumed(options: TrainOptions) -> dict | None:

@@ -76,6 +76,9 @@ class TrainOptions:
         None, by_decoder("dropout", "in decoder and latent dynamic module"), low=0, high=1
     )
     image_positions: int = model_option(4, "sequence positions per photo", low=1)
+    photo_projection: str = model_option(
+        "all", "all features to image_positions, or each cell to one", choices=("all", "cell")
+    )
     train_encoder: bool = model_option(True, "train the image encoder, where data are pixels")
     plan: str = model_option("cvae", "the plan, or an ablation of it", choices=PLANS)
     plan_size: int = model_option(32, "width of the plan", low=1)
@@ -152,7 +155,10 @@ class TrainOptions:
     tensorboard: bool = free_option(False, "log to output_dir/tensorboard too")
 
     def __post_init__(self):
-        """Fill in the options whose default depends on the decoder."""
+        """Fill in the options whose default depends on the decoder; one split is a list of one."""
+        for name in ("train_data_path", "val_data_path"):
+            if isinstance(path := getattr(self, name), str):
+                setattr(self, name, [path])
         is_pretrained = self.decoder != "scratch"
         for name, values in DECODER_DEFAULTS.items():
             if getattr(self, name) is None:
@@ -191,6 +197,11 @@ EFFECTS = (
         {"bow_weight", "future_bow_weight", "bow_final_scale"},
         lambda options: options.plan != "none",
         "--plan cvae or deterministic",
+    ),
+    (
+        {"image_positions"},
+        lambda options: options.photo_projection == "all",
+        "--photo_projection all; a cell has one position",
     ),
     ({"num_train_epochs"}, lambda options: options.max_steps == 0, "no --max_steps"),
     ({"allow_changed"}, lambda options: options.resume, "--resume too"),
