@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import train
 from utils.batches import BucketBatches
 
 SMALL = "--n_layer 1 --n_head 2 --n_embd 16 --n_positions 96 --image_positions 2 --plan_size 4"
@@ -71,7 +72,7 @@ def test_a_mixture_resumes_as_if_it_had_not_stopped(script, splits, tmp_path, mo
     done = run(script, splits, tmp_path / "whole", "--max_steps", 9, *options)
     assert done.returncode == 0, done.stderr
     assert "training, 33.3% from" in done.stdout and "validation of b_data: 3" in done.stdout
-    lines = [json.loads(line) for line in open(tmp_path / "whole/log.jsonl")]
+    lines = map(json.loads, (tmp_path / "whole/log.jsonl").read_text().splitlines())
     assert [x["step"] for x in lines if x.get("split") == "val of b_data"] == [3, 6, 9]
     take_step = train.Training.take_step
 

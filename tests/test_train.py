@@ -204,7 +204,7 @@ def test_validation_does_not_depend_on_the_batch_size(training):
     for size in (2, 7):
         options = dataclasses.replace(training.options, batch_size=size, iwae_samples=2)
         figures[size] = train.evaluate_split(
-            training.model, training.val_set, training.accelerator, options
+            training.model, next(iter(training.val_sets.values())), training.accelerator, options
         )
     for name in (
         "nll",
@@ -248,10 +248,12 @@ def test_the_posterior_in_the_middle_of_its_prior(training, tmp_path):
         for mlp in (model.prior_mlp, model.posterior_mlp):
             mlp[-1].weight.zero_()
             mlp[-1].bias.zero_()
-        figures = train.evaluate_split(model, fresh.train_set, fresh.accelerator, options)
+        figures = train.evaluate_split(
+            model, fresh.train_set.datasets[0], fresh.accelerator, options
+        )
         # all means beyond the middle half
         model.posterior_mlp[-1].bias[: model.config.plan_size] = 1.0
-        moved = train.evaluate_split(model, fresh.train_set, fresh.accelerator, options)
+        moved = train.evaluate_split(model, fresh.train_set.datasets[0], fresh.accelerator, options)
     assert (
         figures["means_within_50"] == 1
         and figures["kl"] == 0
