@@ -209,11 +209,6 @@ class PlanCVAE(PreTrainedModel):
         training = use_batch_statistics and len(features) > 1
         return F.batch_norm(features, self.feature_mean, self.feature_var, training=training)
 
-    def set_moments(self, mean: Tensor, var: Tensor) -> None:
-        """Of the features (F) that were computed beforehand."""
-        self.feature_mean.copy_(mean)
-        self.feature_var.copy_(var)
-
     def embed(
         self, input_ids: Tensor, image_embeddings: Tensor, image_at: Tensor, beats: Tensor
     ) -> Tensor:

@@ -186,7 +186,8 @@ class Training(Stoppable):
             model.config.train_encoder = False  # there are no pixels to train it from
             if not self.resumed:
                 mean, var = self.train_set.moments(options.train_data_weights)
-                model.set_moments(mean, var)
+                model.feature_mean.copy_(mean)
+                model.feature_var.copy_(var)
 
     def prepare(self) -> None:
         """The optimizer, and the model as the processes share it."""

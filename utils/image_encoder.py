@@ -3,6 +3,7 @@ ResNets of torchvision, the models of timm, the vision models of transformers.""
 
 import copy
 import json
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -96,23 +97,34 @@ class ImageEncoder(PreTrainedModel):
         )
         name = f"--image_encoder {arch} --encoder_weights {weights}"
         with loading(name, advice), quiet_transformers():
+            is_file = weights not in ("pretrained", "none")
             if arch in RESNETS:
                 config, network = ImageEncoderConfig(**sizes), None
-                if weights == "pretrained":
-                    network = Resnet(torchvision_models.get_model(arch, weights="DEFAULT"), stages)
+                if weights != "none":
+                    published = "DEFAULT" if weights == "pretrained" else None
+                    resnet = torchvision_models.get_model(arch, weights=published)
+                    if is_file:
+                        load_file_into(resnet, weights)
+                    network = Resnet(resnet, stages)
             elif arch.startswith(TIMM):
                 config, network = from_timm(sizes, weights)
             else:
                 config, network = from_transformers(sizes, weights)
+            if is_file and config.preprocessing:
+                load_file_into(network.model, weights)
+                config.preprocessing = read_preprocessing(config, weights)
             encoder = cls(config)
             if network is not None:
                 encoder.network.load_state_dict(network.state_dict())
-            if weights not in ("pretrained", "none"):
-                load_file_into(encoder.network, weights)
-                config.preprocessing = config.preprocessing and read_preprocessing(config, weights)
             if tensor := not_finite(encoder):
                 raise ValueError(f"{tensor} is not finite")
             return encoder
+
+    @cached_property
+    def transform(self) -> Any:
+        """What transformers or timm makes of a photo, made once."""
+        make = image_processor if self.config.network is not None else timm_transform
+        return make(self.config)
 
     def preprocess(self, image: Image) -> Tensor:
         """A PIL RGB image -> uint8 (3, S, S), as the network's library reduces it. Of ResNets: the
@@ -124,10 +136,9 @@ class ImageEncoder(PreTrainedModel):
                 "folder do not have; expected --data_path with a preprocessed split"
             )
         if config.network is not None:
-            processor = image_processor(config)
-            return processor(image, return_tensors="pt").pixel_values[0]
+            return self.transform(image, return_tensors="pt").pixel_values[0]
         if config.arch.startswith(TIMM):
-            return timm_transform(config)(image)
+            return self.transform(image)
         # cropped first, so that a panorama's edge does not grow before it is cut
         size, side = config.image_size, min(image.size)
         square = vision.center_crop(image, [side, side])
@@ -328,27 +339,14 @@ def complete(sizes: dict, side: int, model: nn.Module, **fields: Any) -> ImageEn
 # ---------------------------------------------------------------------------------------- weights
 
 
-def load_file_into(network: nn.Module, path: str | Path) -> None:
-    """Load a file of weights, of the library's names, without those of a classifier. Raises
+def load_file_into(model: nn.Module, path: str | Path) -> None:
+    """Load a file of weights, of the library's names, with or without those of a classifier. Raises
     ValueError where they do not fit."""
-    weights, target = read_state_dict(path), network
-    if isinstance(network, Resnet):
-        names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
-        numbers = {name: str(i) for i, name in enumerate(names)}
-        kept = {key.split(".", 1)[0]: None for key in network.state_dict()}
-        renamed = {}
-        for key, tensor in weights.items():
-            first, _, rest = key.partition(".")
-            if numbers.get(first) in kept:
-                renamed[f"{numbers[first]}.{rest}"] = tensor
-        weights = renamed
-    else:
-        target = network.model
-    report = target.load_state_dict(weights, strict=False)
-    unexpected = [
-        x for x in report.unexpected_keys if not x.startswith(("classifier", "head", "fc"))
-    ]
-    if wrong := [*report.missing_keys, *unexpected]:
+    report = model.load_state_dict(read_state_dict(path), strict=False)
+    classifier = ("classifier", "head", "fc")
+    wrong = [key for key in report.missing_keys if not key.startswith("fc.")]
+    wrong += [key for key in report.unexpected_keys if not key.startswith(classifier)]
+    if wrong:
         raise ValueError(f"{wrong[0]}: not in both the file and the network")
 
 

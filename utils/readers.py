@@ -101,22 +101,19 @@ def read_captions(folder: Path, text: str) -> tuple[Splits, dict]:
     descriptions in isolation. Raises UserError where there are none."""
     readers = (read_flickr, read_coco, read_image_folder, read_descriptions)
     for reader in readers:
-        splits = {}
+        splits, counts = {}, Counter()  # captions of each split's photos
         for split, photo, path, caption in reader(folder):
             stories, remarks = splits.setdefault(split, ([], Counter()))
             caption = write(caption, text)
             if not has_words(caption):
                 remarks["left out: an empty caption"] += 1
                 continue
-            remarks[photo] += 1  # how many captions it has
-            story = new_story(f"{photo}#{remarks[photo] - 1}", photo, [(photo, caption)])
+            story = new_story(f"{photo}#{counts[split, photo]}", photo, [(photo, caption)])
+            counts[split, photo] += 1
             if path is not None:
                 story["beats"][0]["path"] = path
             stories.append(story)
         if splits:
-            for stories, remarks in splits.values():
-                for story in stories:
-                    remarks.pop(story["album_id"], None)
             return splits, {}
     raise UserError(
         f"{folder}: no captions.csv, *.token.txt, captions_*.json, metadata.jsonl or "
